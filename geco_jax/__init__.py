@@ -1,0 +1,20 @@
+"""Training latent-variable models by constraints: GECO in JAX.
+
+The public list is short; everything else is imported from its module.
+"""
+
+from geco_jax.lagrangian import lagrangian
+from geco_jax.multipliers import annealed_beta
+from geco_jax.multipliers import fixed
+from geco_jax.multipliers import geco
+from geco_jax.multipliers import GecoState
+from geco_jax.multipliers import scheduled
+
+__all__ = [
+  'GecoState',
+  'annealed_beta',
+  'fixed',
+  'geco',
+  'lagrangian',
+  'scheduled',
+]

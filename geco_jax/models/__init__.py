@@ -1,0 +1,1 @@
+"""Latent-variable models as pure Haiku transforms, one signature for all."""

@@ -1,0 +1,39 @@
+"""Package metadata; requirements.lock pins what `make` installs."""
+
+import setuptools
+
+setuptools.setup(
+  name='geco_jax',
+  version='0.1.0',
+  description=(
+    'Training latent-variable models by constraints: GECO (Rezende & Viola '
+    '2018, "Taming VAEs") in JAX and Haiku.'
+  ),
+  packages=setuptools.find_packages(include=['geco_jax', 'geco_jax.*']),
+  python_requires='>=3.11',
+  install_requires=[
+    'absl-py>=2.1',
+    'array_record>=0.5; sys_platform == "linux"',
+    'dm-haiku>=0.0.13',
+    'jax>=0.9',
+    'jaxlib>=0.9',
+    'jmp>=0.0.4',
+    'matplotlib>=3.8',
+    'ml-collections>=1.0',
+    'numpy>=1.26',
+    'optax>=0.2.4',
+    'orbax-checkpoint>=0.11',
+    'pillow>=10',
+    'scikit-learn>=1.4',
+    'scipy>=1.11',
+    'tensorboardX>=2.6',
+    'tensorflow-datasets>=4.9.7',
+    'tqdm>=4.66',
+  ],
+  extras_require={
+    # TFDS downloads and prepares through TensorFlow; reading needs neither.
+    'prepare': ['tensorflow-cpu', 'importlib_resources'],
+    'benchmarks': ['torch==2.13.0'],
+    'dev': ['chex', 'pyright', 'pytest', 'ruff'],
+  },
+)
