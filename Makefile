@@ -1,0 +1,41 @@
+# `make demo` and `make test` need Python >= 3.11 and this file, nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/installed
+
+.PHONY: demo test test-slow check benchmark clean
+
+# Trains a VAE on the embedded digits at several tolerances and draws the result.
+demo: $(INSTALLED)
+	$(BIN)/python -m experiments.information_plane \
+	  --config=configs/digits_vae.py --workdir=runs/demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+# Lint, format and types.
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# Against PyTorch, which is installed for this alone.
+benchmark: $(INSTALLED)
+	$(BIN)/pip install -q -e '.[benchmarks]'
+	$(BIN)/python -m benchmarks.train_step
+
+$(INSTALLED): requirements.lock setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python >= 3.11 is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps -e .
+	touch $(INSTALLED)
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache *.egg-info

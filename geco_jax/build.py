@@ -1,0 +1,277 @@
+"""From a config to the parts of a run. The only look-ups by name."""
+
+from collections.abc import Callable, Mapping
+import difflib
+import math
+import numbers
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jmp
+from ml_collections.config_dict import ConfigDict
+import optax
+
+from geco_jax import multipliers
+from geco_jax.constraints import Constraint
+from geco_jax.constraints import negative_log_likelihood
+from geco_jax.constraints import reconstruction_error
+from geco_jax.datasets import batches
+from geco_jax.datasets import sources
+from geco_jax.datasets.images import Images
+from geco_jax.datasets.images import ImageSet
+from geco_jax.errors import UserError
+from geco_jax.models.base import Model
+from geco_jax.models.vae import conv_vae
+from geco_jax.models.vae import mlp_vae
+
+
+class Dataset(NamedTuple):
+  """Images and how a batch is made of them on the device."""
+
+  name: str
+  splits: Mapping[str, Images]  # On the host.
+  image_shape: tuple[int, int, int]  # Of a batch's images.
+  assemble: Callable[[Images, jax.Array], batches.Batch]
+
+
+class Multipliers(NamedTuple):
+  """How the multipliers start and move."""
+
+  transformation: optax.GradientTransformation
+  initial_log_multiplier: float
+  relative: bool = True  # Whether it is fed C / scale or C.
+  highest_log_multiplier: float = math.inf  # Where it clips them.
+
+
+class Experiment(NamedTuple):
+  """The parts of a run, made from a config once."""
+
+  dataset: Dataset
+  model: Model
+  constraints: Callable[[Mapping[str, Any]], dict[str, Constraint]]
+  kappas: dict[str, float]
+  optimizer: optax.GradientTransformation
+  multipliers: Multipliers
+  seed: int
+  batch_size: int
+  tolerance: float
+
+
+def _tfds(name):
+  return lambda **kwargs: sources.tfds_images(name, **kwargs)
+
+
+def _geco(*, initial: float = 1.0, relative: bool = True, **kwargs):
+  if not initial > 0:
+    raise ValueError(f'initial must be > 0, got {initial}')
+  transformation = multipliers.geco(**kwargs)
+  _, highest = kwargs.get('log_multiplier_range', (-math.inf, math.inf))
+  return Multipliers(transformation, math.log(initial), relative, highest)
+
+
+def _fixed(*, beta: float = 1.0):
+  if not beta > 0:
+    raise ValueError(f'beta must be > 0, got {beta}')
+  return Multipliers(multipliers.fixed(), -math.log(beta))
+
+
+def _annealed_beta(**kwargs):
+  schedule = multipliers.annealed_beta(**kwargs)
+  return Multipliers(
+    multipliers.scheduled(schedule), math.log(schedule(jnp.int32(0)))
+  )
+
+
+DATASETS = {
+  'digits': sources.digits,
+  'mnist': _tfds('mnist'),
+  'cifar10': _tfds('cifar10'),
+  'celeb_a': sources.celeb_a,
+}
+MODELS = {'mlp_vae': mlp_vae, 'conv_vae': conv_vae}
+CONSTRAINTS = {'re': reconstruction_error, 'nll': negative_log_likelihood}
+MULTIPLIERS = {
+  'geco': _geco,
+  'fixed': _fixed,
+  'annealed_beta': _annealed_beta,
+}
+OPTIMIZERS = {
+  'adam': optax.adam,
+  'adamw': optax.adamw,
+  'rmsprop': optax.rmsprop,
+  'sgd': optax.sgd,
+}
+SCHEDULES = {
+  'constant': optax.constant_schedule,
+  'cosine': optax.cosine_decay_schedule,
+  'exponential': optax.exponential_decay,
+  'linear': optax.linear_schedule,
+  'warmup_cosine': optax.warmup_cosine_decay_schedule,
+}
+
+
+def build(config: ConfigDict, dataset: Dataset) -> Experiment:
+  """Returns the parts of the run that the config describes.
+
+  Args:
+    config: see configs/digits_vae.py, which names every key.
+    dataset: from `build_dataset`, which is slow where this is quick.
+
+  Raises:
+    UserError: if a name is unknown or a value out of its range.
+  """
+  _check_counts(config)
+  kwargs = {name: dict(group) for name, group in config.constraints.items()}
+  if not kwargs:
+    raise UserError('config.constraints is empty; name at least one')
+
+  def constraints(kappas):
+    return {
+      name: _construct(
+        f'constraints.{name}',
+        CONSTRAINTS,
+        name,
+        dataset.image_shape,
+        **{**kwargs[name], 'kappa': kappas[name]},
+      )
+      for name in kwargs
+    }
+
+  kappas = {name: group['kappa'] for name, group in kwargs.items()}
+  constraints(kappas)
+  return Experiment(
+    dataset=dataset,
+    model=_construct(
+      'model',
+      MODELS,
+      config.model.name,
+      dataset.image_shape,
+      _policy(config.policy),
+      **config.model.kwargs,
+    ),
+    constraints=constraints,
+    kappas=kappas,
+    optimizer=_optimizer(config),
+    multipliers=_construct(
+      'multipliers',
+      MULTIPLIERS,
+      config.multipliers.name,
+      **config.multipliers.kwargs,
+    ),
+    seed=config.seed,
+    batch_size=config.batch_size,
+    tolerance=config.tolerance,
+  )
+
+
+def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
+  """Returns the data set of `config.dataset`, read into this host's memory.
+
+  Args:
+    config: the whole config.
+    data_dir: of TFDS; None is TFDS's own default or TFDS_DATA_DIR.
+
+  Raises:
+    UserError: if it is unknown, not prepared or its options are wrong.
+  """
+  name, kwargs = config.dataset.name, dict(config.dataset.kwargs)
+  if name != 'digits':
+    kwargs['data_dir'] = data_dir
+  # Any other name is TFDS's to know or to refuse.
+  constructors = {name: _tfds(name)} | DATASETS
+  image_set = _construct('dataset', constructors, name, **kwargs)
+  return as_dataset(image_set)
+
+
+def as_dataset(image_set: ImageSet) -> Dataset:
+  """Returns the data set whose examples are the images themselves."""
+  return Dataset(
+    name=image_set.name,
+    splits=image_set.splits,
+    image_shape=image_set.splits['train'].image.shape[1:],
+    assemble=batches.decode,
+  )
+
+
+def _optimizer(config):
+  rate = _construct(
+    'learning_rate',
+    SCHEDULES,
+    config.learning_rate.name,
+    **config.learning_rate.kwargs,
+  )
+  optimizer = _construct(
+    'optimizer',
+    OPTIMIZERS,
+    config.optimizer.name,
+    rate,
+    **config.optimizer.kwargs,
+  )
+  if config.max_gradient_norm is None:
+    return optimizer
+  if not config.max_gradient_norm > 0:
+    raise UserError(
+      f'config.max_gradient_norm must be > 0, got {config.max_gradient_norm}'
+    )
+  return optax.chain(
+    optax.clip_by_global_norm(config.max_gradient_norm), optimizer
+  )
+
+
+def _policy(text):
+  try:
+    policy = jmp.get_policy(text)
+  except (ValueError, KeyError) as error:
+    raise UserError(
+      f'config.policy must be one of jmp, like '
+      f'"params=float32,compute=bfloat16,output=float32", got "{text}"'
+    ) from error
+  if jnp.dtype(policy.compute_dtype) == jnp.float16:
+    raise UserError(
+      f'config.policy: float16 would need loss scaling; use bfloat16, got '
+      f'"{text}"'
+    )
+  return policy
+
+
+def _construct(where, constructors, name, *args, **kwargs):
+  """Calls a constructor by name; its complaints name the config's group."""
+  if name not in constructors:
+    close = difflib.get_close_matches(name, constructors, n=1)
+    hint = f' (did you mean {close[0]}?)' if close else ''
+    raise UserError(
+      f'config.{where}: unknown name {name!r}{hint}; '
+      f'choose from {", ".join(sorted(constructors))}'
+    )
+  try:
+    return constructors[name](*args, **kwargs)
+  except (TypeError, ValueError) as error:
+    raise UserError(f'config.{where}: {error}') from error
+
+
+def _check_counts(config):
+  """Checks the numbers that more than one part depends on."""
+  for name in ('num_steps', 'batch_size', 'steps_per_dispatch'):
+    if config[name] < 1:
+      raise UserError(f'config.{name} must be >= 1, got {config[name]}')
+  for name in ('num_steps', 'checkpoint_every'):
+    if config[name] % config.steps_per_dispatch or config[name] < 1:
+      raise UserError(
+        f'config.{name} must be a multiple of config.steps_per_dispatch='
+        f'{config.steps_per_dispatch}, got {config[name]}'
+      )
+  if config.batch_size % jax.device_count():
+    raise UserError(
+      f'config.batch_size={config.batch_size} is not divisible by the '
+      f'{jax.device_count()} devices'
+    )
+  if config.num_steps * config.batch_size >= 2**31:
+    raise UserError(
+      'config.num_steps * config.batch_size must stay below 2**31 examples, '
+      f'got {config.num_steps} * {config.batch_size}'
+    )
+  if not isinstance(config.tolerance, numbers.Real) or config.tolerance < 0:
+    raise UserError(f'config.tolerance must be >= 0, got {config.tolerance}')
+  if not 0 <= config.seed < 2**32:
+    raise UserError(f'config.seed must be in [0, 2**32), got {config.seed}')

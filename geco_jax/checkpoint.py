@@ -1,0 +1,157 @@
+"""Checkpoints: written in the background, verified when read."""
+
+from collections.abc import Mapping
+import hashlib
+import os
+from typing import Any, NamedTuple
+
+from absl import logging
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from geco_jax.errors import UserError
+
+_LATEST_KEPT = 3
+
+
+class Restored(NamedTuple):
+  """A checkpoint that was read and verified."""
+
+  step: int
+  state: Any  # NumPy arrays, structured like what was saved.
+
+
+class Checkpointer:
+  """Keeps a run's latest checkpoints and its best one.
+
+  A checkpoint carries a digest of its arrays. One that cannot be read, or does
+  not match its digest, is passed over for the one before.
+  """
+
+  def __init__(self, workdir: str | os.PathLike):
+    """Opens (and creates) the checkpoints folder of a run."""
+    policy = checkpoint_managers.AnyPreservationPolicy(
+      [
+        checkpoint_managers.LatestN(_LATEST_KEPT),
+        checkpoint_managers.BestN(
+          get_metric_fn=lambda metrics: metrics['score'], reverse=True, n=1
+        ),
+      ]
+    )
+    self._directory = os.path.join(os.path.abspath(workdir), 'checkpoints')
+    self._manager = ocp.CheckpointManager(
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        best_fn=lambda metrics: metrics['score'],
+        best_mode='min',
+        cleanup_tmp_directories=True,
+      ),
+    )
+
+  def save(self, step: int, state: Any, score: float) -> None:
+    """Starts to write a checkpoint; returns before it is on the disk.
+
+    Args:
+      step: of the state.
+      state: pytree of NumPy arrays, which must not change any more.
+      score: the run's lowest is kept as its best.
+    """
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        manifest=ocp.args.JsonSave({'sha256': _digest(state)}),
+      ),
+      metrics={'score': score},
+      force=True,
+    )
+
+  def steps(self) -> list[int]:
+    """Returns the steps of the checkpoints on the disk, oldest first."""
+    return sorted(self._manager.all_steps())
+
+  def best_step(self) -> int | None:
+    """Returns the step of the lowest score, None without checkpoints."""
+    return self._manager.best_step()
+
+  def restore(self, like: Any, step: int | None = None) -> Restored | None:
+    """Returns a checkpoint, or None if there is none at all.
+
+    Args:
+      like: pytree with the structure, shapes and types of what was saved.
+      step: of the checkpoint; None is the latest that is intact.
+
+    Raises:
+      UserError: if checkpoints are there but none could be read.
+    """
+    asked = self.steps() if step is None else [step]
+    for candidate in reversed(asked):
+      try:
+        return Restored(candidate, self._read(like, candidate))
+      except Exception as error:  # noqa: BLE001 pylint: disable=broad-except
+        # Whatever a damaged file makes its reader raise.
+        reason = str(error).split('\n')[0][:200]
+        logging.warning(
+          'checkpoint of step %d in %s is damaged (%s); trying the one before',
+          candidate,
+          self._directory,
+          reason,
+        )
+    if asked:
+      raise UserError(
+        f'no checkpoint in {self._directory} could be read (tried steps '
+        f'{", ".join(map(str, asked))}); delete the folder to start again'
+      )
+    return None
+
+  def delete_after(self, step: int) -> None:
+    """Removes checkpoints later than `step`, which were passed over."""
+    for later in self.steps():
+      if later > step:
+        self._manager.delete(later)
+
+  def close(self) -> None:
+    """Waits until everything is on the disk."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+  def _read(self, like, step):
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(jax.tree.map(np.asarray, like)),
+        manifest=ocp.args.JsonRestore(),
+      ),
+    )
+    if _digest(restored['state']) != restored['manifest']['sha256']:
+      raise ValueError('its arrays do not match their digest')
+    return restored['state']
+
+
+def score(kl_nats: float, violations: Mapping[str, float], tolerance: float):
+  """Returns the rank of a checkpoint, the lower the better.
+
+  Among checkpoints whose constraints all hold the lowest KL wins, and any of
+  them before one that violates a constraint.
+
+  Args:
+    kl_nats: mean KL, of held-out data.
+    violations: relative ones by constraint, of the training data, which is
+      what the constraints speak of.
+    tolerance: up to which a violation counts as none.
+  """
+  worst = max(violations.values())
+  return kl_nats if worst <= tolerance else 1e9 * (1 + worst)
+
+
+def _digest(state: Any) -> str:
+  """Returns a hash of every array's name, type, shape and bytes."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+    array = np.ascontiguousarray(leaf)
+    digest.update(f'{path}{array.dtype}{array.shape}'.encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()

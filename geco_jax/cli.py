@@ -1,0 +1,89 @@
+"""How every command starts, reads its config and reports bad input."""
+
+from collections.abc import Callable, Sequence
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+from ml_collections.config_dict import ConfigDict
+
+from geco_jax.errors import UserError
+
+EXIT_BAD_INPUT = 2
+
+WORKDIR = flags.DEFINE_string('workdir', None, "Folder of the run's files.")
+DATA_DIR = flags.DEFINE_string(
+  'data_dir', None, "TFDS's folder; else TFDS_DATA_DIR or TFDS's own default."
+)
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+  """Runs `main` under absl; a `UserError` becomes one line and exit code 2."""
+
+  def reporting_main(argv):
+    if not flags.FLAGS['verbosity'].present:
+      # Checkpointing and TFDS narrate at INFO.
+      logging.set_verbosity(logging.WARNING)
+    try:
+      if len(argv) > 1:
+        raise UserError(f'unexpected arguments: {" ".join(argv[1:])}')
+      return main(argv)
+    except UserError as error:
+      return _report(error)
+
+  app.run(reporting_main, flags_parser=_parse_flags)
+
+
+def define_config(default: str | None = None):
+  """Defines --config, a file with `get_config`; read it by `read_config`."""
+  return config_flags.DEFINE_config_file(
+    'config',
+    default,
+    'Config file, configs/NAME.py or configs/NAME.py:VARIANT. Every leaf can '
+    'be overridden: --config.constraints.re.kappa=0.1',
+    lock_config=True,
+  )
+
+
+def read_config(flag: flags.FlagHolder) -> ConfigDict:
+  """Returns the config that the command line asked for.
+
+  Raises:
+    UserError: if there is none or the file could not be loaded.
+  """
+  if flag.value is None:
+    raise UserError('--config is missing, e.g. --config=configs/digits_vae.py')
+  if not isinstance(flag.value, ConfigDict):
+    path = flags.FLAGS['config'].config_filename
+    raise UserError(f'--config={path} could not be loaded as a config file')
+  return flag.value
+
+
+def workdir() -> str:
+  """Returns --workdir.
+
+  Raises:
+    UserError: if it is missing.
+  """
+  if not WORKDIR.value:
+    raise UserError('--workdir is missing, e.g. --workdir=runs/digits')
+  return WORKDIR.value
+
+
+def _parse_flags(argv):
+  """Parses flags; errors of the config file become one line too."""
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    sys.exit(_report(error))
+  except (AttributeError, KeyError) as error:  # A key the config lacks.
+    sys.exit(_report(f'the config has no such key: {error}'))
+  except (ValueError, TypeError, OSError) as error:  # Raised by get_config.
+    sys.exit(_report(error))
+
+
+def _report(error) -> int:
+  print('error:', ' '.join(str(error).split()), file=sys.stderr)
+  return EXIT_BAD_INPUT

@@ -1,0 +1,140 @@
+"""A folder of checksummed arrays, so that images are decoded once.
+
+An entry is a folder that holds one `.npy` file per array and a manifest with
+the entry's key and each file's shape and SHA-256. It is built under a hidden
+name beside its place and renamed once it is whole. So a build that is killed
+leaves nothing that could be read, and of two builds at once the first to
+finish wins.
+"""
+
+from collections.abc import Callable, Mapping
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import uuid
+
+from absl import logging
+import numpy as np
+
+_FORMAT = 1  # Raise it whenever what an entry holds changes its meaning.
+_MANIFEST = 'manifest.json'
+
+Arrays = dict[str, np.ndarray]
+Key = Mapping[str, str | int | None]
+
+
+def default_folder() -> pathlib.Path:
+  """Returns $GECO_JAX_CACHE, else geco_jax in the user's cache folder."""
+  if folder := os.environ.get('GECO_JAX_CACHE'):
+    return pathlib.Path(folder).expanduser()
+  caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(caches).expanduser() / 'geco_jax'
+
+
+def load_or_build(
+  folder: str | os.PathLike[str],
+  label: str,
+  key: Key,
+  build: Callable[[], Arrays],
+) -> Arrays:
+  """Returns the arrays kept under `key`, built and stored if need be.
+
+  An entry that is damaged, or of another format, is built again with a
+  warning; a folder that cannot be written to costs a warning and the cache.
+
+  Args:
+    folder: where all entries live; made if it is not there.
+    label: what a person calls the entry; part of its folder's name.
+    key: everything that the arrays depend on, as JSON values.
+    build: makes the arrays when there is no sound entry.
+  """
+  entry = pathlib.Path(folder) / f'{label}-{_digest(key)}'
+  if os.path.lexists(entry):
+    try:
+      return _read(entry, key)
+    except _UnsoundError as error:
+      logging.warning('Rebuilding the cache entry %s: %s', entry, error)
+  arrays = build()
+  try:
+    return _store(entry, key, arrays)
+  except OSError as error:
+    logging.warning('Going on uncached, cannot write to the cache: %s', error)
+    return arrays
+
+
+class _UnsoundError(Exception):
+  """Why an entry cannot be trusted."""
+
+
+def _digest(key: Key) -> str:
+  text = json.dumps(dict(key), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read(entry: pathlib.Path, key: Key) -> Arrays:
+  try:
+    manifest = json.loads((entry / _MANIFEST).read_text())
+    if manifest['format'] != _FORMAT:
+      raise ValueError(f'format {manifest["format"]} is not {_FORMAT}')
+    if manifest['key'] != dict(key):
+      raise ValueError('its manifest belongs to another key')
+    return {
+      name: _read_array(entry / f'{name}.npy', about['sha256'])
+      for name, about in manifest['arrays'].items()
+    }
+  except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    raise _UnsoundError(f'{type(error).__name__}: {error}') from error
+
+
+def _read_array(path: pathlib.Path, sha256: str) -> np.ndarray:
+  with path.open('rb') as file:
+    if hashlib.file_digest(file, 'sha256').hexdigest() != sha256:
+      raise ValueError(f'{path.name} fails its checksum')
+    file.seek(0)
+    return np.load(file, allow_pickle=False)
+
+
+def _store(entry: pathlib.Path, key: Key, arrays: Arrays) -> Arrays:
+  """Writes the entry and returns the arrays that now stand there."""
+  building = _hidden_sibling(entry)
+  try:
+    building.mkdir(parents=True)
+    _write(building, key, arrays)
+    return arrays if _publish(building, entry) else _read(entry, key)
+  except _UnsoundError:  # What stands there is the entry we set out to replace.
+    replaced = _hidden_sibling(entry)
+    os.rename(entry, replaced)
+    shutil.rmtree(replaced, ignore_errors=True)
+    os.rename(building, entry)
+    return arrays
+  finally:
+    shutil.rmtree(building, ignore_errors=True)
+
+
+def _hidden_sibling(entry: pathlib.Path) -> pathlib.Path:
+  return entry.with_name(f'.{entry.name}.{uuid.uuid4().hex}')
+
+
+def _write(building: pathlib.Path, key: Key, arrays: Arrays) -> None:
+  about = {}
+  for name, array in arrays.items():
+    path = building / f'{name}.npy'
+    np.save(path, array, allow_pickle=False)
+    with path.open('rb') as file:
+      sha256 = hashlib.file_digest(file, 'sha256').hexdigest()
+    about[name] = {'shape': list(array.shape), 'sha256': sha256}
+  manifest = {'format': _FORMAT, 'key': dict(key), 'arrays': about}
+  (building / _MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
+
+
+def _publish(building: pathlib.Path, entry: pathlib.Path) -> bool:
+  """Returns whether the entry's place was free to take."""
+  try:
+    os.rename(building, entry)
+  except OSError:
+    if not os.path.lexists(entry):
+      raise
+    return False
+  return True

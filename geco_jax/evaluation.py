@@ -1,0 +1,231 @@
+"""What is measured of a trained model, on whole splits (Appendix D)."""
+
+from collections.abc import Callable, Mapping, Sequence
+import math
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from geco_jax import parallel
+from geco_jax import pictures
+from geco_jax import workdir as workdirs
+from geco_jax.build import build
+from geco_jax.build import build_dataset
+from geco_jax.build import Dataset
+from geco_jax.build import Experiment
+from geco_jax.checkpoint import Checkpointer
+from geco_jax.constraints import squared_error
+from geco_jax.datasets.images import Images
+from geco_jax.distributions import quantized_normal_log_prob
+from geco_jax.errors import UserError
+from geco_jax.update import init_state
+from geco_jax.update import run_inputs
+from geco_jax.update import TrainState
+
+SPLITS = ('train', 'validation', 'test')
+MIN_DRAWS = 2**15
+_NOISE_SEED = 0
+
+SplitMeans = Callable[[Any, Images, float], dict[str, float]]
+
+
+def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
+  """Returns the function that averages over all examples of a split.
+
+  It runs on all devices, in batches, the last of which is filled up and masked;
+  it returns the means of `kl_nats`, `squared_error` (summed over pixels), each
+  constraint's violation under its name and, if `likelihood`, `nll_nats`, the
+  quantized normal's negative log-likelihood (Appendix D).
+
+  z is drawn from q(z|x) as often per example as it takes to have
+  `MIN_DRAWS` draws in all, so that noise does not rule on small sets. A draw
+  depends on the example's index and the draw's number alone.
+
+  Args:
+    experiment: model, constraints and batch size.
+    likelihood: whether to compute `nll_nats`, which costs as much as a model.
+
+  Returns:
+    (params, images, stddev) -> means, with params and images replicated.
+  """
+  local_batch_size = experiment.batch_size // jax.device_count()
+  constraints = experiment.constraints(experiment.kappas)
+
+  def batch_sums(params, images, stddev, start):
+    num_examples = images.image.shape[0]
+    draws = start + parallel.device_index() * local_batch_size
+    draws += jnp.arange(local_batch_size)
+    weights = (draws < num_draws(num_examples)).astype(jnp.float32)
+    keys = jax.vmap(
+      lambda draw: jax.random.fold_in(jax.random.key(_NOISE_SEED), draw)
+    )(draws)
+    batch = experiment.dataset.assemble(images, draws % num_examples)
+    output = experiment.model.apply(params, keys, batch.image)
+    per_example = {
+      'kl_nats': output.kl,
+      'squared_error': squared_error(batch, output),
+      **{name: c.violation(batch, output) for name, c in constraints.items()},
+    }
+    if likelihood:
+      log_prob = quantized_normal_log_prob(
+        batch.image, output.reconstruction, stddev
+      )
+      per_example['nll_nats'] = -log_prob.reshape(len(weights), -1).sum(axis=-1)
+    return parallel.total({k: v @ weights for k, v in per_example.items()})
+
+  def all_batch_sums(params, images, stddev):
+    draws = num_draws(images.image.shape[0])
+    starts = jnp.arange(0, draws, experiment.batch_size)
+    return jax.lax.map(
+      lambda start: batch_sums(params, images, stddev, start), starts
+    )
+
+  compiled = parallel.pmap(all_batch_sums)
+
+  def means(params, images, stddev=1.0):
+    sums = compiled(params, images, parallel.replicate(np.float32(stddev)))
+    draws = num_draws(images.image.shape[1])  # Behind the devices' axis.
+    return {
+      # Batches are summed in float64: float32 loses digits on large splits.
+      name: float(values.astype(np.float64).sum() / draws)
+      for name, values in parallel.unreplicate(sums).items()
+    }
+
+  return means
+
+
+def num_draws(num_examples: int) -> int:
+  """Returns how many z are drawn for a split, a multiple of its examples."""
+  return num_examples * math.ceil(MIN_DRAWS / num_examples)
+
+
+def constraint_report(
+  experiment: Experiment,
+  means: Mapping[str, float],
+  log_multipliers: Mapping[str, float],
+) -> dict[str, dict[str, Any]]:
+  """Returns what is said of each constraint, from its mean violation."""
+  return {
+    name: {
+      'kappa': float(constraint.kappa),
+      'value': float(constraint.measure(means[name])),
+      'unit': constraint.unit,
+      'violation': means[name] / float(constraint.scale),
+      'multiplier': math.exp(log_multipliers[name]),
+      'holds': means[name] / float(constraint.scale) <= experiment.tolerance,
+    }
+    for name, constraint in experiment.constraints(experiment.kappas).items()
+  }
+
+
+def evaluate_state(
+  experiment: Experiment, state: TrainState, splits: Sequence[str]
+) -> dict[str, Any]:
+  """Returns the evaluation of a state, the first split at the top level.
+
+  Args:
+    experiment: of the run.
+    state: NumPy arrays, not replicated.
+    splits: names of splits, most wanted first.
+  """
+  params = parallel.replicate(state.params)
+  train = parallel.replicate(experiment.dataset.splits['train'])
+  num_dims = math.prod(experiment.dataset.image_shape)
+  # Eq. 26, with the division by D that it leaves out.
+  train_means = split_means(experiment, likelihood=False)(params, train)
+  sigma_opt = math.sqrt(train_means['squared_error'] / num_dims)
+  full_means = split_means(experiment)
+
+  def record(split):
+    images = parallel.replicate(experiment.dataset.splits[split])
+    means = full_means(params, images, sigma_opt)
+    nll = means['nll_nats'] / num_dims
+    num_examples = len(experiment.dataset.splits[split].image)
+    return {
+      'split': split,
+      'step': int(state.step),
+      'num_examples': num_examples,
+      'draws_per_example': num_draws(num_examples) // num_examples,
+      'kl_nats': means['kl_nats'],
+      'rmse': math.sqrt(means['squared_error'] / num_dims),
+      'sigma_opt': sigma_opt,
+      'nll_nats_per_dim': nll,
+      'nll_bits_per_dim': nll / math.log(2),
+      'elbo_nats': -means['nll_nats'] - means['kl_nats'],
+      'constraints': constraint_report(
+        experiment, means, state.log_multipliers
+      ),
+    }
+
+  first, *others = (record(split) for split in splits)
+  return {**first, 'other_splits': {other['split']: other for other in others}}
+
+
+def evaluate(
+  workdir: str,
+  splits: Sequence[str] = ('train', 'test'),
+  *,
+  data_dir: str | None = None,
+  dataset: Dataset | None = None,
+  step: int | None = None,
+) -> dict[str, Any]:
+  """Evaluates a run's checkpoint; writes evaluation.json and pictures.
+
+  Args:
+    workdir: of the run.
+    splits: names of splits, most wanted first.
+    data_dir: of TFDS.
+    dataset: the run's, for callers that have it already.
+    step: of the checkpoint; None is the latest that is intact.
+
+  Returns:
+    What evaluation.json holds.
+
+  Raises:
+    UserError: if there is no such run, checkpoint or split.
+  """
+  unknown = [split for split in splits if split not in SPLITS]
+  if unknown or not splits:
+    raise UserError(
+      f'--split must name any of {", ".join(SPLITS)}, got '
+      f'{",".join(splits) or "nothing"}'
+    )
+  config = workdirs.read_config(workdir)
+  experiment = build(config, dataset or build_dataset(config, data_dir))
+  state = restore_state(workdir, experiment, step)
+  evaluation = evaluate_state(experiment, state, splits)
+  if parallel.is_main_process():
+    workdirs.write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
+    for split in splits:
+      images = experiment.dataset.splits[split]
+      rows = pictures.image_rows(experiment, state.params, images)
+      path = os.path.join(workdir, f'reconstructions_{split}.png')
+      pictures.save_png(path, pictures.grid(rows))
+  return evaluation
+
+
+def restore_state(
+  workdir: str, experiment: Experiment, step: int | None = None
+) -> TrainState:
+  """Returns the state of a run's checkpoint, as NumPy arrays.
+
+  Raises:
+    UserError: if there is no such checkpoint.
+  """
+  checkpointer = Checkpointer(workdir)
+  try:
+    steps = checkpointer.steps()
+    if not steps or (step is not None and step not in steps):
+      raise UserError(
+        f'--workdir={workdir} has no checkpoint'
+        + (f' of step {step}; it has {steps}' if steps else ' yet')
+      )
+    like = jax.tree.map(
+      np.asarray, init_state(experiment, run_inputs(experiment))
+    )
+    return checkpointer.restore(like, step).state
+  finally:
+    checkpointer.close()

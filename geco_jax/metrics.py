@@ -1,0 +1,111 @@
+"""Where a run's numbers go: metrics.jsonl, TensorBoard, the progress bar."""
+
+from collections.abc import Iterator, Mapping
+import json
+import os
+import sys
+from typing import Any
+
+import numpy as np
+import tensorboardX
+import tqdm
+
+_FILE = 'metrics.jsonl'
+
+
+class MetricsWriter:
+  """Writes scalars, pictures and hyper-parameters of a run."""
+
+  def __init__(self, workdir: str, first_step: int):
+    """Opens the run's logs; what they hold after `first_step` is forgotten."""
+    path = os.path.join(workdir, _FILE)
+    kept = [line for line in _lines(path) if line['step'] <= first_step]
+    temporary = f'{path}.tmp'
+    with open(temporary, 'w') as file:
+      file.writelines(json.dumps(line) + '\n' for line in kept)
+    os.replace(temporary, path)
+    self._file = open(path, 'a', buffering=1)
+    self._tensorboard = tensorboardX.SummaryWriter(
+      os.path.join(workdir, 'tensorboard'), purge_step=first_step + 1
+    )
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes one line of scalars by name."""
+    line = {'step': step, **{k: float(v) for k, v in values.items()}}
+    self._file.write(json.dumps(line) + '\n')
+    for name, value in values.items():
+      self._tensorboard.add_scalar(name, value, step)
+
+  def image(self, step: int, name: str, image: np.ndarray) -> None:
+    """Writes a picture, uint8 [height, width, channels]."""
+    self._tensorboard.add_image(name, image, step, dataformats='HWC')
+
+  def hyperparameters(
+    self, config: Mapping[str, Any], results: Mapping[str, float]
+  ) -> None:
+    """Writes the run's row of TensorBoard's HPARAMS table."""
+    summaries = tensorboardX.summary.hparams(
+      {k: _tensorboard_value(v) for k, v in config.items()}, dict(results)
+    )
+    for summary in summaries:
+      self._tensorboard.file_writer.add_summary(summary)
+    for name, value in results.items():
+      self._tensorboard.add_scalar(name, value)
+
+  def close(self) -> None:
+    """Flushes and closes the logs."""
+    self._file.close()
+    self._tensorboard.close()
+
+
+def say(line: str) -> None:
+  """Prints a line on stderr, above the progress bar if there is one."""
+  tqdm.tqdm.write(line, file=sys.stderr)
+
+
+def read_metrics(workdir: str) -> dict[str, np.ndarray]:
+  """Returns the scalars of a run by name, each [lines], `step` among them."""
+  lines = list(_lines(os.path.join(workdir, _FILE)))
+  names = {name: None for line in lines for name in line}
+  return {
+    name: np.array([line.get(name, np.nan) for line in lines]) for name in names
+  }
+
+
+class Progress:
+  """A progress bar of steps with the numbers that matter behind it."""
+
+  def __init__(self, num_steps: int, first_step: int, show: bool):
+    self._bar = tqdm.tqdm(
+      total=num_steps,
+      initial=first_step,
+      unit='step',
+      disable=not show,
+      dynamic_ncols=True,
+      mininterval=0.5,
+    )
+
+  def update(self, step: int, text: str) -> None:
+    """Moves the bar to `step`, with `text` behind it."""
+    self._bar.set_postfix_str(text, refresh=False)
+    self._bar.update(step - self._bar.n)
+
+  def close(self) -> None:
+    """Leaves the bar as it stands."""
+    self._bar.close()
+
+
+def _lines(path: str) -> Iterator[dict[str, float]]:
+  """Yields the whole lines of a log that may end in the middle of one."""
+  if not os.path.exists(path):
+    return
+  with open(path) as file:
+    for line in file:
+      if line.endswith('\n'):
+        yield json.loads(line)
+
+
+def _tensorboard_value(value):
+  if isinstance(value, (bool, int, float, str)):
+    return value
+  return str(value)

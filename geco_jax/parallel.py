@@ -1,0 +1,85 @@
+"""Everything that knows how many devices and processes there are.
+
+A program is pmapped over all devices of all processes. State and data are
+replicated; a device tells its share of the global batch by `device_index`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+_AXIS = 'devices'
+
+
+def initialize_distributed(
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+) -> None:
+  """Joins this process to the others of the run; call it before any other.
+
+  With no argument the cluster's own environment (TPU pods, Slurm, ...) tells.
+  """
+  jax.distributed.initialize(coordinator_address, num_processes, process_id)
+
+
+def pmap(function: Callable, donate_argnums=()) -> Callable:
+  """Returns `function` compiled for all devices, arguments replicated."""
+  return jax.pmap(function, axis_name=_AXIS, donate_argnums=donate_argnums)
+
+
+def mean(tree: Any) -> Any:
+  """Inside `pmap`: the mean over all devices."""
+  return jax.lax.pmean(tree, _AXIS)
+
+
+def total(tree: Any) -> Any:
+  """Inside `pmap`: the sum over all devices."""
+  return jax.lax.psum(tree, _AXIS)
+
+
+def device_index() -> jax.Array:
+  """Inside `pmap`: this device's number among all, int32 []."""
+  return jax.lax.axis_index(_AXIS)
+
+
+def replicate(tree: Any) -> Any:
+  """Returns the tree on every local device, with a leading device axis."""
+  devices = jax.local_devices()
+  sharding = jax.sharding.NamedSharding(
+    jax.sharding.Mesh(np.array(devices), (_AXIS,)),
+    jax.sharding.PartitionSpec(_AXIS),
+  )
+
+  def place(leaf):
+    leaf = np.asarray(leaf)[np.newaxis]
+    return jax.make_array_from_single_device_arrays(
+      (len(devices), *leaf.shape[1:]),
+      sharding,
+      [jax.device_put(leaf, device) for device in devices],
+    )
+
+  return jax.tree.map(place, tree)
+
+
+def unreplicate(tree: Any) -> Any:
+  """Returns one device's copy of a replicated tree, as NumPy arrays."""
+  # Indexing the array itself would reshard it over all devices.
+  return jax.tree.map(
+    lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], tree
+  )
+
+
+def is_main_process() -> bool:
+  """Returns whether this process writes the run's files."""
+  return jax.process_index() == 0
+
+
+def any_process(flag: bool) -> bool:
+  """Returns whether any process passed True; all must call it."""
+  if jax.process_count() == 1:
+    return flag
+  return bool(np.any(multihost_utils.process_allgather(np.array(flag))))

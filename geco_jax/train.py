@@ -1,0 +1,58 @@
+r"""Trains a model under constraints.
+
+  python -m geco_jax.train --config=configs/digits_vae.py --workdir=runs/a \
+      --config.constraints.re.kappa=0.1
+
+The same command continues a run that was interrupted, bit for bit. On many
+hosts start it once per host, with --distributed.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from geco_jax import cli
+from geco_jax import parallel
+from geco_jax.metrics import say
+from geco_jax.training import Interrupted
+from geco_jax.training import train
+
+_CONFIG = cli.define_config()
+_PROGRESS = flags.DEFINE_bool('progress', True, 'Draw a progress bar.')
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed',
+  False,
+  'One of several processes. A cluster (TPU pod, Slurm, ...) tells which; '
+  'elsewhere the next three flags do.',
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, "Process 0's host:port."
+)
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which, from 0.')
+
+
+def main(argv: Sequence[str]) -> int:
+  """Trains the run that the flags name; returns the exit code."""
+  del argv
+  config, workdir = cli.read_config(_CONFIG), cli.workdir()
+  if _DISTRIBUTED.value:
+    parallel.initialize_distributed(
+      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
+  try:
+    train(
+      config,
+      workdir,
+      data_dir=cli.DATA_DIR.value,
+      show_progress=_PROGRESS.value,
+    )
+  except Interrupted as interrupted:
+    say(f'{interrupted}; the same command goes on from there')
+    return 128 + interrupted.signal_number
+  say(f'done; next: python -m geco_jax.evaluate --workdir={workdir}')
+  return 0
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,205 @@
+"""The training state and the one step that every objective shares.
+
+ELBO, beta-VAE, annealed ELBO and GECO differ in their constraints and in the
+transformation that moves the multipliers, not in this file.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+
+from geco_jax import parallel
+from geco_jax.build import Experiment
+from geco_jax.constraints import squared_error
+from geco_jax.datasets import batches
+from geco_jax.datasets.images import Images
+from geco_jax.lagrangian import lagrangian
+
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+  """All that a run remembers: with the config it determines the rest."""
+
+  step: jax.Array  # int32 [], steps taken.
+  params: hk.Params
+  optimizer_state: optax.OptState
+  log_multipliers: dict[str, jax.Array]  # float32 [] by constraint.
+  multiplier_state: optax.OptState
+
+
+class RunInputs(NamedTuple):
+  """What runs of one compiled program may differ in."""
+
+  seed: jax.Array  # uint32 [].
+  kappas: dict[str, jax.Array]  # float32 [] by constraint.
+
+
+def run_inputs(experiment: Experiment) -> RunInputs:
+  """Returns the inputs that the experiment's config asks for."""
+  return RunInputs(
+    seed=jnp.uint32(experiment.seed),
+    kappas={k: jnp.float32(v) for k, v in experiment.kappas.items()},
+  )
+
+
+def init_state(experiment: Experiment, inputs: RunInputs) -> TrainState:
+  """Returns the state before the first step."""
+  params_key, sample_key = jax.random.split(_key(inputs.seed, 'params'))
+  image = jnp.zeros((1, *experiment.dataset.image_shape))
+  params = jax.jit(experiment.model.init)(
+    params_key, jax.random.split(sample_key, 1), image
+  )
+  log_multipliers = {
+    name: jnp.float32(experiment.multipliers.initial_log_multiplier)
+    for name in experiment.kappas
+  }
+  return TrainState(
+    step=jnp.int32(0),
+    params=params,
+    optimizer_state=experiment.optimizer.init(params),
+    log_multipliers=log_multipliers,
+    multiplier_state=experiment.multipliers.transformation.init(
+      log_multipliers
+    ),
+  )
+
+
+def loss_and_metrics(
+  experiment: Experiment,
+  params: hk.Params,
+  log_multipliers: dict[str, jax.Array],
+  kappas: dict[str, jax.Array],
+  keys: jax.Array,
+  batch: batches.Batch,
+):
+  """Returns the Lagrangian of a batch (Eq. 2) and what is reported of it.
+
+  Args:
+    experiment: model and constraints.
+    params: of the model.
+    log_multipliers: [] by constraint.
+    kappas: [] by constraint.
+    keys: PRNG keys [batch].
+    batch: examples.
+
+  Returns:
+    (loss [], (constraint values [] by name, metrics [] by name)).
+  """
+  output = experiment.model.apply(params, keys, batch.image)
+  constraints = experiment.constraints(kappas)
+  values = {
+    name: constraint.violation(batch, output).mean()
+    for name, constraint in constraints.items()
+  }
+  kl = output.kl.mean()
+  loss = lagrangian(kl, values, log_multipliers)
+  num_dims = batch.image[0].size
+  metrics = {
+    'loss': loss,
+    'kl_nats': kl,
+    'mse': squared_error(batch, output).mean() / num_dims,
+    'likelihood_stddev': output.likelihood_stddev,
+  }
+  return loss, (values, metrics)
+
+
+def train_steps(
+  experiment: Experiment, num_steps: int
+) -> Callable[[TrainState, RunInputs, Images], tuple[TrainState, Metrics]]:
+  """Returns the compiled program that takes `num_steps` training steps.
+
+  The returned function takes and returns replicated trees (`parallel`) and
+  donates its state; its metrics are [num_devices, num_steps]. The global batch
+  of a step and the noise of each of its examples depend on the seed, the step
+  and the example's place in the batch, never on the number of devices.
+
+  Args:
+    experiment: what is trained.
+    num_steps: steps per call, K.
+
+  Returns:
+    (state, inputs, training images) -> (state, metrics of each step).
+  """
+  batch_size = experiment.batch_size
+  local_batch_size = batch_size // jax.device_count()
+
+  def step(state, inputs, images, orders, first_epoch):
+    start = parallel.device_index() * local_batch_size
+    places = start + jnp.arange(local_batch_size)
+    batch = experiment.dataset.assemble(
+      images,
+      batches.indices_at(orders, first_epoch, state.step * batch_size + places),
+    )
+    noise_key = jax.random.fold_in(_key(inputs.seed, 'noise'), state.step)
+    keys = jax.vmap(lambda place: jax.random.fold_in(noise_key, place))(places)
+
+    def loss(params):
+      return loss_and_metrics(
+        experiment, params, state.log_multipliers, inputs.kappas, keys, batch
+      )
+
+    gradients, (values, metrics) = jax.grad(loss, has_aux=True)(state.params)
+    gradients, values, metrics = parallel.mean((gradients, values, metrics))
+    return _apply(experiment, state, inputs, gradients, values, metrics)
+
+  def run(state, inputs, images):
+    num_examples = images.image.shape[0]
+    first_epoch = state.step * batch_size // num_examples
+    orders = batches.epoch_orders(
+      _key(inputs.seed, 'data'),
+      first_epoch,
+      batches.max_epochs_spanned(num_steps * batch_size, num_examples),
+      num_examples,
+    )
+    return jax.lax.scan(
+      lambda state, _: step(state, inputs, images, orders, first_epoch),
+      state,
+      length=num_steps,
+    )
+
+  return parallel.pmap(run, donate_argnums=0)
+
+
+def _apply(experiment, state, inputs, gradients, values, metrics):
+  """Moves parameters down the gradients, multipliers up the constraints."""
+  updates, optimizer_state = experiment.optimizer.update(
+    gradients, state.optimizer_state, state.params
+  )
+  constraints = experiment.constraints(inputs.kappas)
+  relative = {n: v / constraints[n].scale for n, v in values.items()}
+  multiplier_updates, multiplier_state = (
+    experiment.multipliers.transformation.update(
+      relative if experiment.multipliers.relative else values,
+      state.multiplier_state,
+      state.log_multipliers,
+    )
+  )
+  for name, constraint in constraints.items():
+    metrics |= {
+      f'{name}/value': constraint.measure(values[name]),
+      f'{name}/violation': relative[name],
+      f'{name}/log_multiplier': state.log_multipliers[name],
+    }
+  next_state = TrainState(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    optimizer_state=optimizer_state,
+    log_multipliers=optax.apply_updates(
+      state.log_multipliers, multiplier_updates
+    ),
+    multiplier_state=multiplier_state,
+  )
+  return next_state, metrics
+
+
+_KEY_PURPOSES = ('params', 'data', 'noise')
+
+
+def _key(seed: jax.Array, purpose: str) -> jax.Array:
+  """Returns the run's key for one purpose."""
+  return jax.random.fold_in(jax.random.key(seed), _KEY_PURPOSES.index(purpose))

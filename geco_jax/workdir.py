@@ -1,0 +1,86 @@
+"""A run's folder: the config that made it, and files that are never half."""
+
+import json
+import os
+from typing import Any
+
+from ml_collections.config_dict import ConfigDict
+
+from geco_jax.errors import UserError
+
+_CONFIG = 'config.json'
+
+
+def claim(workdir: str, config: ConfigDict) -> None:
+  """Creates the folder for a run, or makes sure that it is this run's.
+
+  Raises:
+    UserError: if it was made by another config or cannot be written.
+  """
+  if os.path.exists(os.path.join(workdir, _CONFIG)):
+    _check_same(workdir, read_config(workdir), config)
+    return
+  try:
+    os.makedirs(workdir, exist_ok=True)
+    write_json(os.path.join(workdir, _CONFIG), _plain(config))
+  except OSError as error:
+    raise UserError(
+      f'--workdir={workdir} cannot be written: {error.strerror}'
+    ) from error
+
+
+def read_config(workdir: str) -> ConfigDict:
+  """Returns the config of the run in a folder.
+
+  Raises:
+    UserError: if the folder holds no run.
+  """
+  path = os.path.join(workdir, _CONFIG)
+  try:
+    with open(path) as file:
+      return ConfigDict(json.load(file))
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f'--workdir={workdir} holds no run: {_CONFIG} is missing or damaged'
+    ) from error
+
+
+def write_json(path: str, value: Any) -> None:
+  """Writes a JSON file, whole or not at all."""
+  temporary = f'{path}.tmp'
+  with open(temporary, 'w') as file:
+    json.dump(value, file, indent=2)
+    file.write('\n')
+  os.replace(temporary, path)
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+  """Returns the leaves of a config by dotted name."""
+
+  def leaves(prefix, value):
+    if isinstance(value, dict) and value:
+      for key, inner in value.items():
+        yield from leaves(f'{prefix}.{key}' if prefix else key, inner)
+    else:
+      yield prefix, value
+
+  return dict(leaves('', _plain(config)))
+
+
+def _plain(config):
+  """Returns the config as it reads back from JSON."""
+  return json.loads(config.to_json())
+
+
+def _check_same(workdir, ours, theirs):
+  made_by, asked = flatten(ours), flatten(theirs)
+  differences = [
+    f'{name} was {made_by.get(name)}, is {asked.get(name)}'
+    for name in sorted(made_by | asked)
+    if made_by.get(name) != asked.get(name)
+  ]
+  if differences:
+    raise UserError(
+      f'--workdir={workdir} was made by another config '
+      f'({"; ".join(differences)}); choose another workdir or that config'
+    )
