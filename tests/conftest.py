@@ -1,7 +1,14 @@
-"""Settings that every test shares."""
+"""What every test shares."""
 
 import jax
+import numpy as np
 import pytest
+
+from geco_jax.base_config import get_base_config
+from geco_jax.base_config import group
+from geco_jax.build import as_dataset
+from geco_jax.datasets.images import Images
+from geco_jax.datasets.images import ImageSet
 
 
 @pytest.fixture(autouse=True)
@@ -9,3 +16,55 @@ def _raise_on_rank_promotion():
   """Implicit broadcasting between ranks is an error in tests."""
   with jax.numpy_rank_promotion('raise'):
     yield
+
+
+@pytest.fixture
+def make_images():
+  """Returns (n, shape) -> random images of n // 4 prototypes."""
+
+  def make(num_examples, shape, seed=0):
+    rng = np.random.default_rng(seed)
+    prototypes = rng.integers(0, 256, (max(num_examples // 4, 1), *shape))
+    label = rng.integers(0, len(prototypes), num_examples)
+    return Images(
+      image=prototypes[label].astype(np.uint8), label=label.astype(np.int32)
+    )
+
+  return make
+
+
+@pytest.fixture
+def make_dataset(make_images):
+  """Returns shape -> a data set with splits that no batch size divides."""
+
+  def make(shape=(4, 4, 1)):
+    sizes = {'train': 45, 'validation': 11, 'test': 13}
+    splits = {
+      name: make_images(size, shape, seed)
+      for seed, (name, size) in enumerate(sizes.items())
+    }
+    return as_dataset(ImageSet('prototypes', splits))
+
+  return make
+
+
+@pytest.fixture
+def tiny_config():
+  """Returns objective -> the config of a run that takes a second."""
+
+  def make(objective='geco', kappa=0.2):
+    config = get_base_config(objective, kappa=kappa, num_steps=40)
+    config.batch_size = 8
+    config.steps_per_dispatch = 5
+    config.checkpoint_every = 10
+    config.dataset = group('digits')
+    config.model = group(
+      'mlp_vae',
+      latent_size=3,
+      hidden_sizes=(16,),
+      likelihood_stddev=0.1,
+      learn_likelihood_stddev=not objective.startswith('geco'),
+    )
+    return config.lock()
+
+  return make

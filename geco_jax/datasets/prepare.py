@@ -55,7 +55,7 @@ def prepare(name: str, data_dir: str | None = None) -> str:
   return f'{full_name} is prepared in {folder}'
 
 
-def _format_hint(builder) -> str:
+def _format_hint(builder: tfds_source.Builder) -> str:
   if tfds_source.reads_without_tensorflow(builder):
     return ''
   return (
@@ -73,7 +73,7 @@ def _require_tensorflow() -> None:
       )
 
 
-def _require_network(builder) -> None:
+def _require_network(builder: tfds_source.Builder) -> None:
   """Fails at once where TFDS would retry for minutes before it gave up."""
   if (builder.data_dir_root / 'downloads').exists():
     return  # What the set needs may have been downloaded before.

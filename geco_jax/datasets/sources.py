@@ -28,10 +28,10 @@ def digits() -> ImageSet:
   """
   import sklearn.datasets  # Takes a second, which other sets need not wait.
 
-  bunch = sklearn.datasets.load_digits()
-  pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-  images = Images(pixels[..., np.newaxis], bunch.target.astype(np.int32))
-  parts = np.split(_fixed_permutation(len(pixels)), [1_437, 1_617])
+  levels, labels = sklearn.datasets.load_digits(return_X_y=True)
+  pixels = np.round(levels * (255 / 16)).astype(np.uint8)
+  images = Images(pixels.reshape(-1, 8, 8, 1), labels.astype(np.int32))
+  parts = np.split(_fixed_permutation(len(labels)), [1_437, 1_617])
   splits = {
     name: _take(images, part) for name, part in zip(_SPLITS, parts, strict=True)
   }
@@ -111,7 +111,11 @@ def tfds_images(
   return ImageSet(builder.name, _from_arrays(arrays))
 
 
-def _decode(builder, centre_crop, image_size) -> dict[str, Images]:
+def _decode(
+  builder: tfds_source.Builder,
+  centre_crop: int | None,
+  image_size: int | None,
+) -> dict[str, Images]:
   sizes = {
     split: info.num_examples
     for split, info in builder.info.splits.items()

@@ -4,32 +4,28 @@
 second, which runs on the built-in digits need not wait for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 import difflib
 import hashlib
 import importlib.util
 import os
 import re
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from geco_jax.datasets.images import Images
 from geco_jax.errors import UserError
 
-if TYPE_CHECKING:
-  import tensorflow_datasets as tfds
+# A tfds.core.DatasetBuilder, whose decorators hide its types from checkers.
+Builder = Any
 
 # NAME, NAME/CONFIG, either with :VERSION. TFDS also takes namespaces, which it
 # looks up on the network, and keyword arguments, which no cache key could hold.
 _NAME = re.compile(r'\w+(/[\w.\-]+)?(:[\d.*]+)?')
 
 
-def open_builder(
-  name: str, data_dir: str | None = None
-) -> tfds.core.DatasetBuilder:
+def open_builder(name: str, data_dir: str | None = None) -> Builder:
   """Returns TFDS's builder of a data set, prepared or not, offline.
 
   Args:
@@ -59,9 +55,7 @@ def open_builder(
     raise UserError(f'TFDS cannot open {name!r}: {first_line}') from error
 
 
-def open_prepared(
-  name: str, data_dir: str | None = None
-) -> tfds.core.DatasetBuilder:
+def open_prepared(name: str, data_dir: str | None = None) -> Builder:
   """Returns the builder of a set that can be read here and now.
 
   Raises:
@@ -86,13 +80,13 @@ def open_prepared(
   return builder
 
 
-def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+def is_prepared(builder: Builder) -> bool:
   """Returns whether TFDS has prepared this version of the set."""
   # Asked of a folder that is not there, TFDS logs a warning.
   return builder.data_path.exists() and builder.is_prepared()
 
 
-def reads_without_tensorflow(builder: tfds.core.DatasetBuilder) -> bool:
+def reads_without_tensorflow(builder: Builder) -> bool:
   """Returns whether the set is prepared in a random access format."""
   import tensorflow_datasets as tfds
 
@@ -100,7 +94,7 @@ def reads_without_tensorflow(builder: tfds.core.DatasetBuilder) -> bool:
   return bool(formats & tfds.core.FileFormat.with_random_access())
 
 
-def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
+def fingerprint(builder: Builder) -> str:
   """Returns a digest of where the prepared files are, their sizes and ages.
 
   One version may be prepared twice with other contents, as a subset or from
@@ -114,7 +108,7 @@ def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
 
 
 def read_split(
-  builder: tfds.core.DatasetBuilder,
+  builder: Builder,
   split: str,
   transform: Callable[[np.ndarray], np.ndarray],
   on_example: Callable[[], Any],
@@ -130,14 +124,14 @@ def read_split(
   Raises:
     UserError: if the set has no uint8 image, or images of several shapes.
   """
-  image_feature = _image_feature(builder.info)
+  image_feature = _image_feature(builder.name, builder.info.features)
   has_labels = _has_labels(builder.info.features)
   count = builder.info.splits[split].num_examples
-  images = None
+  images = np.empty(0, np.uint8)  # Its shape is known from the first one.
   labels = np.full(count, -1, np.int32)
   for i, example in enumerate(_examples(builder, split)):
     image = transform(example[image_feature])
-    if images is None:
+    if i == 0:
       images = np.empty((count, *image.shape), np.uint8)
     if image.shape != images.shape[1:]:
       raise UserError(
@@ -151,9 +145,7 @@ def read_split(
   return Images(images, labels)
 
 
-def _examples(
-  builder: tfds.core.DatasetBuilder, split: str
-) -> Iterable[dict[str, Any]]:
+def _examples(builder: Builder, split: str) -> Iterable[dict[str, Any]]:
   import tensorflow_datasets as tfds
 
   if reads_without_tensorflow(builder):
@@ -161,31 +153,29 @@ def _examples(
   return tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
 
 
-def _image_feature(info: tfds.core.DatasetInfo) -> str:
+def _image_feature(name: str, features: Any) -> str:
   """Returns the name of the feature to read: 'image', or the only image."""
   import tensorflow_datasets as tfds
 
-  found = []
-  if isinstance(info.features, tfds.features.FeaturesDict):
-    found = sorted(
-      name
-      for name, feature in info.features.items()
-      if isinstance(feature, tfds.features.Image)
-    )
-  if 'image' in found:
-    found = ['image']
-  if len(found) != 1:
+  is_dict = isinstance(features, tfds.features.FeaturesDict)
+  dtypes: dict[str, Any] = {
+    key: feature.np_dtype
+    for key, feature in (features.items() if is_dict else ())
+    if isinstance(feature, tfds.features.Image)
+  }
+  if 'image' not in dtypes and len(dtypes) != 1:
     raise UserError(
-      f"{info.name} has no feature 'image' and not exactly one image to take "
-      f'in its place; its images: {", ".join(found) or "none"}'
+      f"{name} has no feature 'image' and not exactly one image to take in its "
+      f'place; its images: {", ".join(sorted(dtypes)) or "none"}'
     )
-  dtype = np.dtype(info.features[found[0]].np_dtype)
+  chosen = 'image' if 'image' in dtypes else next(iter(dtypes))
+  dtype = np.dtype(dtypes[chosen])
   if dtype != np.uint8:
-    raise UserError(f'images must be uint8, those of {info.name} are {dtype}')
-  return found[0]
+    raise UserError(f'images must be uint8, those of {name} are {dtype}')
+  return chosen
 
 
-def _has_labels(features: tfds.features.FeaturesDict) -> bool:
+def _has_labels(features: Any) -> bool:
   if 'label' not in features:
     return False
   label = features['label']

@@ -50,8 +50,7 @@ class Conv2D(hk.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [batch, height, width, channels] to [batch, h, w, output]."""
     w, b = _parameters(x, self.kernel_size, self.output_channels)
-    y = conv2d(x, w, self.stride)
-    return y + jnp.broadcast_to(b, y.shape)
+    return _add_bias(conv2d(x, w, self.stride), b)
 
 
 class Conv2DTranspose(hk.Module):
@@ -88,8 +87,7 @@ class Conv2DTranspose(hk.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [batch, height, width, channels] to [batch, h, w, output]."""
     w, b = _parameters(x, self.kernel_size, self.output_channels)
-    y = conv2d_transpose(x, w, self.stride)
-    return y + jnp.broadcast_to(b, y.shape)
+    return _add_bias(conv2d_transpose(x, w, self.stride), b)
 
 
 def conv2d(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
@@ -275,6 +273,12 @@ def _parameters(x, kernel_size, output_channels):
     'w', shape, x.dtype, init=hk.initializers.TruncatedNormal(stddev)
   )
   return w, hk.get_parameter('b', shape[3:], x.dtype, init=jnp.zeros)
+
+
+def _add_bias(y, b):
+  """Returns y + b; through float32, in which the gradient of b is summed."""
+  b = jnp.broadcast_to(b.astype(jnp.float32), y.shape)
+  return y + b.astype(y.dtype)
 
 
 def _check_sizes(output_channels, kernel_size, stride):

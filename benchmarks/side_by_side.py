@@ -1,0 +1,140 @@
+"""Alternating measurements: what is compared is timed in turn, in one run.
+
+A machine's speed drifts while programs are timed on it. Contenders that take
+turns meet the same drift, and the ratio within each round is free of most.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Contender(NamedTuple):
+  """Something to time."""
+
+  run: Callable[[], Any]  # Takes its steps and waits until they are done.
+  num_steps: int  # How many steps `run` takes.
+
+
+class Row(NamedTuple):
+  """One contender against another."""
+
+  name: str
+  contender: str
+  baseline: str
+  steps_per_second: float  # Median over the rounds.
+  baseline_steps_per_second: float
+  ratio: float  # Median over the rounds of the ratio of steps per second.
+  rounds: int
+  ratios: Sequence[float]  # Of every round.
+
+
+def measure(
+  contenders: Mapping[str, Contender], rounds: int, warmups: int = 1
+) -> dict[str, list[float]]:
+  """Times the contenders in turn.
+
+  Args:
+    contenders: by name.
+    rounds: how often each is timed, >= 1.
+    warmups: rounds before, which compile and are not counted.
+
+  Returns:
+    Steps per second in each round, by name.
+
+  Raises:
+    ValueError: if `rounds` is less than 1.
+  """
+  if rounds < 1:
+    raise ValueError(f'rounds must be >= 1, got {rounds}')
+  rates = {name: [] for name in contenders}
+  for number in range(warmups + rounds):
+    for name, contender in contenders.items():
+      start = time.perf_counter()
+      contender.run()
+      seconds = time.perf_counter() - start
+      if number >= warmups:
+        rates[name].append(contender.num_steps / seconds)
+  return rates
+
+
+def compare(
+  name: str, rates: Mapping[str, Sequence[float]], contender: str, baseline: str
+) -> Row:
+  """Returns how much faster `contender` was than `baseline`."""
+  ratios = [
+    a / b for a, b in zip(rates[contender], rates[baseline], strict=True)
+  ]
+  return Row(
+    name=name,
+    contender=contender,
+    baseline=baseline,
+    steps_per_second=statistics.median(rates[contender]),
+    baseline_steps_per_second=statistics.median(rates[baseline]),
+    ratio=statistics.median(ratios),
+    rounds=len(ratios),
+    ratios=ratios,
+  )
+
+
+def table(rows: Sequence[Row]) -> str:
+  """Returns the rows as text."""
+  lines = [('', 'contender', 'steps/s', 'baseline', 'steps/s', 'ratio', '')]
+  for row in rows:
+    lines.append(
+      (
+        row.name,
+        row.contender,
+        f'{row.steps_per_second:.1f}',
+        row.baseline,
+        f'{row.baseline_steps_per_second:.1f}',
+        f'{row.ratio:.3f}',
+        f'[{min(row.ratios):.3f}, {max(row.ratios):.3f}]',
+      )
+    )
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  return '\n'.join(
+    '  '.join(
+      cell.ljust(width) for cell, width in zip(line, widths, strict=True)
+    ).rstrip()
+    for line in lines
+  )
+
+
+def write_json(path: str, rows: Sequence[Row], packages: Sequence[str]) -> None:
+  """Writes the rows and what they were measured on."""
+  report = {
+    'device': jax.devices()[0].device_kind,
+    'num_devices': jax.device_count(),
+    'processor': _processor(),
+    'num_cores': len(os.sched_getaffinity(0)),
+    'load_average_at_end': os.getloadavg()[0],
+    'peak_memory_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    // 1024,
+    'versions': {'python': platform.python_version()}
+    | {name: importlib.metadata.version(name) for name in packages},
+    'rows': [row._asdict() for row in rows],
+  }
+  with open(path, 'w') as file:
+    json.dump(report, file, indent=2)
+    file.write('\n')
+
+
+def _processor() -> str:
+  """Returns the processor's name where the system tells it."""
+  try:
+    with open('/proc/cpuinfo') as file:
+      for line in file:
+        if line.startswith('model name'):
+          return line.partition(':')[2].strip()
+  except OSError:
+    pass
+  return platform.processor() or platform.machine()

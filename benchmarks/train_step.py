@@ -1,0 +1,163 @@
+"""Training steps per second, beside PyTorch's and beside ourselves.
+
+  python -m benchmarks.train_step --output=train_step.json
+
+Same models, batches and optimizer; images are random bytes in MNIST's numbers.
+The ratio is contender's steps per second over the baseline's, the median over
+rounds in which both take their turn; lowest and highest behind it.
+"""
+
+from collections.abc import Sequence
+
+from absl import app
+from absl import flags
+import jax
+import numpy as np
+
+from benchmarks import side_by_side
+from benchmarks.side_by_side import Contender
+from benchmarks.side_by_side import Row
+from configs import mnist_vae
+from geco_jax import parallel
+from geco_jax.build import as_dataset
+from geco_jax.build import build
+from geco_jax.build import Dataset
+from geco_jax.build import Experiment
+from geco_jax.datasets import batches
+from geco_jax.datasets.images import Images
+from geco_jax.datasets.images import ImageSet
+from geco_jax.update import init_state
+from geco_jax.update import run_inputs
+from geco_jax.update import train_steps
+
+_ROUNDS = flags.DEFINE_integer('rounds', 9, 'Timed rounds.', lower_bound=1)
+_STEPS = flags.DEFINE_integer(
+  'steps_per_round', 100, 'Steps per round, and per dispatch.', lower_bound=1
+)
+_CPU_DEVICES = flags.DEFINE_integer(
+  'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
+)
+_OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write.')
+
+_IMAGE_SHAPE = (28, 28, 1)
+_NUM_IMAGES = 60_000
+
+
+def main(argv: Sequence[str]) -> None:
+  """Measures all rows, prints and writes them."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+  jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
+  dataset = _random_images()
+  rows = [
+    *_against_torch('mlp', dataset),
+    *_against_torch('conv', dataset),
+    *_against_ourselves(dataset),
+  ]
+  print(side_by_side.table(rows))
+  if _OUTPUT.value:
+    side_by_side.write_json(
+      _OUTPUT.value, rows, ('jax', 'jaxlib', 'dm-haiku', 'optax', 'torch')
+    )
+
+
+def _random_images() -> Dataset:
+  image = np.random.default_rng(0).integers(
+    0, 256, (_NUM_IMAGES, *_IMAGE_SHAPE), dtype=np.uint8
+  )
+  images = Images(image, np.full(_NUM_IMAGES, -1, np.int32))
+  return as_dataset(
+    ImageSet('random', {s: images for s in ('train', 'validation', 'test')})
+  )
+
+
+def _experiment(dataset: Dataset, objective: str, model: str) -> Experiment:
+  variant = f'{objective},conv' if model == 'conv' else objective
+  return build(mnist_vae.get_config(variant), dataset)
+
+
+def _ours(experiment: Experiment) -> Contender:
+  """Returns our compiled program as something to time."""
+  inputs = run_inputs(experiment)
+  state = parallel.replicate(init_state(experiment, inputs))
+  inputs = parallel.replicate(inputs)
+  images = parallel.replicate(experiment.dataset.splits['train'])
+  program = train_steps(experiment, _STEPS.value)
+
+  def run():
+    nonlocal state
+    state, metrics = program(state, inputs, images)
+    jax.block_until_ready((state, metrics))
+
+  return Contender(run, _STEPS.value)
+
+
+def _torchs(model: str, images: np.ndarray, fused_adam: bool) -> Contender:
+  """Returns the PyTorch program as something to time."""
+  try:
+    import torch
+
+    from benchmarks import torch_vae
+  except ImportError as error:
+    raise SystemExit(
+      "PyTorch is missing: pip install -e '.[benchmarks]'"
+    ) from error
+  device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+  data = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
+  if model == 'mlp':
+    network = torch_vae.mlp_vae(_IMAGE_SHAPE, 32, [512, 512])
+  else:
+    network = torch_vae.conv_vae(_IMAGE_SHAPE, 32, [32, 64], 256)
+    network = network.to(memory_format=torch.channels_last)
+  trainer = torch_vae.Trainer(
+    network.to(device), data, 128, kappa=0.1, fused_adam=fused_adam
+  )
+  return Contender(lambda: trainer.run(_STEPS.value), _STEPS.value)
+
+
+def _against_torch(model: str, dataset: Dataset) -> list[Row]:
+  images = dataset.splits['train'].image
+  rates = side_by_side.measure(
+    {
+      'geco_jax': _ours(_experiment(dataset, 'geco', model)),
+      'torch': _torchs(model, images, fused_adam=False),
+      'torch, fused Adam': _torchs(model, images, fused_adam=True),
+    },
+    _ROUNDS.value,
+  )
+  return [
+    side_by_side.compare(f'{model} VAE', rates, 'geco_jax', baseline)
+    for baseline in ('torch', 'torch, fused Adam')
+  ]
+
+
+def _against_ourselves(dataset: Dataset) -> list[Row]:
+  """GECO beside the ELBO, batches assembled beside one constant batch."""
+  geco = _experiment(dataset, 'geco', 'mlp')
+  rates = side_by_side.measure(
+    {
+      'GECO': _ours(geco),
+      'ELBO': _ours(_experiment(dataset, 'elbo', 'mlp')),
+      'constant batch': _ours(
+        geco._replace(dataset=dataset._replace(assemble=_constant_batch))
+      ),
+    },
+    _ROUNDS.value,
+  )
+  return [
+    side_by_side.compare('mlp VAE', rates, 'GECO', 'ELBO'),
+    side_by_side.compare('mlp VAE', rates, 'GECO', 'constant batch'),
+  ]
+
+
+def _constant_batch(images: Images, indices: jax.Array) -> batches.Batch:
+  """Returns the first images, whatever the step asks for."""
+  size = len(indices)
+  return batches.Batch(
+    image=images.image[:size].astype(np.float32) / 255.0,
+    label=images.label[:size],
+  )
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,82 @@
+"""Tests of GECO against the rate-distortion function."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import matplotlib.image
+import numpy as np
+import pytest
+
+from experiments import rate_distortion
+from geco_jax.theory import rate_distortion as theory
+
+
+def test_exact_expectations_agree_with_a_large_sample():
+  model = rate_distortion.init_model(jax.random.key(0))
+  model = model._replace(log_stddev=model.log_stddev - 0.5)
+  sampled = rate_distortion.kl_and_squared_error(
+    model, jax.random.key(1), 200_000
+  )
+  exact = rate_distortion.exact_kl_and_squared_error(model)
+  np.testing.assert_allclose(exact, sampled, rtol=5e-3)
+
+
+def test_short_training_comes_near_the_rate_and_the_multiplier():
+  (row,), _ = rate_distortion.run_update(
+    'damped', [1e-2], 3_000, 128, seed=0, distortions=[4.0]
+  )
+  assert abs(row['kl_error']) < 0.03
+  assert abs(row['violation']) < 0.02
+  assert abs(row['multiplier_error']) < 0.03
+
+
+def test_no_model_needs_fewer_nats_than_the_rate_of_its_own_distortion():
+  rows, _ = rate_distortion.run_update('literal', [1e-3], 300, 64, seed=0)
+  for row in rows:
+    reached = row['distortion'] * (1 + row['violation'])
+    rate = theory.rate(rate_distortion.EIGENVALUES, reached)
+    assert row['kl_nats'] >= rate - 1e-4
+
+
+@pytest.mark.parametrize('robustness', [False, True])
+def test_command_writes_numbers_and_figure(tmp_path, robustness):
+  flags = ['--num_steps=3', '--batch_size=2', f'--workdir={tmp_path}']
+  subprocess.run(
+    [sys.executable, '-m', 'experiments.rate_distortion', *flags]
+    + ['--robustness'] * robustness,
+    check=True,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+  )
+  name = 'rate_distortion_robustness' if robustness else 'rate_distortion'
+  runs = json.loads((tmp_path / f'{name}.json').read_text())['runs']
+  assert len(runs) == (56 if robustness else 8)
+  assert matplotlib.image.imread(tmp_path / f'{name}.png').std() > 0
+
+
+def test_bad_flags_are_answered_in_one_line(tmp_path):
+  process = subprocess.run(
+    [
+      *(sys.executable, '-m', 'experiments.rate_distortion'),
+      *(f'--workdir={tmp_path}', '--num_steps=0'),
+    ],
+    capture_output=True,
+    text=True,
+  )
+  assert process.returncode == 2
+  assert process.stderr.strip().endswith('--num_steps must be >= 1, got 0')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('name', 'step_sizes'),
+  [('literal', [1e-3]), ('damped', [1e-3, 3e-3, 1e-2, 3e-2])],
+)
+def test_geco_reaches_the_rate_and_the_exact_multiplier(name, step_sizes):
+  rows, _ = rate_distortion.run_update(name, step_sizes, 12_000, 512, seed=0)
+  for row in rows:
+    assert abs(row['kl_error']) <= 0.01, row
+    assert abs(row['violation']) <= 0.01, row
+    assert abs(row['multiplier_error']) <= 0.02, row

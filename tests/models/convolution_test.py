@@ -1,0 +1,167 @@
+"""Convolutions equal Haiku's, gradients included, and stay on the fast path."""
+
+import re
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from geco_jax.models import convolution
+
+GRID = [
+  *((k, s, (7, 10)) for k in (1, 2, 3, 4, 5) for s in (1, 2, 3)),
+  (3, 2, (8, 8)),
+  (4, 2, (8, 8)),
+  (4, 2, (9, 5)),
+  (2, 4, (9, 5)),
+  (4, 4, (6, 6)),
+]
+OURS_AND_HAIKUS = {
+  'conv2d': (convolution.Conv2D, hk.Conv2D),
+  'conv2d_transpose': (convolution.Conv2DTranspose, hk.Conv2DTranspose),
+}
+
+
+@pytest.fixture(params=OURS_AND_HAIKUS)
+def kind(request):
+  return request.param
+
+
+def _functions(kind, kernel, stride):
+  """Returns ours and Haiku's module as functions of (w, b, x)."""
+  ours, haikus = (
+    hk.without_apply_rng(
+      hk.transform(lambda x, module=module: module(6, kernel, stride)(x))
+    )
+    for module in OURS_AND_HAIKUS[kind]
+  )
+  name = {'conv2d': 'conv2_d', 'conv2d_transpose': 'conv2_d_transpose'}[kind]
+
+  def ours_fn(w, b, x):
+    return ours.apply({name: {'w': w, 'b': b}}, x)
+
+  def haikus_fn(w, b, x):
+    if kind == 'conv2d_transpose':
+      w = w.swapaxes(2, 3)
+    return haikus.apply({name: {'w': w, 'b': b}}, x)
+
+  return ours_fn, haikus_fn
+
+
+def _arguments(kernel, size, dtype=jnp.float32):
+  w_key, b_key, x_key = jax.random.split(jax.random.key(0), 3)
+  return (
+    jax.random.normal(w_key, (kernel, kernel, 3, 6), dtype),
+    jax.random.normal(b_key, (6,), dtype),
+    jax.random.normal(x_key, (2, *size, 3), dtype),
+  )
+
+
+@pytest.mark.parametrize(('kernel', 'stride', 'size'), GRID)
+def test_value_and_gradients_equal_haikus(kind, kernel, stride, size):
+  ours, haikus = _functions(kind, kernel, stride)
+  arguments = _arguments(kernel, size)
+  want, want_vjp = jax.vjp(haikus, *arguments)
+  got, got_vjp = jax.vjp(ours, *arguments)
+  cotangent = jax.random.normal(jax.random.key(1), want.shape)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+  for a, b in zip(got_vjp(cotangent), want_vjp(cotangent), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-5)
+
+
+def test_parameters_are_shaped_and_scaled_like_haikus(kind):
+  x = jnp.zeros((1, 8, 8, 16))
+  ours, haikus = (
+    jax.tree.leaves(
+      hk.transform(lambda x, module=module: module(32, 5)(x)).init(
+        jax.random.key(0), x
+      )
+    )
+    for module in OURS_AND_HAIKUS[kind]
+  )
+  for a, b in zip(ours, haikus, strict=True):
+    assert a.size == b.size
+    np.testing.assert_allclose(a.std(), b.std(), rtol=0.05)
+
+
+def test_bfloat16_stays_bfloat16_and_close_to_float32(kind):
+  ours, _ = _functions(kind, 4, 2)
+  arguments = _arguments(4, (7, 10))
+  low = [a.astype(jnp.bfloat16) for a in arguments]
+  want, want_vjp = jax.vjp(ours, *arguments)
+  got, got_vjp = jax.vjp(ours, *low)
+  got_gradients = got_vjp(jnp.ones_like(got))
+  want_gradients = want_vjp(jnp.ones_like(want))
+  for a, b in zip((got, *got_gradients), (want, *want_gradients), strict=True):
+    assert a.dtype == jnp.bfloat16
+    error = jnp.linalg.norm((a.astype(jnp.float32) - b).ravel())
+    assert error < 0.02 * jnp.linalg.norm(b.ravel())
+
+
+def test_vmap_over_inputs_equals_a_loop(kind):
+  ours, _ = _functions(kind, 3, 2)
+  w, b, x = _arguments(3, (7, 10))
+  xs = jnp.stack([x, 2 * x, -x])
+  gradient = jax.grad(lambda x: jnp.sin(ours(w, b, x)).sum())
+  np.testing.assert_allclose(
+    jax.vmap(gradient)(xs),
+    jnp.stack([gradient(x) for x in xs]),
+    rtol=1e-5,
+    atol=1e-5,
+  )
+
+
+def _labels_of_a_training_loop(kind, kernel, stride, compiled):
+  """Returns the labels of the convolutions in a scan of gradient steps."""
+  ours, _ = _functions(kind, kernel, stride)
+
+  def step(arguments, _):
+    gradients = jax.grad(
+      lambda a: jnp.sin(ours(*a)).sum(),
+    )(arguments)
+    return jax.tree.map(lambda a, g: a - 0.1 * g, arguments, gradients), None
+
+  lowered = jax.jit(lambda a: jax.lax.scan(step, a, length=3)[0]).lower(
+    _arguments(kernel, (8, 8))
+  )
+  program = lowered.compile() if compiled else lowered
+  text = program.as_text() if compiled else program.as_text(dialect='hlo')
+  assert ' while(' in text
+  return re.findall(r' convolution\(.*dim_labels=([^,\s]+)', text)
+
+
+@pytest.mark.parametrize(
+  ('kernel', 'stride'), [(3, 1), (3, 2), (4, 2), (5, 1), (5, 2), (2, 3)]
+)
+@pytest.mark.parametrize('compiled', [False, True])
+def test_every_convolution_in_a_loop_has_the_fast_labels(
+  kind, kernel, stride, compiled
+):
+  if compiled and jax.default_backend() != 'cpu':
+    pytest.skip('only XLA:CPU keeps the labels in its compiled programs')
+  labels = _labels_of_a_training_loop(kind, kernel, stride, compiled)
+  assert labels
+  assert set(labels) == {'b01f_01io->b01f'}
+
+
+def test_a_one_by_one_convolution_is_a_matmul(kind):
+  assert not _labels_of_a_training_loop(kind, 1, 1, compiled=True)
+
+
+@pytest.mark.parametrize('position', range(3))
+@pytest.mark.parametrize('value', [0, -1])
+def test_sizes_must_be_positive(kind, position, value):
+  name = ('output_channels', 'kernel_size', 'stride')[position]
+  sizes = [4, 3, 1]
+  sizes[position] = value
+  module, _ = OURS_AND_HAIKUS[kind]
+  with pytest.raises(ValueError, match=f'{name} must be positive, got {value}'):
+    hk.testing.transform_and_run(lambda: module(*sizes))()
+
+
+def test_images_without_a_batch_axis_are_refused(kind):
+  module, _ = OURS_AND_HAIKUS[kind]
+  with pytest.raises(ValueError, match=r'got shape \(8, 8, 3\)'):
+    hk.testing.transform_and_run(lambda: module(4, 3)(jnp.zeros((8, 8, 3))))()
