@@ -22,7 +22,6 @@ from geco_jax.errors import UserError
 from geco_jax.metrics import read_metrics
 from geco_jax.training import train
 
-_CONFIG = cli.define_config('configs/digits_vae.py')
 _MAX_LINES = 400  # Of the log; more would not show.
 
 
@@ -89,7 +88,7 @@ def figure_3(
 def main(argv: Sequence[str]) -> None:
   """Trains the run that the flags name, or reuses it, and draws it."""
   del argv
-  config, workdir = cli.read_config(_CONFIG), cli.workdir()
+  config, workdir = cli.config(), cli.workdir()
   if 're' not in config.constraints:
     raise UserError('Figure 3 needs a config with an RE constraint')
   dataset = build_dataset(config, cli.DATA_DIR.value)
@@ -106,4 +105,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, takes_config=True, default_config='configs/digits_vae.py')

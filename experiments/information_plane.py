@@ -32,7 +32,6 @@ from geco_jax.metrics import read_metrics
 from geco_jax.metrics import say
 from geco_jax.workdir import write_json
 
-_CONFIG = cli.define_config('configs/digits_vae.py')
 _KAPPAS = flags.DEFINE_list(
   'kappas', ['0.06', '0.08', '0.1', '0.15'], 'RMSEs per pixel to reach.'
 )
@@ -66,10 +65,8 @@ def run_one(
     ],
     'evaluation': evaluation,
   }
-  rows = pictures.image_rows(
-    experiment, state.params, dataset.splits['train'], _COLUMNS
-  )
-  return row, rows[:2]
+  rows = pictures.image_rows(experiment, dataset.splits['train'], _COLUMNS)
+  return row, rows(state.params)[:2]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -141,7 +138,7 @@ def plane_figure(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
 def main(argv: Sequence[str]) -> None:
   """Runs the sweep that the flags name."""
   del argv
-  config, workdir = cli.read_config(_CONFIG), cli.workdir()
+  config, workdir = cli.config(), cli.workdir()
   try:
     kappas = sorted(float(text) for text in _KAPPAS.value)
   except ValueError as error:
@@ -180,4 +177,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, takes_config=True, default_config='configs/digits_vae.py')

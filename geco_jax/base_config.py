@@ -77,7 +77,7 @@ def _multipliers(objective: str, step_size: float) -> ConfigDict:
   )
   match objective:
     case 'geco':
-      return group('geco', **geco, violation_clip=1.0, damping=10.0)
+      return group('geco', **geco, violation_clip=1.0, damping=100.0)
     case 'geco_literal':
       return group('geco', **geco)
     case 'elbo':

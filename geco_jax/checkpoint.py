@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import hashlib
+import json
 import os
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from geco_jax.errors import UserError
+from geco_jax.workdir import write_json
 
 _LATEST_KEPT = 3
 
@@ -23,31 +25,37 @@ class Restored(NamedTuple):
   state: Any  # NumPy arrays, structured like what was saved.
 
 
+class _LatestAndBest(checkpoint_managers.PreservationPolicy):
+  """Which checkpoints stay: the last few, and the best of all."""
+
+  best_step: int | None = None
+
+  def should_preserve(self, checkpoints, *, context):
+    """Returns a flag per checkpoint."""
+    del context
+    latest = {info.step for info in checkpoints[-_LATEST_KEPT:]}
+    return [
+      info.step in latest or info.step == self.best_step for info in checkpoints
+    ]
+
+
 class Checkpointer:
   """Keeps a run's latest checkpoints and its best one.
 
-  A checkpoint carries a digest of its arrays. One that cannot be read, or does
-  not match its digest, is passed over for the one before.
+  The best one's step and score stand in best.json beside the checkpoints'
+  folder. A checkpoint carries a digest of its arrays: one that cannot be read
+  or does not match its digest is passed over for the one before.
   """
 
   def __init__(self, workdir: str | os.PathLike):
     """Opens (and creates) the checkpoints folder of a run."""
-    policy = checkpoint_managers.AnyPreservationPolicy(
-      [
-        checkpoint_managers.LatestN(_LATEST_KEPT),
-        checkpoint_managers.BestN(
-          get_metric_fn=lambda metrics: metrics['score'], reverse=True, n=1
-        ),
-      ]
-    )
     self._directory = os.path.join(os.path.abspath(workdir), 'checkpoints')
+    self._best_path = os.path.join(os.path.abspath(workdir), 'best.json')
+    self._policy = _LatestAndBest()
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=policy,
-        best_fn=lambda metrics: metrics['score'],
-        best_mode='min',
-        cleanup_tmp_directories=True,
+        preservation_policy=self._policy, cleanup_tmp_directories=True
       ),
     )
 
@@ -59,13 +67,18 @@ class Checkpointer:
       state: pytree of NumPy arrays, which must not change any more.
       score: the run's lowest is kept as its best.
     """
+    best = self.best()
+    if best is None or score <= best['score']:
+      best = {'step': step, 'score': score}
+      if jax.process_index() == 0:
+        write_json(self._best_path, best)
+    self._policy.best_step = best['step']
     self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
         manifest=ocp.args.JsonSave({'sha256': _digest(state)}),
       ),
-      metrics={'score': score},
       force=True,
     )
 
@@ -73,9 +86,14 @@ class Checkpointer:
     """Returns the steps of the checkpoints on the disk, oldest first."""
     return sorted(self._manager.all_steps())
 
-  def best_step(self) -> int | None:
-    """Returns the step of the lowest score, None without checkpoints."""
-    return self._manager.best_step()
+  def best(self) -> dict[str, float] | None:
+    """Returns step and score of the lowest score, None without checkpoints."""
+    try:
+      with open(self._best_path) as file:
+        best = json.load(file)
+    except (OSError, ValueError):
+      return None
+    return best if best['step'] in self.steps() else None
 
   def restore(self, like: Any, step: int | None = None) -> Restored | None:
     """Returns a checkpoint, or None if there is none at all.

@@ -19,8 +19,28 @@ DATA_DIR = flags.DEFINE_string(
 )
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
-  """Runs `main` under absl; a `UserError` becomes one line and exit code 2."""
+def run(
+  main: Callable[[Sequence[str]], int | None],
+  *,
+  takes_config: bool = False,
+  default_config: str | None = None,
+) -> None:
+  """Runs `main` under absl; a `UserError` becomes one line and exit code 2.
+
+  Args:
+    main: takes argv, returns the exit code or None.
+    takes_config: whether the command has --config, read by `config`.
+    default_config: path of the config where --config is not given.
+  """
+  if takes_config:
+    # Not at import, so that one program can import several commands.
+    config_flags.DEFINE_config_file(
+      'config',
+      default_config,
+      'Config file, configs/NAME.py or configs/NAME.py:VARIANT. Every leaf can '
+      'be overridden: --config.constraints.re.kappa=0.1',
+      lock_config=True,
+    )
 
   def reporting_main(argv):
     if not flags.FLAGS['verbosity'].present:
@@ -36,29 +56,19 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
   app.run(reporting_main, flags_parser=_parse_flags)
 
 
-def define_config(default: str | None = None):
-  """Defines --config, a file with `get_config`; read it by `read_config`."""
-  return config_flags.DEFINE_config_file(
-    'config',
-    default,
-    'Config file, configs/NAME.py or configs/NAME.py:VARIANT. Every leaf can '
-    'be overridden: --config.constraints.re.kappa=0.1',
-    lock_config=True,
-  )
-
-
-def read_config(flag: flags.FlagHolder) -> ConfigDict:
+def config() -> ConfigDict:
   """Returns the config that the command line asked for.
 
   Raises:
     UserError: if there is none or the file could not be loaded.
   """
-  if flag.value is None:
+  value = flags.FLAGS.config
+  if value is None:
     raise UserError('--config is missing, e.g. --config=configs/digits_vae.py')
-  if not isinstance(flag.value, ConfigDict):
+  if not isinstance(value, ConfigDict):
     path = flags.FLAGS['config'].config_filename
     raise UserError(f'--config={path} could not be loaded as a config file')
-  return flag.value
+  return value
 
 
 def workdir() -> str:

@@ -200,10 +200,9 @@ def evaluate(
   if parallel.is_main_process():
     workdirs.write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
     for split in splits:
-      images = experiment.dataset.splits[split]
-      rows = pictures.image_rows(experiment, state.params, images)
+      rows = pictures.image_rows(experiment, experiment.dataset.splits[split])
       path = os.path.join(workdir, f'reconstructions_{split}.png')
-      pictures.save_png(path, pictures.grid(rows))
+      pictures.save_png(path, pictures.grid(rows(state.params)))
   return evaluation
 
 

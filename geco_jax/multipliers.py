@@ -99,7 +99,9 @@ def geco(
         'log_multipliers)'
       )
     previous = jax.tree.map(
-      lambda c, average: jnp.where(state.count == 0, c, average),
+      lambda c, average: jnp.where(state.count == 0, c, average).astype(
+        average.dtype
+      ),
       constraints,
       state.moving_average,
     )

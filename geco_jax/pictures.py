@@ -1,8 +1,10 @@
 """Grids of images as PNG files."""
 
+from collections.abc import Callable
 import io
 import os
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,32 +18,32 @@ _GAP = 2
 
 
 def image_rows(
-  experiment: Experiment, params, images: Images, num_columns: int = 12
-) -> np.ndarray:
-  """Returns data, reconstructions and samples, as in Figure 6.
+  experiment: Experiment, images: Images, num_columns: int = 12
+) -> Callable[[hk.Params], np.ndarray]:
+  """Returns the function that makes data, reconstructions and samples.
+
+  Three rows as in Figure 6; the samples do not depend on the images.
 
   Args:
     experiment: model and data set.
-    params: of the model, not replicated.
     images: of a split, on the host; its first `num_columns` are shown.
     num_columns: images in a row.
 
   Returns:
-    float32 [3, num_columns, height, width, channels]; the samples do not depend
-    on the images.
+    params, not replicated -> float32 [3, num_columns, height, width, channels].
   """
   num_columns = min(num_columns, len(images.image))
-  keys = jax.random.split(jax.random.key(0), (2, num_columns))
+  shown = Images(*(array[:num_columns] for array in images))
 
   @jax.jit
-  def rows(params, shown):
+  def rows(params):
+    keys = jax.random.split(jax.random.key(0), (2, num_columns))
     batch = experiment.dataset.assemble(shown, jnp.arange(num_columns))
     output = experiment.model.apply(params, keys[0], batch.image)
     samples = experiment.model.sample(params, keys[1])
     return jnp.stack([batch.image, output.reconstruction, samples])
 
-  shown = Images(*(array[:num_columns] for array in images))
-  return np.asarray(rows(params, shown))
+  return lambda params: np.asarray(rows(params))
 
 
 def grid(rows: np.ndarray) -> np.ndarray:

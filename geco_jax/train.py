@@ -17,7 +17,6 @@ from geco_jax.metrics import say
 from geco_jax.training import Interrupted
 from geco_jax.training import train
 
-_CONFIG = cli.define_config()
 _PROGRESS = flags.DEFINE_bool('progress', True, 'Draw a progress bar.')
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
@@ -35,7 +34,7 @@ _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which, from 0.')
 def main(argv: Sequence[str]) -> int:
   """Trains the run that the flags name; returns the exit code."""
   del argv
-  config, workdir = cli.read_config(_CONFIG), cli.workdir()
+  config, workdir = cli.config(), cli.workdir()
   if _DISTRIBUTED.value:
     parallel.initialize_distributed(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
@@ -55,4 +54,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, takes_config=True)

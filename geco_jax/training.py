@@ -111,6 +111,9 @@ class _Run:
       experiment.dataset.splits['validation']
     )
     self._validation_means = split_means(experiment, likelihood=False)
+    self._image_rows = pictures.image_rows(
+      experiment, experiment.dataset.splits['validation']
+    )
     self._progress = metrics.Progress(
       config.num_steps, first_step, show_progress and self._writes
     )
@@ -204,9 +207,7 @@ class _Run:
     )
 
   def _picture(self):
-    images = self._experiment.dataset.splits['validation']
-    rows = pictures.image_rows(self._experiment, self.state.params, images)
-    picture = pictures.grid(rows)
+    picture = pictures.grid(self._image_rows(self.state.params))
     pictures.save_png(os.path.join(self._workdir, 'progress.png'), picture)
     return picture
 

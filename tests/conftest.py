@@ -53,7 +53,7 @@ def tiny_config():
   """Returns objective -> the config of a run that takes a second."""
 
   def make(objective='geco', kappa=0.2):
-    config = get_base_config(objective, kappa=kappa, num_steps=40)
+    config = get_base_config(objective, kappa=kappa, num_steps=20)
     config.batch_size = 8
     config.steps_per_dispatch = 5
     config.checkpoint_every = 10

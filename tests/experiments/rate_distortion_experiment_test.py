@@ -1,7 +1,6 @@
 """Tests of GECO against the rate-distortion function."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -18,10 +17,10 @@ def test_exact_expectations_agree_with_a_large_sample():
   model = rate_distortion.init_model(jax.random.key(0))
   model = model._replace(log_stddev=model.log_stddev - 0.5)
   sampled = rate_distortion.kl_and_squared_error(
-    model, jax.random.key(1), 200_000
+    model, jax.random.key(1), 50_000
   )
   exact = rate_distortion.exact_kl_and_squared_error(model)
-  np.testing.assert_allclose(exact, sampled, rtol=5e-3)
+  np.testing.assert_allclose(exact, sampled, rtol=1e-2)
 
 
 def test_short_training_comes_near_the_rate_and_the_multiplier():
@@ -31,28 +30,21 @@ def test_short_training_comes_near_the_rate_and_the_multiplier():
   assert abs(row['kl_error']) < 0.03
   assert abs(row['violation']) < 0.02
   assert abs(row['multiplier_error']) < 0.03
+  # No model needs fewer nats than the rate of the distortion it reached.
+  reached = row['distortion'] * (1 + row['violation'])
+  assert row['kl_nats'] > theory.rate(rate_distortion.EIGENVALUES, reached)
 
 
-def test_no_model_needs_fewer_nats_than_the_rate_of_its_own_distortion():
-  rows, _ = rate_distortion.run_update('literal', [1e-3], 300, 64, seed=0)
-  for row in rows:
-    reached = row['distortion'] * (1 + row['violation'])
-    rate = theory.rate(rate_distortion.EIGENVALUES, reached)
-    assert row['kl_nats'] >= rate - 1e-4
-
-
-@pytest.mark.parametrize('robustness', [False, True])
-def test_command_writes_numbers_and_figure(tmp_path, robustness):
-  flags = ['--num_steps=3', '--batch_size=2', f'--workdir={tmp_path}']
-  subprocess.run(
-    [sys.executable, '-m', 'experiments.rate_distortion', *flags]
-    + ['--robustness'] * robustness,
-    check=True,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+@pytest.mark.parametrize(
+  'robustness', [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_run_writes_numbers_and_figure(tmp_path, robustness):
+  rows = rate_distortion.run(
+    str(tmp_path), robustness, num_steps=3, batch_size=2, seed=0
   )
   name = 'rate_distortion_robustness' if robustness else 'rate_distortion'
-  runs = json.loads((tmp_path / f'{name}.json').read_text())['runs']
-  assert len(runs) == (56 if robustness else 8)
+  assert json.loads((tmp_path / f'{name}.json').read_text())['runs'] == rows
+  assert len(rows) == (56 if robustness else 8)
   assert matplotlib.image.imread(tmp_path / f'{name}.png').std() > 0
 
 

@@ -1,0 +1,101 @@
+"""From config to parts: every wrong value gets one clear sentence."""
+
+import pytest
+
+from geco_jax.build import build
+from geco_jax.build import build_dataset
+from geco_jax.build import CONSTRAINTS
+from geco_jax.build import MODELS
+from geco_jax.build import MULTIPLIERS
+from geco_jax.errors import UserError
+
+
+def set_leaf(config, name, value):
+  """Sets a leaf by its dotted name, whatever its type."""
+  *groups, leaf = name.split('.')
+  with config.unlocked(), config.ignore_type():
+    for group in groups:
+      config = config[group]
+    config[leaf] = value
+
+
+@pytest.mark.parametrize(
+  ('name', 'value', 'message'),
+  [
+    ('model.name', 'mlp_va', 'mlp_va.*did you mean mlp_vae.*conv_vae, mlp_vae'),
+    ('model.kwargs.latent_size', 0, 'config.model: latent_size'),
+    ('model.kwargs.latent', 3, "config.model: .*unexpected.*'latent'"),
+    ('constraints.re.kappa', 0.0, 'config.constraints.re: kappa must be > 0'),
+    ('constraints.re.kappa', -0.1, 'kappa must be > 0 .* got -0.1'),
+    ('multipliers.name', 'gecko', 'gecko.*did you mean geco'),
+    ('multipliers.kwargs.decay', 1.0, 'decay must be .*< 1, got 1.0'),
+    ('multipliers.kwargs.decay', -0.1, 'decay must be .*>= 0.*got -0.1'),
+    ('multipliers.kwargs.step_size', -1.0, 'step_size must be .*got -1.0'),
+    ('multipliers.kwargs.initial', 0.0, 'initial must be > 0, got 0.0'),
+    ('optimizer.name', 'adan', 'adan.*did you mean adam'),
+    ('learning_rate.name', 'cos', "unknown name 'cos'.*choose from"),
+    ('max_gradient_norm', 0.0, 'max_gradient_norm must be > 0, got 0.0'),
+    ('policy', 'compute=float99', 'config.policy must be .*got "compute=fl'),
+    ('policy', 'float16', 'float16 would need loss scaling'),
+    ('num_steps', 0, 'num_steps must be >= 1, got 0'),
+    ('num_steps', 42, 'num_steps must be a multiple of .*=5, got 42'),
+    ('checkpoint_every', 7, 'checkpoint_every must be a multiple of'),
+    ('batch_size', 0, 'batch_size must be >= 1, got 0'),
+    ('batch_size', 2**29, r'must stay below 2\*\*31'),
+    ('tolerance', -1.0, 'tolerance must be >= 0'),
+    ('seed', -1, 'seed must be in'),
+  ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(
+  name, value, message, tiny_config, make_dataset
+):
+  config = tiny_config()
+  set_leaf(config, name, value)
+  with pytest.raises(UserError, match=message):
+    build(config, make_dataset())
+
+
+def test_an_unknown_constraint_is_named_with_the_choices(
+  tiny_config, make_dataset
+):
+  config = tiny_config()
+  with config.unlocked():
+    config.constraints = {'rex': {'kappa': 0.1}}
+  with pytest.raises(UserError, match="'rex'.*did you mean re.*nll, re"):
+    build(config, make_dataset())
+
+
+def test_no_constraint_at_all_is_an_error(tiny_config, make_dataset):
+  config = tiny_config()
+  with config.unlocked():
+    config.constraints = {}
+  with pytest.raises(UserError, match='config.constraints is empty'):
+    build(config, make_dataset())
+
+
+def test_a_batch_that_the_devices_cannot_share_is_an_error(
+  tiny_config, make_dataset, monkeypatch
+):
+  monkeypatch.setattr('jax.device_count', lambda: 3)
+  with pytest.raises(UserError, match='batch_size=8 is not divisible by the 3'):
+    build(tiny_config(), make_dataset())
+
+
+def test_an_unknown_data_set_is_named_with_close_ones(tiny_config):
+  config = tiny_config()
+  config.dataset.name = 'mnistt'
+  with pytest.raises(UserError, match="unknown data set 'mnistt'.*mnist"):
+    build_dataset(config)
+
+
+def test_digits_are_built_without_options(tiny_config):
+  dataset = build_dataset(tiny_config())
+  assert dataset.name == 'digits'
+  assert dataset.image_shape == (8, 8, 1)
+
+
+def test_every_choice_is_a_function_with_a_docstring_or_private():
+  for choices in (MODELS, CONSTRAINTS, MULTIPLIERS):
+    for name, function in choices.items():
+      assert callable(function), name
+      assert function.__doc__ or function.__name__.startswith('_'), name

@@ -1,0 +1,101 @@
+"""Full-split means against plain NumPy, and what is derived from them."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from geco_jax import evaluation
+from geco_jax import parallel
+from geco_jax import update
+from geco_jax.build import build
+from geco_jax.distributions import quantized_normal_log_prob
+
+
+@pytest.fixture
+def run(tiny_config, make_dataset, monkeypatch):
+  """An experiment and its first state; few draws."""
+  monkeypatch.setattr(evaluation, 'MIN_DRAWS', 30)
+  experiment = build(tiny_config(), make_dataset())
+  state = update.init_state(experiment, update.run_inputs(experiment))
+  return experiment, jax.tree.map(np.asarray, state)
+
+
+def draws(experiment, state, split):
+  """Returns every draw's image and output, computed in one plain batch."""
+  images = experiment.dataset.splits[split]
+  n = len(images.image)
+  indices = np.arange(n * math.ceil(30 / n))
+  keys = jnp.stack(
+    [jax.random.fold_in(jax.random.key(0), draw) for draw in indices]
+  )
+  image = images.image[indices % n] / np.float32(255)
+  return image, experiment.model.apply(state.params, keys, image)
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_means_are_over_every_example_of_a_split(run, split):
+  experiment, state = run
+  means = evaluation.split_means(experiment)(
+    parallel.replicate(state.params),
+    parallel.replicate(experiment.dataset.splits[split]),
+    0.3,
+  )
+  image, output = draws(experiment, state, split)
+  squared = ((image - output.reconstruction) ** 2).sum(axis=(1, 2, 3)).mean()
+  nll = -quantized_normal_log_prob(
+    image, output.reconstruction, jnp.full(image.shape, 0.3)
+  ).sum(axis=(1, 2, 3))
+  assert means['squared_error'] == pytest.approx(float(squared), rel=1e-4)
+  assert means['kl_nats'] == pytest.approx(float(output.kl.mean()), rel=1e-4)
+  assert means['nll_nats'] == pytest.approx(float(nll.mean()), rel=1e-4)
+  expected = float(squared) - 16 * 0.2**2
+  assert means['re'] == pytest.approx(expected, rel=1e-4)
+
+
+def test_number_of_draws_is_a_multiple_of_the_examples():
+  assert evaluation.num_draws(55_000) == 55_000
+  assert evaluation.num_draws(180) % 180 == 0
+  assert evaluation.num_draws(180) >= evaluation.MIN_DRAWS
+
+
+def test_records_hold_together(run):
+  experiment, state = run
+  record = evaluation.evaluate_state(experiment, state, ['train', 'test'])
+  assert set(record['other_splits']) == {'test'}
+  for r, split, n in (
+    (record, 'train', 45),
+    (record['other_splits']['test'], 'test', 13),
+  ):
+    assert (r['split'], r['num_examples'], r['step']) == (split, n, 0)
+    bits = r['nll_nats_per_dim'] / math.log(2)
+    assert r['nll_bits_per_dim'] == pytest.approx(bits)
+    elbo = -16 * r['nll_nats_per_dim'] - r['kl_nats']
+    assert r['elbo_nats'] == pytest.approx(elbo)
+    re = r['constraints']['re']
+    assert re['value'] == pytest.approx(r['rmse'], rel=1e-5)
+    assert re['violation'] == pytest.approx(
+      (r['rmse'] / 0.2) ** 2 - 1, rel=1e-4
+    )
+    assert re['multiplier'] == 1.0
+    assert re['holds'] == (re['violation'] <= 0.02)
+  assert record['sigma_opt'] == pytest.approx(record['rmse'])
+  test = record['other_splits']['test']
+  assert test['sigma_opt'] == record['sigma_opt']
+
+
+def test_sigma_opt_is_the_best_sigma_of_a_gaussian(run):
+  """Eq. 26 with the division by D: the minimum of the training NLL."""
+  experiment, state = run
+  record = evaluation.evaluate_state(experiment, state, ['train'])
+  image, output = draws(experiment, state, 'train')
+  squared = ((image - output.reconstruction) ** 2).mean()
+
+  def nll(sigma):
+    return 0.5 * squared / sigma**2 + math.log(sigma)
+
+  best = nll(record['sigma_opt'])
+  assert best < nll(record['sigma_opt'] * 1.05)
+  assert best < nll(record['sigma_opt'] * 0.95)

@@ -1,0 +1,184 @@
+"""The loop: it stops, resumes and refuses as it should."""
+
+import json
+import math
+import os
+import signal
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from geco_jax import training
+from geco_jax.build import build
+from geco_jax.errors import UserError
+from geco_jax.evaluation import restore_state
+from geco_jax.metrics import read_metrics
+
+
+@pytest.fixture
+def train(make_dataset, monkeypatch):
+  """Returns (config, workdir) -> final state, on the small data set."""
+  monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
+
+  def run(config, workdir):
+    return training.train(
+      config, str(workdir), dataset=make_dataset(), show_progress=False
+    )
+
+  return run
+
+
+def assert_equal_bit_for_bit(one, other):
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_leaves_its_config_metrics_pictures_and_checkpoints(
+  train, tiny_config, tmp_path
+):
+  state = train(tiny_config(), tmp_path)
+  assert state.step == 20
+  assert {
+    'config.json',
+    'metrics.jsonl',
+    'progress.png',
+    'checkpoints',
+    'tensorboard',
+  } <= set(os.listdir(tmp_path))
+  logged = read_metrics(str(tmp_path))
+  trained = np.isfinite(logged['loss'])
+  np.testing.assert_array_equal(logged['step'][trained], range(5, 21, 5))
+  np.testing.assert_array_equal(logged['step'][~trained], [10, 20])
+  assert 'validation/re/value' in logged
+
+
+def test_a_finished_run_is_not_trained_again(train, tiny_config, tmp_path):
+  first = train(tiny_config(), tmp_path)
+  again = train(tiny_config(), tmp_path)
+  assert_equal_bit_for_bit(first, again)
+  assert len(read_metrics(str(tmp_path))['step']) == 6
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_continues_bit_for_bit(
+  number, train, tiny_config, tmp_path, make_dataset, monkeypatch
+):
+  config = tiny_config()
+  whole = train(config, tmp_path / 'whole')
+
+  log = training._Run._log
+
+  def log_and_signal(self, step, *args):
+    if step == 5:
+      os.kill(os.getpid(), number)
+    return log(self, step, *args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(training._Run, '_log', log_and_signal)
+    with pytest.raises(training.Interrupted, match=number.name) as stopped:
+      train(config, tmp_path / 'parts')
+  assert stopped.value.signal_number == number
+  saved = restore_state(str(tmp_path / 'parts'), build(config, make_dataset()))
+  assert 5 <= saved.step < 20
+  assert_equal_bit_for_bit(train(config, tmp_path / 'parts'), whole)
+
+  losses = []
+  for name in ('whole', 'parts'):
+    loss = read_metrics(str(tmp_path / name))['loss']
+    losses.append(loss[np.isfinite(loss)])
+  np.testing.assert_array_equal(*losses)
+
+
+def test_signal_handlers_are_restored(train, tiny_config, tmp_path):
+  before = signal.getsignal(signal.SIGTERM)
+  train(tiny_config(), tmp_path)
+  assert signal.getsignal(signal.SIGTERM) is before
+  assert threading.active_count() < 50
+
+
+def test_damaged_latest_checkpoint_falls_back_and_ends_the_same(
+  train, tiny_config, tmp_path
+):
+  whole = train(tiny_config(), tmp_path)
+  latest = tmp_path / 'checkpoints' / '20'
+  for folder, _, files in os.walk(latest):
+    for file in files:
+      path = os.path.join(folder, file)
+      with open(path, 'r+b') as handle:
+        handle.truncate(os.path.getsize(path) // 2)
+  assert_equal_bit_for_bit(train(tiny_config(), tmp_path), whole)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good(
+  train, tiny_config, tmp_path, make_dataset
+):
+  config = tiny_config()
+  config.learning_rate.name = 'linear'
+  with config.unlocked():
+    config.learning_rate.kwargs = dict(
+      init_value=1e-3, end_value=1e38, transition_begin=12, transition_steps=1
+    )
+  with pytest.raises(
+    UserError, match=r'not finite at step 1[45]; .* 10 .*intact'
+  ):
+    train(config, tmp_path)
+  state = restore_state(str(tmp_path), build(config, make_dataset()))
+  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
+
+
+def test_an_infeasible_kappa_is_reported_with_the_best_that_was_reached(
+  train, tiny_config, tmp_path, make_dataset
+):
+  config = tiny_config(kappa=1e-4)
+  config.multipliers.kwargs.log_multiplier_range = (-1.0, 0.1)
+  state = train(config, tmp_path)
+  (line,) = training.infeasible(
+    str(tmp_path), build(config, make_dataset()), state.log_multipliers
+  )
+  best = np.nanmin(read_metrics(str(tmp_path))['re/value'])
+  assert 'kappa 0.0001 was asked' in line
+  assert f'reached is {best:.4g}' in line
+  assert math.isclose(state.log_multipliers['re'], 0.1, rel_tol=1e-5)
+
+
+def test_a_kappa_that_is_met_is_not_reported(
+  train, tiny_config, tmp_path, make_dataset
+):
+  config = tiny_config(kappa=0.9)
+  state = train(config, tmp_path)
+  assert not list(
+    training.infeasible(
+      str(tmp_path), build(config, make_dataset()), state.log_multipliers
+    )
+  )
+
+
+def test_another_config_is_refused_and_named(train, tiny_config, tmp_path):
+  train(tiny_config(), tmp_path)
+  before = (tmp_path / 'config.json').read_text()
+  with pytest.raises(UserError, match=r'kappa was 0.2, is 0.3.*choose another'):
+    train(tiny_config(kappa=0.3), tmp_path)
+  assert (tmp_path / 'config.json').read_text() == before
+
+
+def test_a_wrong_value_leaves_nothing_behind(train, tiny_config, tmp_path):
+  config = tiny_config(kappa=-1.0)
+  with pytest.raises(UserError, match='kappa must be > 0'):
+    train(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_an_unwritable_workdir_is_an_error(train, tiny_config, tmp_path):
+  file = tmp_path / 'file'
+  file.write_text('not a folder')
+  with pytest.raises(UserError, match='cannot be written: '):
+    train(tiny_config(), file / 'run')
+
+
+def test_saved_config_reads_back(train, tiny_config, tmp_path):
+  train(tiny_config(), tmp_path)
+  saved = json.loads((tmp_path / 'config.json').read_text())
+  assert saved['constraints'] == {'re': {'kappa': 0.2}}
+  assert saved['learning_rate']['kwargs']['decay_steps'] == 20

@@ -1,0 +1,164 @@
+"""The training step: one for all objectives, any number of devices."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from geco_jax import parallel
+from geco_jax import update
+from geco_jax.base_config import OBJECTIVES
+from geco_jax.build import build
+from geco_jax.distributions import gaussian_nll
+
+
+def take_steps(experiment, num_steps, num_calls=1):
+  """Returns the unreplicated state after, and each step's metrics."""
+  inputs = update.run_inputs(experiment)
+  state = parallel.replicate(update.init_state(experiment, inputs))
+  images = parallel.replicate(experiment.dataset.splits['train'])
+  run = update.train_steps(experiment, num_steps)
+  collected = []
+  for _ in range(num_calls):
+    state, metrics = run(state, parallel.replicate(inputs), images)
+    collected.append(parallel.unreplicate(metrics))
+  metrics = jax.tree.map(lambda *m: np.concatenate(m), *collected)
+  return parallel.unreplicate(state), metrics
+
+
+@pytest.mark.parametrize('objective', OBJECTIVES)
+def test_every_objective_lowers_its_loss_with_finite_metrics(
+  objective, tiny_config, make_dataset
+):
+  experiment = build(tiny_config(objective), make_dataset())
+  state, metrics = take_steps(experiment, 60)
+  assert state.step == 60
+  for values in metrics.values():
+    assert values.shape == (60,)
+    assert np.all(np.isfinite(values))
+  assert metrics['mse'][-10:].mean() < metrics['mse'][:10].mean()
+
+
+def test_elbo_is_kl_plus_nll_at_multiplier_one(tiny_config, make_dataset):
+  experiment = build(tiny_config('elbo'), make_dataset())
+  inputs = update.run_inputs(experiment)
+  state = update.init_state(experiment, inputs)
+  keys = jax.random.split(jax.random.key(0), 6)
+  batch = experiment.dataset.assemble(
+    experiment.dataset.splits['train'], jnp.arange(6)
+  )
+  loss, _ = update.loss_and_metrics(
+    experiment, state.params, state.log_multipliers, inputs.kappas, keys, batch
+  )
+  output = experiment.model.apply(state.params, keys, batch.image)
+  nll = gaussian_nll(
+    batch.image, output.reconstruction, output.likelihood_stddev
+  )
+  assert loss == pytest.approx(float((output.kl + nll).mean()), rel=1e-5)
+
+
+def test_geco_multiplier_follows_algorithm_1(tiny_config, make_dataset):
+  config = tiny_config('geco_literal')
+  experiment = build(config, make_dataset())
+  state, metrics = take_steps(experiment, 30)
+  log_multiplier, average = 0.0, metrics['re/violation'][0]
+  for violation in metrics['re/violation']:
+    average = 0.99 * average + 0.01 * violation
+    log_multiplier += config.multipliers.kwargs.step_size * average
+  assert state.log_multipliers['re'] == pytest.approx(log_multiplier, rel=1e-4)
+
+
+def test_fixed_multiplier_stays_and_annealed_beta_follows_its_schedule(
+  tiny_config, make_dataset
+):
+  config = tiny_config('beta_vae')
+  state, _ = take_steps(build(config, make_dataset()), 5)
+  assert state.log_multipliers['nll'] == pytest.approx(-np.log(4))
+
+  config = tiny_config('annealed_beta')
+  config.multipliers.kwargs.transition_steps = 10
+  _, metrics = take_steps(build(config, make_dataset()), 15)
+  beta = np.exp(-metrics['nll/log_multiplier'])
+  expected = np.maximum(0.7 + 1.3 * (1 - np.arange(15) / 10), 0.7)
+  np.testing.assert_allclose(beta, expected, rtol=1e-5)
+
+
+def test_calls_of_k_steps_compose(tiny_config, make_dataset):
+  experiment = build(tiny_config(), make_dataset())
+  whole, whole_metrics = take_steps(experiment, 12)
+  parts, part_metrics = take_steps(experiment, 4, num_calls=3)
+  np.testing.assert_allclose(
+    whole_metrics['loss'], part_metrics['loss'], rtol=1e-4
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), whole, parts
+  )
+
+
+def test_seed_and_kappa_are_inputs_of_one_compiled_program(
+  tiny_config, make_dataset
+):
+  experiment = build(tiny_config(), make_dataset())
+  run = update.train_steps(experiment, 3)
+  images = parallel.replicate(experiment.dataset.splits['train'])
+  results = []
+  for seed, kappa in ((0, 0.2), (1, 0.2), (0, 0.1)):
+    inputs = update.RunInputs(jnp.uint32(seed), {'re': jnp.float32(kappa)})
+    state = parallel.replicate(update.init_state(experiment, inputs))
+    _, metrics = run(state, parallel.replicate(inputs), images)
+    results.append(parallel.unreplicate(metrics))
+  assert results[0]['loss'][0] != results[1]['loss'][0]
+  np.testing.assert_allclose(results[0]['mse'][0], results[2]['mse'][0])
+  assert results[0]['re/violation'][0] < results[2]['re/violation'][0]
+
+
+def test_bfloat16_trains(tiny_config, make_dataset):
+  config = tiny_config()
+  config.policy = 'params=float32,compute=bfloat16,output=float32'
+  state, metrics = take_steps(build(config, make_dataset()), 60)
+  assert all(x.dtype == np.float32 for x in jax.tree.leaves(state.params))
+  assert metrics['mse'][-10:].mean() < metrics['mse'][:10].mean()
+
+
+_DEVICES_SCRIPT = """
+import sys
+import jax
+import numpy as np
+import conftest, update_test
+from geco_jax.build import build
+
+make_images = conftest.make_images.__wrapped__()
+experiment = build(
+  conftest.tiny_config.__wrapped__()(),
+  conftest.make_dataset.__wrapped__(make_images)(),
+)
+state, metrics = update_test.take_steps(experiment, 6)
+leaves = {f'state{i}': x for i, x in enumerate(jax.tree.leaves(state))}
+np.savez(sys.argv[1], devices=jax.device_count(), **leaves, **metrics)
+"""
+
+
+def run_on(num_devices, path):
+  """Returns state and metrics of a few steps on forced CPU devices."""
+  tests = os.path.dirname(os.path.abspath(__file__))
+  environment = os.environ | {
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',
+    'JAX_PLATFORMS': 'cpu',
+    'PYTHONPATH': tests,
+  }
+  script = [sys.executable, '-c', _DEVICES_SCRIPT, str(path)]
+  subprocess.run(script, env=environment, check=True)
+  return dict(np.load(path))
+
+
+def test_eight_devices_equal_one(tmp_path):
+  """Same batches, same noise; only sums are taken in another order."""
+  one, eight = (run_on(n, tmp_path / f'{n}.npz') for n in (1, 8))
+  assert (one.pop('devices'), eight.pop('devices')) == (1, 8)
+  assert one.keys() == eight.keys()
+  for name, values in one.items():
+    np.testing.assert_allclose(values, eight[name], rtol=2e-4, atol=2e-5)
