@@ -12,6 +12,7 @@ constraint, by default the VAE on handwritten digits.
 
 from collections.abc import Mapping, Sequence
 import os
+from typing import Any
 
 from matplotlib.figure import Figure
 import numpy as np
@@ -25,7 +26,7 @@ from geco_jax.training import train
 _MAX_LINES = 400  # Of the log; more would not show.
 
 
-def gaussian_nll(rmse: np.ndarray) -> np.ndarray:
+def gaussian_nll(rmse: np.ndarray | float) -> np.ndarray:
   """Returns nats per dimension of 8-bit pixels whose error is Gaussian.
 
   A normal with sigma = RMSE has density entropy 1/2 log(2 pi e RMSE^2), and
@@ -53,11 +54,11 @@ def figure_3(
     width_ratios=[1.15, 1],
   ).values()
 
-  colours = dict(c=step, cmap='viridis', s=14)
+  colours: dict[str, Any] = dict(c=step, cmap='viridis', s=14)
   points = plane.scatter(
     gaussian_nll(logged['rmse']), logged['kl_nats'], **colours
   )
-  plane.axvline(gaussian_nll(np.asarray(kappa)), color='grey', linestyle='--')
+  plane.axvline(float(gaussian_nll(kappa)), color='grey', linestyle='--')
   plane.set(
     xlabel=r'NLL at $\sigma$ = RMSE [nats per dimension]',
     ylabel='KL [nats]',

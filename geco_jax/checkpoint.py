@@ -28,7 +28,8 @@ class Restored(NamedTuple):
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):
   """Which checkpoints stay: the last few, and the best of all."""
 
-  best_step: int | None = None
+  def __init__(self):
+    self.best_step: int | None = None
 
   def should_preserve(self, checkpoints, *, context):
     """Returns a flag per checkpoint."""
@@ -47,15 +48,23 @@ class Checkpointer:
   or does not match its digest is passed over for the one before.
   """
 
-  def __init__(self, workdir: str | os.PathLike):
-    """Opens (and creates) the checkpoints folder of a run."""
+  def __init__(self, workdir: str | os.PathLike, *, read_only: bool = False):
+    """Opens the checkpoints folder of a run.
+
+    Args:
+      workdir: of the run.
+      read_only: whether to leave the folder as it is, for a run that another
+        process may be training; otherwise it is created and swept.
+    """
     self._directory = os.path.join(os.path.abspath(workdir), 'checkpoints')
     self._best_path = os.path.join(os.path.abspath(workdir), 'best.json')
     self._policy = _LatestAndBest()
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=self._policy, cleanup_tmp_directories=True
+        preservation_policy=self._policy,
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
       ),
     )
 
@@ -86,7 +95,7 @@ class Checkpointer:
     """Returns the steps of the checkpoints on the disk, oldest first."""
     return sorted(self._manager.all_steps())
 
-  def best(self) -> dict[str, float] | None:
+  def best(self) -> dict[str, Any] | None:
     """Returns step and score of the lowest score, None without checkpoints."""
     try:
       with open(self._best_path) as file:

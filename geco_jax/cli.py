@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import sys
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -66,8 +67,10 @@ def config() -> ConfigDict:
   if value is None:
     raise UserError('--config is missing, e.g. --config=configs/digits_vae.py')
   if not isinstance(value, ConfigDict):
-    path = flags.FLAGS['config'].config_filename
-    raise UserError(f'--config={path} could not be loaded as a config file')
+    flag: Any = flags.FLAGS['config']
+    raise UserError(
+      f'--config={flag.config_filename} could not be loaded as a config file'
+    )
   return value
 
 
@@ -87,11 +90,20 @@ def _parse_flags(argv):
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
-    sys.exit(_report(error))
+    sys.exit(_report(_without_traceback(str(error))))
   except (AttributeError, KeyError) as error:  # A key the config lacks.
     sys.exit(_report(f'the config has no such key: {error}'))
-  except (ValueError, TypeError, OSError) as error:  # Raised by get_config.
+  except (ValueError, TypeError, OSError) as error:  # A value it refuses.
     sys.exit(_report(error))
+
+
+def _without_traceback(text: str) -> str:
+  """Returns only the last line where a config file refused its variant."""
+  *_, last = text.strip().splitlines()
+  refusal = 'ValueError: '
+  if 'Traceback' in text and last.startswith(refusal):
+    return last.removeprefix(refusal)
+  return text
 
 
 def _report(error) -> int:

@@ -18,7 +18,6 @@ from geco_jax.build import Dataset
 from geco_jax.build import Experiment
 from geco_jax.checkpoint import Checkpointer
 from geco_jax.constraints import squared_error
-from geco_jax.datasets.images import Images
 from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.errors import UserError
 from geco_jax.update import init_state
@@ -29,7 +28,7 @@ SPLITS = ('train', 'validation', 'test')
 MIN_DRAWS = 2**15
 _NOISE_SEED = 0
 
-SplitMeans = Callable[[Any, Images, float], dict[str, float]]
+SplitMeans = Callable[..., dict[str, float]]
 
 
 def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
@@ -105,13 +104,13 @@ def num_draws(num_examples: int) -> int:
 def constraint_report(
   experiment: Experiment,
   means: Mapping[str, float],
-  log_multipliers: Mapping[str, float],
+  log_multipliers: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
   """Returns what is said of each constraint, from its mean violation."""
   return {
     name: {
       'kappa': float(constraint.kappa),
-      'value': float(constraint.measure(means[name])),
+      'value': float(constraint.measure(jnp.asarray(means[name]))),
       'unit': constraint.unit,
       'violation': means[name] / float(constraint.scale),
       'multiplier': math.exp(log_multipliers[name]),
@@ -214,17 +213,19 @@ def restore_state(
   Raises:
     UserError: if there is no such checkpoint.
   """
-  checkpointer = Checkpointer(workdir)
+  checkpointer = Checkpointer(workdir, read_only=True)
   try:
     steps = checkpointer.steps()
-    if not steps or (step is not None and step not in steps):
+    if step is not None and step not in steps:
       raise UserError(
-        f'--workdir={workdir} has no checkpoint'
-        + (f' of step {step}; it has {steps}' if steps else ' yet')
+        f'--workdir={workdir} has no checkpoint of step {step}; it has {steps}'
       )
     like = jax.tree.map(
       np.asarray, init_state(experiment, run_inputs(experiment))
     )
-    return checkpointer.restore(like, step).state
+    restored = checkpointer.restore(like, step)
   finally:
     checkpointer.close()
+  if restored is None:
+    raise UserError(f'--workdir={workdir} has no checkpoint yet')
+  return restored.state

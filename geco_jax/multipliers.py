@@ -10,7 +10,7 @@ module imports nothing else of the package: lift it into any training loop.
 from collections.abc import Callable
 import math
 import numbers
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ class GecoState(NamedTuple):
   """Memory of `geco`."""
 
   count: jax.Array  # int32 [], updates made so far.
-  moving_average: optax.Updates  # C_ma of Algorithm 1, like the constraints.
+  moving_average: Any  # C_ma of Algorithm 1, like the constraints.
 
 
 class ScheduledState(NamedTuple):
@@ -112,7 +112,7 @@ def geco(
       constraints,
       previous,
     )
-    rate = step_size(state.count) if callable(step_size) else step_size
+    rate: Any = step_size(state.count) if callable(step_size) else step_size
 
     def change(average, before, log_multiplier):
       if violation_clip is not None:
@@ -171,7 +171,7 @@ def scheduled(schedule: optax.Schedule) -> optax.GradientTransformation:
         'state, log_multipliers)'
       )
     count = optax.safe_increment(state.count)
-    log_lambda = jnp.log(schedule(count))
+    log_lambda = jnp.log(jnp.asarray(schedule(count)))
     updates = jax.tree.map(
       lambda m: (log_lambda - m).astype(m.dtype), log_multipliers
     )
