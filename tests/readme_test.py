@@ -1,0 +1,51 @@
+"""The README says what is so."""
+
+import importlib.util
+import os
+import re
+
+import numpy as np
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+@pytest.fixture(scope='module')
+def readme():
+  with open(os.path.join(ROOT, 'README.md')) as file:
+    return file.read()
+
+
+def test_example_reaches_the_exact_point_and_multiplier(readme):
+  (example,) = re.findall(r'```python\n(.*?)```', readme, re.DOTALL)
+  assert len([line for line in example.splitlines() if line.strip()]) <= 20
+  scope = {}
+  exec(example, scope)  # noqa: S102
+  a, kappa = np.array([2.0, 1.0]), 0.5
+  norm = np.linalg.norm(a)
+  x, _, log_multiplier, _ = scope['state']
+  np.testing.assert_allclose(x, a * (1 - kappa / norm), rtol=1e-3)
+  np.testing.assert_allclose(
+    np.exp(log_multiplier), norm / kappa - 1, rtol=1e-2
+  )
+
+
+def test_every_command_names_a_module_that_exists(readme):
+  modules = set(re.findall(r'python -m ([\w.]+)', readme))
+  assert 'geco_jax.train' in modules
+  for module in modules:
+    assert importlib.util.find_spec(module), module
+
+
+def test_every_make_target_exists(readme):
+  with open(os.path.join(ROOT, 'Makefile')) as file:
+    makefile = file.read()
+  targets = set(re.findall(r'^make ([\w-]+)', readme, re.MULTILINE))
+  assert {'demo', 'test'} <= targets
+  for target in targets:
+    assert re.search(rf'^{target}:', makefile, re.MULTILINE), target
+
+
+def test_every_config_named_exists(readme):
+  for path in set(re.findall(r'configs/\w+\.py', readme)):
+    assert os.path.exists(os.path.join(ROOT, path)), path
