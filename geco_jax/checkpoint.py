@@ -63,8 +63,9 @@ class Checkpointer:
       self._directory,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=self._policy,
+        # Orbax's own read_only warns at every start.
+        create=not read_only,
         cleanup_tmp_directories=not read_only,
-        read_only=read_only,
       ),
     )
 
