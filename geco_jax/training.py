@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import logging
 import jax
@@ -125,7 +125,7 @@ class _Run:
     config = self._config
     run_steps = train_steps(self._experiment, config.steps_per_dispatch)
     state = parallel.replicate(self.state)
-    step, saved = int(self.state.step), int(self.state.step)
+    step = int(self.state.step)
     pending = None
     since = time.monotonic()
     while step < config.num_steps:
@@ -141,9 +141,8 @@ class _Run:
         since = self._log(*pending, since)
         pending = None
         self._save(step, state)
-        saved = step
         since = time.monotonic()
-      if stop and saved < config.num_steps:
+      if stop and step < config.num_steps:
         raise Interrupted(signal_number or signal.SIGTERM, step)
 
   def close(self) -> None:
@@ -159,17 +158,7 @@ class _Run:
     num_steps = len(per_step['loss'])
     finite = np.isfinite(per_step['loss']) & np.isfinite(per_step['kl_nats'])
     if not finite.all():
-      bad = step - num_steps + int(np.argmin(finite)) + 1
-      saved = max(self._checkpointer.steps(), default=None)
-      raise UserError(
-        f'the loss is not finite at step {bad}; '
-        + (
-          f'the checkpoint of step {saved} in {self._workdir} is intact'
-          if saved is not None
-          else 'there was no checkpoint yet'
-        )
-        + '; a smaller learning rate or config.max_gradient_norm may help'
-      )
+      self._stop_not_finite(step - num_steps + int(np.argmin(finite)) + 1)
     now = time.monotonic()
     values = {k: float(v.mean()) for k, v in per_step.items()}
     values['rmse'] = math.sqrt(values.pop('mse'))
@@ -182,10 +171,25 @@ class _Run:
     }
     return now
 
+  def _stop_not_finite(self, step) -> NoReturn:
+    saved = max(self._checkpointer.steps(), default=None)
+    checkpoint_left = (
+      f'the checkpoint of step {saved} in {self._workdir} is intact'
+      if saved is not None
+      else 'there was no checkpoint yet'
+    )
+    raise UserError(
+      f'the loss is not finite at step {step}; {checkpoint_left}; a smaller '
+      'learning rate or config.max_gradient_norm may help'
+    )
+
   def _save(self, step, state) -> None:
     """Evaluates the validation split, draws it and saves a checkpoint."""
     self.state = parallel.unreplicate(state)
     means = self._validation_means(state.params, self._validation_images)
+    if not all(map(math.isfinite, means.values())):
+      # The last update broke what its own loss did not see yet.
+      self._stop_not_finite(step + 1)
     report = constraint_report(
       self._experiment, means, self.state.log_multipliers
     )

@@ -30,17 +30,28 @@ def take_steps(experiment, num_steps, num_calls=1):
   return parallel.unreplicate(state), metrics
 
 
+def errors_at_start_and_end(config, dataset):
+  """Returns the squared errors per pixel of a run on few prototypes."""
+  config.num_steps = 2_000
+  config.learning_rate.kwargs.init_value = 1e-2
+  state, metrics = take_steps(build(config, dataset), 2_000)
+  assert state.step == 2_000
+  assert all(x.dtype == np.float32 for x in jax.tree.leaves(state.params))
+  for values in metrics.values():
+    assert values.shape == (2_000,)
+    assert np.all(np.isfinite(values))
+  return metrics['mse'][:30].mean(), metrics['mse'][-30:].mean()
+
+
 @pytest.mark.parametrize('objective', OBJECTIVES)
-def test_every_objective_lowers_its_loss_with_finite_metrics(
+def test_every_objective_learns_with_finite_metrics(
   objective, tiny_config, make_dataset
 ):
-  experiment = build(tiny_config(objective), make_dataset())
-  state, metrics = take_steps(experiment, 60)
-  assert state.step == 60
-  for values in metrics.values():
-    assert values.shape == (60,)
-    assert np.all(np.isfinite(values))
-  assert metrics['mse'][-10:].mean() < metrics['mse'][:10].mean()
+  first, last = errors_at_start_and_end(
+    tiny_config(objective, kappa=0.1), make_dataset()
+  )
+  # A beta of 4 buys the least.
+  assert last < (0.95 if objective == 'beta_vae' else 0.7) * first
 
 
 def test_elbo_is_kl_plus_nll_at_multiplier_one(tiny_config, make_dataset):
@@ -117,11 +128,10 @@ def test_seed_and_kappa_are_inputs_of_one_compiled_program(
 
 
 def test_bfloat16_trains(tiny_config, make_dataset):
-  config = tiny_config()
+  config = tiny_config(kappa=0.1)
   config.policy = 'params=float32,compute=bfloat16,output=float32'
-  state, metrics = take_steps(build(config, make_dataset()), 60)
-  assert all(x.dtype == np.float32 for x in jax.tree.leaves(state.params))
-  assert metrics['mse'][-10:].mean() < metrics['mse'][:10].mean()
+  first, last = errors_at_start_and_end(config, make_dataset())
+  assert last < 0.7 * first
 
 
 _DEVICES_SCRIPT = """
