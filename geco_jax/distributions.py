@@ -1,5 +1,6 @@
 """The distributions of the paper's models and of its evaluation."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -58,8 +59,9 @@ def gaussian_nll(
     mean: [batch, *event].
     stddev: [], one global standard deviation (Section 3).
   """
-  squared = ((value - mean) / stddev) ** 2
-  return _sum_event(0.5 * squared + jnp.log(stddev) + 0.5 * jnp.log(2 * jnp.pi))
+  num_dims = math.prod(value.shape[1:])
+  log_normaliser = num_dims * (jnp.log(stddev) + 0.5 * math.log(2 * math.pi))
+  return 0.5 * _sum_event((value - mean) ** 2) / stddev**2 + log_normaliser
 
 
 def quantized_normal_log_prob(

@@ -128,13 +128,15 @@ def train_steps(
   batch_size = experiment.batch_size
   local_batch_size = batch_size // jax.device_count()
 
-  def step(state, inputs, images, orders, first_epoch):
+  def step(state, inputs, images):
     start = parallel.device_index() * local_batch_size
     places = start + jnp.arange(local_batch_size)
-    batch = experiment.dataset.assemble(
-      images,
-      batches.indices_at(orders, first_epoch, state.step * batch_size + places),
+    indices = batches.indices_at(
+      _key(inputs.seed, 'data'),
+      state.step * batch_size + places,
+      images.image.shape[0],
     )
+    batch = experiment.dataset.assemble(images, indices)
     noise_key = jax.random.fold_in(_key(inputs.seed, 'noise'), state.step)
     keys = jax.vmap(lambda place: jax.random.fold_in(noise_key, place))(places)
 
@@ -148,18 +150,8 @@ def train_steps(
     return _apply(experiment, state, inputs, gradients, values, metrics)
 
   def run(state, inputs, images):
-    num_examples = images.image.shape[0]
-    first_epoch = state.step * batch_size // num_examples
-    orders = batches.epoch_orders(
-      _key(inputs.seed, 'data'),
-      first_epoch,
-      batches.max_epochs_spanned(num_steps * batch_size, num_examples),
-      num_examples,
-    )
     return jax.lax.scan(
-      lambda state, _: step(state, inputs, images, orders, first_epoch),
-      state,
-      length=num_steps,
+      lambda state, _: step(state, inputs, images), state, length=num_steps
     )
 
   return parallel.pmap(run, donate_argnums=0)

@@ -1,9 +1,12 @@
 """Which examples a step sees."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from geco_jax.datasets import batches
 from geco_jax.datasets.images import Images
@@ -11,23 +14,17 @@ from geco_jax.datasets.images import Images
 
 def stream(num_examples, batch_size, num_steps, seed=0, first_step=0):
   """Returns the example indices of consecutive steps, [steps, batch]."""
+  steps = first_step + jnp.arange(num_steps)[:, None]
+  positions = steps * batch_size + jnp.arange(batch_size)[None]
+  look_up = jax.jit(batches.indices_at, static_argnums=2)
   key = jax.random.key(seed)
-  first_epoch = first_step * batch_size // num_examples
-  num_epochs = batches.max_epochs_spanned(num_steps * batch_size, num_examples)
-  orders = batches.epoch_orders(
-    key, jnp.int32(first_epoch), num_epochs, num_examples
-  )
-  return np.stack(
-    [
-      batches.indices_at(
-        orders, first_epoch, step * batch_size + jnp.arange(batch_size)
-      )
-      for step in range(first_step, first_step + num_steps)
-    ]
-  )
+  return np.stack([look_up(key, row, num_examples) for row in positions])
 
 
-@pytest.mark.parametrize(('n', 'batch'), [(12, 4), (10, 4), (7, 16), (5, 1)])
+@pytest.mark.parametrize(
+  ('n', 'batch'),
+  [(12, 4), (10, 4), (7, 16), (5, 1), (1, 3), (2, 2), (64, 30), (65, 30)],
+)
 def test_every_epoch_has_every_example_once(n, batch):
   flat = stream(n, batch, num_steps=30).ravel()
   for epoch in flat[: len(flat) // n * n].reshape(-1, n):
@@ -49,19 +46,41 @@ def test_batch_depends_on_the_step_alone(first_step):
   )
 
 
-@pytest.mark.parametrize('n', [1, 2, 5, 9])
-@pytest.mark.parametrize('count', [1, 2, 4, 5, 6, 17])
-def test_max_epochs_spanned_is_the_least_bound(n, count):
-  spans = [(start + count - 1) // n - start // n + 1 for start in range(n)]
-  assert batches.max_epochs_spanned(count, n) == max(spans)
+def test_a_large_epoch_is_a_permutation_without_trend():
+  n = 55_000
+  order = stream(n, n, num_steps=1)[0]
+  np.testing.assert_array_equal(np.sort(order), np.arange(n))
+  # Correlations of a random permutation are normal with stddev 1 / sqrt(n).
+  for lag in (1, 2, 128):
+    assert abs(np.corrcoef(order[:-lag], order[lag:])[0, 1]) < 4 / np.sqrt(n)
+  assert abs(np.corrcoef(order, np.arange(n))[0, 1]) < 4 / np.sqrt(n)
 
 
-def test_first_positions_are_uniform_over_examples():
-  n, epochs = 8, 4000
-  orders = batches.epoch_orders(jax.random.key(0), jnp.int32(0), epochs, n)
-  counts = np.bincount(np.asarray(orders[:, 0]), minlength=n)
-  chi_squared = ((counts - epochs / n) ** 2 / (epochs / n)).sum()
-  assert chi_squared < 24.3  # 0.999 quantile of chi-squared, 7 degrees.
+def uniform(counts):
+  """Returns whether counts pass a chi-squared test at 0.1%."""
+  return scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_every_order_of_few_examples_is_as_likely():
+  epochs = stream(4, 4 * 6_000, num_steps=1).reshape(-1, 4)
+  counts = collections.Counter(map(tuple, epochs.tolist()))
+  assert len(counts) == 24
+  assert uniform([*counts.values()])
+
+
+@pytest.mark.parametrize('place', [0, 3, 7])
+def test_every_place_of_an_epoch_is_uniform_over_examples(place):
+  epochs = stream(8, 8 * 4_000, num_steps=1).reshape(-1, 8)
+  assert uniform(np.bincount(epochs[:, place], minlength=8))
+
+
+@pytest.mark.parametrize('n', [7, 10, 17])
+def test_pairs_within_a_batch_are_uniform(n):
+  epochs = stream(n, n * 9_000, num_steps=1).reshape(-1, n)
+  pairs = np.bincount(epochs[:, 2] * n + epochs[:, 3], minlength=n * n)
+  distinct = pairs.reshape(n, n)[~np.eye(n, dtype=bool)]
+  assert pairs.reshape(n, n).trace() == 0
+  assert uniform(distinct)
 
 
 def test_decode_scales_bytes_to_the_unit_interval():
