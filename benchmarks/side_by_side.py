@@ -5,11 +5,11 @@ turns meet the same drift, and the ratio within each round is free of most.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
-import resource
 import statistics
 import time
 from typing import Any, NamedTuple
@@ -109,23 +109,30 @@ def table(rows: Sequence[Row]) -> str:
   )
 
 
-def write_json(path: str, rows: Sequence[Row], packages: Sequence[str]) -> None:
+def write_json(path: str, rows: Sequence[Row]) -> None:
   """Writes the rows and what they were measured on."""
   report = {
     'device': jax.devices()[0].device_kind,
     'num_devices': jax.device_count(),
     'processor': _processor(),
-    'num_cores': len(os.sched_getaffinity(0)),
+    'num_cores': os.cpu_count(),
     'load_average_at_end': os.getloadavg()[0],
-    'peak_memory_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    // 1024,
-    'versions': {'python': platform.python_version()}
-    | {name: importlib.metadata.version(name) for name in packages},
+    'xla_flags': os.environ.get('XLA_FLAGS', ''),
+    'versions': {'python': platform.python_version()} | _versions(),
     'rows': [row._asdict() for row in rows],
   }
   with open(path, 'w') as file:
     json.dump(report, file, indent=2)
     file.write('\n')
+
+
+def _versions() -> dict[str, str]:
+  """Returns the versions of the packages that are compared, if installed."""
+  versions = {}
+  for name in ('jax', 'jaxlib', 'dm-haiku', 'optax', 'torch'):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      versions[name] = importlib.metadata.version(name)
+  return versions
 
 
 def _processor() -> str:

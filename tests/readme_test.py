@@ -1,11 +1,14 @@
 """The README says what is so."""
 
 import importlib.util
+import json
 import os
 import re
 
 import numpy as np
 import pytest
+
+from experiments import information_plane
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -48,4 +51,16 @@ def test_every_make_target_exists(readme):
 
 def test_every_config_named_exists(readme):
   for path in set(re.findall(r'configs/\w+\.py', readme)):
+    assert os.path.exists(os.path.join(ROOT, path)), path
+
+
+@pytest.mark.parametrize('name', ['digits', 'mnist'])
+def test_tables_are_those_of_the_result_files(readme, name):
+  with open(os.path.join(ROOT, 'results', f'{name}_vae.json')) as file:
+    rows = json.load(file)
+  assert information_plane.table(rows) in readme
+
+
+def test_pictures_exist(readme):
+  for path in re.findall(r'!\[[^\]]*\]\(([^)]+)\)', readme):
     assert os.path.exists(os.path.join(ROOT, path)), path

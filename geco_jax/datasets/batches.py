@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from geco_jax.datasets.images import Images
 
-# Of the Feistel network. With six the pairs within an epoch of ten examples were
+# Of the Feistel network. With six, pairs within an epoch of ten examples were
 # measurably not uniform, with ten and more they were.
 _ROUNDS = 16
 
