@@ -27,7 +27,10 @@ check: $(INSTALLED)
 # Against PyTorch, which is installed for this alone.
 benchmark: $(INSTALLED)
 	$(BIN)/pip install -q -e '.[benchmarks]'
-	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.train_step --rows=mlp --rows=own \
+	  --output=results/train_step_mlp.json
+	$(BIN)/python -m benchmarks.train_step --rows=conv --num_cpu_devices=2 \
+	  --output=results/train_step_conv.json
 
 $(INSTALLED): requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

