@@ -62,12 +62,23 @@ def _tfds(name):
   return lambda **kwargs: sources.tfds_images(name, **kwargs)
 
 
-def _geco(*, initial: float = 1.0, relative: bool = True, **kwargs):
+def _geco(
+  *,
+  initial: float = 1.0,
+  relative: bool = True,
+  log_multiplier_range: tuple[float, float] = (-20.0, 20.0),
+  **kwargs,
+):
   if not initial > 0:
     raise ValueError(f'initial must be > 0, got {initial}')
-  transformation = multipliers.geco(**kwargs)
-  _, highest = kwargs.get('log_multiplier_range', (-math.inf, math.inf))
-  return Multipliers(transformation, math.log(initial), relative, highest)
+  return Multipliers(
+    transformation=multipliers.geco(
+      log_multiplier_range=log_multiplier_range, **kwargs
+    ),
+    initial_log_multiplier=math.log(initial),
+    relative=relative,
+    highest_log_multiplier=log_multiplier_range[1],
+  )
 
 
 def _fixed(*, beta: float = 1.0):
@@ -115,7 +126,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
   """Returns the parts of the run that the config describes.
 
   Args:
-    config: see configs/digits_vae.py, which names every key.
+    config: see `base_config`, which names every key.
     dataset: from `build_dataset`, which is slow where this is quick.
 
   Raises:
@@ -138,6 +149,9 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
       for name in kwargs
     }
 
+  for name, group in kwargs.items():
+    if 'kappa' not in group:
+      raise UserError(f'config.constraints.{name}.kappa is missing')
   kappas = {name: group['kappa'] for name, group in kwargs.items()}
   constraints(kappas)
   return Experiment(
