@@ -49,6 +49,11 @@ def get_base_config(
   config.tolerance = 0.02
   config.constraints = _constraints(objective, kappa)
   config.multipliers = _multipliers(objective, step_size)
+  if objective == 'annealed_beta':
+    # The scheme's first tenth: 2e5 of 2e6 steps in Eslami et al. 2018.
+    config.multipliers.kwargs.transition_steps = (
+      config.get_oneway_ref('num_steps') // 10
+    )
   config.optimizer = group('adam', b1=0.9, b2=0.999, eps=1e-8)
   config.learning_rate = group(
     'cosine',
@@ -89,5 +94,4 @@ def _multipliers(objective: str, step_size: float) -> ConfigDict:
         'annealed_beta',
         initial_beta=2.0,
         final_beta=0.7,
-        transition_steps=200_000,
       )
