@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
     cli.workdir(), _SPLIT.value, data_dir=cli.DATA_DIR.value, step=_STEP.value
   )
   print(summary(evaluation))
+  print(f'\nwrote evaluation.json and pictures to {cli.workdir()}')
 
 
 if __name__ == '__main__':
