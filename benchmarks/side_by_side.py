@@ -7,7 +7,6 @@ turns meet the same drift, and the ratio within each round is free of most.
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import importlib.metadata
-import json
 import os
 import platform
 import statistics
@@ -15,6 +14,8 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+
+from geco_jax import workdir
 
 
 class Contender(NamedTuple):
@@ -121,9 +122,7 @@ def write_json(path: str, rows: Sequence[Row]) -> None:
     'versions': {'python': platform.python_version()} | _versions(),
     'rows': [row._asdict() for row in rows],
   }
-  with open(path, 'w') as file:
-    json.dump(report, file, indent=2)
-    file.write('\n')
+  workdir.write_json(path, report)
 
 
 def _versions() -> dict[str, str]:

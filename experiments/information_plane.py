@@ -27,7 +27,6 @@ from geco_jax.build import build_dataset
 from geco_jax.build import Dataset
 from geco_jax.errors import UserError
 from geco_jax.evaluation import evaluate
-from geco_jax.evaluation import restore_state
 from geco_jax.metrics import read_metrics
 from geco_jax.metrics import say
 from geco_jax.workdir import write_json
@@ -49,10 +48,9 @@ def run_one(
   """
   config = copy.deepcopy(config)
   config.constraints.re.kappa = kappa
-  training.train(config, workdir, dataset=dataset)
+  state = training.train(config, workdir, dataset=dataset)
   evaluation = evaluate(workdir, dataset=dataset)
   experiment = build(config, dataset)
-  state = restore_state(workdir, experiment)
   logged = read_metrics(workdir)
   row = {
     'kappa': kappa,

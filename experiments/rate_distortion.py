@@ -36,6 +36,7 @@ from geco_jax import geco
 from geco_jax import lagrangian
 from geco_jax.errors import UserError
 from geco_jax.theory import rate_distortion as theory
+from geco_jax.workdir import create
 from geco_jax.workdir import write_json
 
 _ROBUSTNESS = flags.DEFINE_bool(
@@ -294,12 +295,7 @@ def main(argv: Sequence[str]) -> None:
   for flag in (_NUM_STEPS, _BATCH_SIZE):
     if flag.value < 1:
       raise UserError(f'--{flag.name} must be >= 1, got {flag.value}')
-  try:
-    os.makedirs(workdir, exist_ok=True)
-  except OSError as error:
-    raise UserError(
-      f'--workdir={workdir} cannot be written: {error.strerror}'
-    ) from error
+  create(workdir)
   run(
     workdir,
     _ROBUSTNESS.value,

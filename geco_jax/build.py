@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import difflib
+import functools
 import math
 import numbers
 from typing import Any, NamedTuple
@@ -58,10 +59,6 @@ class Experiment(NamedTuple):
   tolerance: float
 
 
-def _tfds(name):
-  return lambda **kwargs: sources.tfds_images(name, **kwargs)
-
-
 def _geco(
   *,
   initial: float = 1.0,
@@ -94,12 +91,6 @@ def _annealed_beta(**kwargs):
   )
 
 
-DATASETS = {
-  'digits': sources.digits,
-  'mnist': _tfds('mnist'),
-  'cifar10': _tfds('cifar10'),
-  'celeb_a': sources.celeb_a,
-}
 MODELS = {'mlp_vae': mlp_vae, 'conv_vae': conv_vae}
 CONSTRAINTS = {'re': reconstruction_error, 'nll': negative_log_likelihood}
 MULTIPLIERS = {
@@ -189,13 +180,16 @@ def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
   Raises:
     UserError: if it is unknown, not prepared or its options are wrong.
   """
-  name, kwargs = config.dataset.name, dict(config.dataset.kwargs)
-  if name != 'digits':
-    kwargs['data_dir'] = data_dir
-  # Any other name is TFDS's to know or to refuse.
-  constructors = {name: _tfds(name)} | DATASETS
-  image_set = _construct('dataset', constructors, name, **kwargs)
-  return as_dataset(image_set)
+  name = config.dataset.name
+  constructors = {
+    # A name that none of the others has is TFDS's to know or to refuse.
+    name: functools.partial(sources.tfds_images, name, data_dir=data_dir),
+    'celeb_a': functools.partial(sources.celeb_a, data_dir=data_dir),
+    'digits': sources.digits,
+  }
+  return as_dataset(
+    _construct('dataset', constructors, name, **config.dataset.kwargs)
+  )
 
 
 def as_dataset(image_set: ImageSet) -> Dataset:

@@ -107,17 +107,18 @@ def constraint_report(
   log_multipliers: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
   """Returns what is said of each constraint, from its mean violation."""
-  return {
-    name: {
+  report = {}
+  for name, constraint in experiment.constraints(experiment.kappas).items():
+    violation = means[name] / float(constraint.scale)
+    report[name] = {
       'kappa': float(constraint.kappa),
       'value': float(constraint.measure(jnp.asarray(means[name]))),
       'unit': constraint.unit,
-      'violation': means[name] / float(constraint.scale),
+      'violation': violation,
       'multiplier': math.exp(log_multipliers[name]),
-      'holds': means[name] / float(constraint.scale) <= experiment.tolerance,
+      'holds': violation <= experiment.tolerance,
     }
-    for name, constraint in experiment.constraints(experiment.kappas).items()
-  }
+  return report
 
 
 def evaluate_state(
@@ -139,10 +140,11 @@ def evaluate_state(
   full_means = split_means(experiment)
 
   def record(split):
-    images = parallel.replicate(experiment.dataset.splits[split])
-    means = full_means(params, images, sigma_opt)
+    images = experiment.dataset.splits[split]
+    on_device = train if split == 'train' else parallel.replicate(images)
+    means = full_means(params, on_device, sigma_opt)
     nll = means['nll_nats'] / num_dims
-    num_examples = len(experiment.dataset.splits[split].image)
+    num_examples = len(images.image)
     return {
       'split': split,
       'step': int(state.step),
@@ -220,9 +222,7 @@ def restore_state(
       raise UserError(
         f'--workdir={workdir} has no checkpoint of step {step}; it has {steps}'
       )
-    like = jax.tree.map(
-      np.asarray, init_state(experiment, run_inputs(experiment))
-    )
+    like = init_state(experiment, run_inputs(experiment))
     restored = checkpointer.restore(like, step)
   finally:
     checkpointer.close()

@@ -10,6 +10,8 @@ import numpy as np
 import tensorboardX
 import tqdm
 
+from geco_jax.workdir import write_bytes
+
 _FILE = 'metrics.jsonl'
 
 
@@ -20,10 +22,8 @@ class MetricsWriter:
     """Opens the run's logs; what they hold after `first_step` is forgotten."""
     path = os.path.join(workdir, _FILE)
     kept = [line for line in _lines(path) if line['step'] <= first_step]
-    temporary = f'{path}.tmp'
-    with open(temporary, 'w') as file:
-      file.writelines(json.dumps(line) + '\n' for line in kept)
-    os.replace(temporary, path)
+    text = ''.join(f'{json.dumps(line)}\n' for line in kept)
+    write_bytes(path, text.encode())
     self._file = open(path, 'a', buffering=1)
     self._tensorboard = tensorboardX.SummaryWriter(
       os.path.join(workdir, 'tensorboard'), purge_step=first_step + 1

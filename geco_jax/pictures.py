@@ -12,6 +12,7 @@ from PIL import Image
 
 from geco_jax.build import Experiment
 from geco_jax.datasets.images import Images
+from geco_jax.workdir import write_bytes
 
 _MIN_TILE = 56  # Smaller images are enlarged by a whole factor.
 _GAP = 2
@@ -73,7 +74,4 @@ def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
   """Writes a picture, uint8 [height, width, 3], whole or not at all."""
   buffer = io.BytesIO()
   Image.fromarray(image).save(buffer, format='PNG', optimize=True)
-  temporary = f'{path}.tmp'
-  with open(temporary, 'wb') as file:
-    file.write(buffer.getvalue())
-  os.replace(temporary, path)
+  write_bytes(path, buffer.getvalue())

@@ -1,5 +1,6 @@
 """A run's folder: the config that made it, and files that are never half."""
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -20,13 +21,19 @@ def claim(workdir: str, config: ConfigDict) -> None:
   if os.path.exists(os.path.join(workdir, _CONFIG)):
     _check_same(workdir, read_config(workdir), config)
     return
-  try:
-    os.makedirs(workdir, exist_ok=True)
+  with _reporting_errors(workdir):
+    create(workdir)
     write_json(os.path.join(workdir, _CONFIG), _plain(config))
-  except OSError as error:
-    raise UserError(
-      f'--workdir={workdir} cannot be written: {error.strerror}'
-    ) from error
+
+
+def create(workdir: str) -> None:
+  """Creates the folder unless it is there.
+
+  Raises:
+    UserError: if it cannot be.
+  """
+  with _reporting_errors(workdir):
+    os.makedirs(workdir, exist_ok=True)
 
 
 def read_config(workdir: str) -> ConfigDict:
@@ -47,10 +54,14 @@ def read_config(workdir: str) -> ConfigDict:
 
 def write_json(path: str, value: Any) -> None:
   """Writes a JSON file, whole or not at all."""
+  write_bytes(path, f'{json.dumps(value, indent=2)}\n'.encode())
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+  """Writes a file, whole or not at all."""
   temporary = f'{path}.tmp'
-  with open(temporary, 'w') as file:
-    json.dump(value, file, indent=2)
-    file.write('\n')
+  with open(temporary, 'wb') as file:
+    file.write(content)
   os.replace(temporary, path)
 
 
@@ -65,6 +76,17 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
       yield prefix, value
 
   return dict(leaves('', _plain(config)))
+
+
+@contextlib.contextmanager
+def _reporting_errors(workdir):
+  """Makes a folder that cannot be written a `UserError`."""
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f'--workdir={workdir} cannot be written: {error.strerror}'
+    ) from error
 
 
 def _plain(config):
