@@ -23,11 +23,12 @@ from benchmarks.side_by_side import Row
 from configs import mnist_vae
 from geco_jax import cli
 from geco_jax import parallel
-from geco_jax.build import as_dataset
 from geco_jax.build import build
-from geco_jax.build import Dataset
 from geco_jax.build import Experiment
-from geco_jax.datasets import batches
+from geco_jax.datasets.batches import as_dataset
+from geco_jax.datasets.batches import Batch
+from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.batches import decode
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
@@ -159,11 +160,14 @@ def _against_our_own(dataset: Dataset) -> list[Row]:
   ]
 
 
-def _constant_batch(images: Images, indices: jax.Array) -> batches.Batch:
+def _constant_batch(
+  images: Images, indices: jax.Array, keys: jax.Array
+) -> Batch:
   """Returns the first images, whatever the step asks for."""
+  del keys
   size = len(indices)
-  return batches.Batch(
-    image=jnp.asarray(images.image)[:size].astype(jnp.float32) / 255.0,
+  return Batch(
+    image=decode(jnp.asarray(images.image)[:size]),
     label=jnp.asarray(images.label)[:size],
   )
 

@@ -24,7 +24,7 @@ from geco_jax import pictures
 from geco_jax import training
 from geco_jax.build import build
 from geco_jax.build import build_dataset
-from geco_jax.build import Dataset
+from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
 from geco_jax.evaluation import evaluate
 from geco_jax.metrics import read_metrics

@@ -17,23 +17,13 @@ from geco_jax import multipliers
 from geco_jax.constraints import Constraint
 from geco_jax.constraints import negative_log_likelihood
 from geco_jax.constraints import reconstruction_error
-from geco_jax.datasets import batches
 from geco_jax.datasets import sources
-from geco_jax.datasets.images import Images
-from geco_jax.datasets.images import ImageSet
+from geco_jax.datasets.batches import as_dataset
+from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
 from geco_jax.models.base import Model
 from geco_jax.models.vae import conv_vae
 from geco_jax.models.vae import mlp_vae
-
-
-class Dataset(NamedTuple):
-  """Images and how a batch is made of them on the device."""
-
-  name: str
-  splits: Mapping[str, Images]  # On the host.
-  image_shape: tuple[int, int, int]  # Of a batch's images.
-  assemble: Callable[[Images, jax.Array], batches.Batch]
 
 
 class Multipliers(NamedTuple):
@@ -189,16 +179,6 @@ def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
   }
   return as_dataset(
     _construct('dataset', constructors, name, **config.dataset.kwargs)
-  )
-
-
-def as_dataset(image_set: ImageSet) -> Dataset:
-  """Returns the data set whose examples are the images themselves."""
-  return Dataset(
-    name=image_set.name,
-    splits=image_set.splits,
-    image_shape=image_set.splits['train'].image.shape[1:],
-    assemble=batches.decode,
   )
 
 

@@ -14,10 +14,12 @@ from geco_jax import pictures
 from geco_jax import workdir as workdirs
 from geco_jax.build import build
 from geco_jax.build import build_dataset
-from geco_jax.build import Dataset
 from geco_jax.build import Experiment
 from geco_jax.checkpoint import Checkpointer
 from geco_jax.constraints import squared_error
+from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.batches import fixed_batch
+from geco_jax.distributions import per_example_keys
 from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.errors import UserError
 from geco_jax.update import init_state
@@ -28,16 +30,17 @@ SPLITS = ('train', 'validation', 'test')
 MIN_DRAWS = 2**15
 _NOISE_SEED = 0
 
-SplitMeans = Callable[..., dict[str, float]]
+SplitMeans = Callable[..., dict[str, Any]]
 
 
 def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
   """Returns the function that averages over all examples of a split.
 
   It runs on all devices, in batches, the last of which is filled up and masked;
-  it returns the means of `kl_nats`, `squared_error` (summed over pixels), each
-  constraint's violation under its name and, if `likelihood`, `nll_nats`, the
-  quantized normal's negative log-likelihood (Appendix D).
+  it returns the means of `kl_nats`, `kl_nats_by_step` (a list), `squared_error`
+  (summed over pixels), each constraint's violation under its name and, if
+  `likelihood`, `nll_nats`, the quantized normal's negative log-likelihood
+  (Appendix D).
 
   z is drawn from q(z|x) as often per example as it takes to have
   `MIN_DRAWS` draws in all, so that noise does not rule on small sets. A draw
@@ -58,13 +61,12 @@ def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
     draws = start + parallel.device_index() * local_batch_size
     draws += jnp.arange(local_batch_size)
     weights = (draws < num_draws(num_examples)).astype(jnp.float32)
-    keys = jax.vmap(
-      lambda draw: jax.random.fold_in(jax.random.key(_NOISE_SEED), draw)
-    )(draws)
-    batch = experiment.dataset.assemble(images, draws % num_examples)
-    output = experiment.model.apply(params, keys, batch.image)
+    keys = per_example_keys(jax.random.key(_NOISE_SEED), draws)
+    batch = fixed_batch(experiment.dataset, images, draws % num_examples)
+    output = experiment.model.apply(params, keys, batch.image, batch.context)
     per_example = {
       'kl_nats': output.kl,
+      'kl_nats_by_step': output.kl_by_step,
       'squared_error': squared_error(batch, output),
       **{name: c.violation(batch, output) for name, c in constraints.items()},
     }
@@ -73,7 +75,7 @@ def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
         batch.image, output.reconstruction, stddev
       )
       per_example['nll_nats'] = -log_prob.reshape(len(weights), -1).sum(axis=-1)
-    return parallel.total({k: v @ weights for k, v in per_example.items()})
+    return parallel.total({k: weights @ v for k, v in per_example.items()})
 
   def all_batch_sums(params, images, stddev):
     draws = num_draws(images.image.shape[0])
@@ -89,7 +91,7 @@ def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
     draws = num_draws(images.image.shape[1])  # Behind the devices' axis.
     return {
       # Batches are summed in float64: float32 loses digits on large splits.
-      name: float(values.astype(np.float64).sum() / draws)
+      name: (values.astype(np.float64).sum(axis=0) / draws).tolist()
       for name, values in parallel.unreplicate(sums).items()
     }
 
@@ -151,6 +153,7 @@ def evaluate_state(
       'num_examples': num_examples,
       'draws_per_example': num_draws(num_examples) // num_examples,
       'kl_nats': means['kl_nats'],
+      'kl_nats_by_step': means['kl_nats_by_step'],
       'rmse': math.sqrt(means['squared_error'] / num_dims),
       'sigma_opt': sigma_opt,
       'nll_nats_per_dim': nll,

@@ -1,6 +1,7 @@
 """Grids of images as PNG files."""
 
 from collections.abc import Callable
+import functools
 import io
 import os
 
@@ -11,6 +12,9 @@ import numpy as np
 from PIL import Image
 
 from geco_jax.build import Experiment
+from geco_jax.datasets.batches import Batch
+from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.batches import fixed_batch
 from geco_jax.datasets.images import Images
 from geco_jax.workdir import write_bytes
 
@@ -23,28 +27,66 @@ def image_rows(
 ) -> Callable[[hk.Params], np.ndarray]:
   """Returns the function that makes data, reconstructions and samples.
 
-  Three rows as in Figure 6; the samples do not depend on the images.
+  Three rows as in Figure 6; the samples do not depend on the images. A row of
+  contexts stands above where the data set has them.
 
   Args:
     experiment: model and data set.
-    images: of a split, on the host; its first `num_columns` are shown.
+    images: of a split, on the host; `num_columns` of it are shown, evenly
+      spaced.
     num_columns: images in a row.
 
   Returns:
-    params, not replicated -> float32 [3, num_columns, height, width, channels].
+    params, not replicated -> float32 [3 or 4, num_columns, height, width,
+    channels].
   """
-  num_columns = min(num_columns, len(images.image))
-  shown = Images(*(array[:num_columns] for array in images))
+  dataset = experiment.dataset
+  batch = shown_batch(dataset, images, num_columns)
 
   @jax.jit
-  def rows(params):
-    keys = jax.random.split(jax.random.key(0), (2, num_columns))
-    batch = experiment.dataset.assemble(shown, jnp.arange(num_columns))
-    output = experiment.model.apply(params, keys[0], batch.image)
-    samples = experiment.model.sample(params, keys[1])
-    return jnp.stack([batch.image, output.reconstruction, samples])
+  def rows(params, batch):
+    keys = jax.random.split(jax.random.key(0), (2, len(batch.image)))
+    output = experiment.model.apply(params, keys[0], batch.image, batch.context)
+    samples = experiment.model.sample(params, keys[1], batch.context)
+    return batch.image, output.reconstruction, samples
 
-  return lambda params: np.asarray(rows(params))
+  return lambda params: stack_rows(dataset, batch.context, *rows(params, batch))
+
+
+def shown_batch(dataset: Dataset, images: Images, num_examples: int) -> Batch:
+  """Returns examples of a split, evenly spaced, fewer if it has fewer."""
+  available = len(images.image)
+  num_examples = min(num_examples, available)
+  indices = jnp.arange(num_examples) * (available // num_examples)
+  return jax.jit(functools.partial(fixed_batch, dataset))(images, indices)
+
+
+def stack_rows(dataset: Dataset, *rows: jax.Array | None) -> np.ndarray:
+  """Returns rows of images as people want to see them, all of one width.
+
+  Args:
+    dataset: knows whether channels are images; then they stand side by side.
+    *rows: float [columns, height, width, channels] each; None is left out.
+
+  Returns:
+    float32 [rows, columns, height, width, channels].
+  """
+  shown = [np.asarray(row) for row in rows if row is not None]
+  if dataset.channels_are_images:
+    shown = [
+      row.transpose(0, 1, 3, 2).reshape(*row.shape[:2], -1, 1) for row in shown
+    ]
+  width = max(row.shape[2] for row in shown)
+  return np.stack(
+    [
+      np.pad(
+        row,
+        ((0, 0), (0, 0), (0, width - row.shape[2]), (0, 0)),
+        constant_values=1.0,
+      )
+      for row in shown
+    ]
+  )
 
 
 def grid(rows: np.ndarray) -> np.ndarray:

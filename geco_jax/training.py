@@ -20,8 +20,8 @@ from geco_jax import pictures
 from geco_jax import workdir as workdirs
 from geco_jax.build import build
 from geco_jax.build import build_dataset
-from geco_jax.build import Dataset
 from geco_jax.build import Experiment
+from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
 from geco_jax.evaluation import constraint_report
 from geco_jax.evaluation import split_means

@@ -17,6 +17,7 @@ from geco_jax.build import Experiment
 from geco_jax.constraints import squared_error
 from geco_jax.datasets import batches
 from geco_jax.datasets.images import Images
+from geco_jax.distributions import per_example_keys
 from geco_jax.lagrangian import lagrangian
 
 Metrics = dict[str, jax.Array]
@@ -50,9 +51,10 @@ def run_inputs(experiment: Experiment) -> RunInputs:
 def init_state(experiment: Experiment, inputs: RunInputs) -> TrainState:
   """Returns the state before the first step."""
   params_key, sample_key = jax.random.split(_key(inputs.seed, 'params'))
-  image = jnp.zeros((1, *experiment.dataset.image_shape))
+  shapes = experiment.dataset.image_shape, experiment.dataset.context_shape
+  image, context = (s and jnp.zeros((1, *s)) for s in shapes)
   params = jax.jit(experiment.model.init)(
-    params_key, jax.random.split(sample_key, 1), image
+    params_key, jax.random.split(sample_key, 1), image, context
   )
   log_multipliers = {
     name: jnp.float32(experiment.multipliers.initial_log_multiplier)
@@ -90,7 +92,7 @@ def loss_and_metrics(
   Returns:
     (loss [], (constraint values [] by name, metrics [] by name)).
   """
-  output = experiment.model.apply(params, keys, batch.image)
+  output = experiment.model.apply(params, keys, batch.image, batch.context)
   constraints = experiment.constraints(kappas)
   values = {
     name: constraint.violation(batch, output).mean()
@@ -105,6 +107,9 @@ def loss_and_metrics(
     'mse': squared_error(batch, output).mean() / num_dims,
     'likelihood_stddev': output.likelihood_stddev,
   }
+  if output.kl_by_step.shape[1] > 1:
+    for t, value in enumerate(output.kl_by_step.mean(axis=0)):
+      metrics[f'kl_nats_by_step/{t:02d}'] = value
   return loss, (values, metrics)
 
 
@@ -131,14 +136,17 @@ def train_steps(
   def step(state, inputs, images):
     start = parallel.device_index() * local_batch_size
     places = start + jnp.arange(local_batch_size)
+    positions = state.step * batch_size + places
     indices = batches.indices_at(
-      _key(inputs.seed, 'data'),
-      state.step * batch_size + places,
-      images.image.shape[0],
+      _key(inputs.seed, 'data'), positions, images.image.shape[0]
     )
-    batch = experiment.dataset.assemble(images, indices)
+    batch = experiment.dataset.assemble(
+      images,
+      indices,
+      per_example_keys(_key(inputs.seed, 'assembly'), positions),
+    )
     noise_key = jax.random.fold_in(_key(inputs.seed, 'noise'), state.step)
-    keys = jax.vmap(lambda place: jax.random.fold_in(noise_key, place))(places)
+    keys = per_example_keys(noise_key, places)
 
     def loss(params):
       return loss_and_metrics(
@@ -189,7 +197,7 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
   return next_state, metrics
 
 
-_KEY_PURPOSES = ('params', 'data', 'noise')
+_KEY_PURPOSES = ('params', 'data', 'noise', 'assembly')
 
 
 def _key(seed: jax.Array, purpose: str) -> jax.Array:

@@ -6,7 +6,7 @@ import pytest
 
 from geco_jax.base_config import get_base_config
 from geco_jax.base_config import group
-from geco_jax.build import as_dataset
+from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 

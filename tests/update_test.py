@@ -13,6 +13,7 @@ from geco_jax import parallel
 from geco_jax import update
 from geco_jax.base_config import OBJECTIVES
 from geco_jax.build import build
+from geco_jax.datasets.batches import fixed_batch
 from geco_jax.distributions import gaussian_nll
 
 
@@ -59,8 +60,8 @@ def test_elbo_is_kl_plus_nll_at_multiplier_one(tiny_config, make_dataset):
   inputs = update.run_inputs(experiment)
   state = update.init_state(experiment, inputs)
   keys = jax.random.split(jax.random.key(0), 6)
-  batch = experiment.dataset.assemble(
-    experiment.dataset.splits['train'], jnp.arange(6)
+  batch = fixed_batch(
+    experiment.dataset, experiment.dataset.splits['train'], jnp.arange(6)
   )
   loss, _ = update.loss_and_metrics(
     experiment, state.params, state.log_multipliers, inputs.kappas, keys, batch
@@ -140,6 +141,7 @@ import jax
 import numpy as np
 import conftest, update_test
 from geco_jax.build import build
+from geco_jax.datasets.batches import fixed_batch
 
 make_images = conftest.make_images.__wrapped__()
 experiment = build(

@@ -1,29 +1,88 @@
 """The batch of a step, as a pure function of (seed, step)."""
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from geco_jax.datasets.images import Images
+from geco_jax.datasets.images import ImageSet
+from geco_jax.distributions import per_example_keys
 
 # Of the Feistel network. With six, pairs within an epoch of ten examples were
 # measurably not uniform, with ten and more they were.
 _ROUNDS = 16
 
 
+# Of the data sets' random parts, outside training.
+_FIXED_SEED = 1
+
+
 class Batch(NamedTuple):
-  """Decoded examples."""
+  """Decoded examples.
 
-  image: jax.Array  # float32 [batch, height, width, channels] in [0, 1].
-  label: jax.Array  # int32 [batch], -1 where there are no labels.
+  Attributes:
+    image: float32 [batch, height, width, channels] in [0, 1].
+    label: int32 [batch], -1 where there are no labels; [batch, channels] where
+      every channel is an image with a label of its own.
+    context: what a conditional model is told of the image, as `image`; None
+      where there is no context.
+    context_label: int32 [batch, channels] of the context; None without one.
+  """
+
+  image: jax.Array
+  label: jax.Array
+  context: jax.Array | None = None
+  context_label: jax.Array | None = None
 
 
-def decode(images: Images, indices: jax.Array) -> Batch:
-  """Returns the examples at `indices` [batch] of device-resident images."""
-  image = jnp.asarray(images.image)[indices]
+class Dataset(NamedTuple):
+  """Images and how a batch is made of them on the device.
+
+  Attributes:
+    name: for people.
+    splits: 'train', 'validation' and 'test', on the host.
+    image_shape: of one image of a batch.
+    assemble: (images of a split, indices [batch], keys [batch]) -> the batch;
+      what it draws at random, it draws from an example's own key.
+    context_shape: of one context of a batch; None where there is none.
+    channels_are_images: whether people want to see the channels side by side.
+  """
+
+  name: str
+  splits: Mapping[str, Images]
+  image_shape: tuple[int, int, int]
+  assemble: Callable[[Images, jax.Array, jax.Array], Batch]
+  context_shape: tuple[int, int, int] | None = None
+  channels_are_images: bool = False
+
+
+def as_dataset(image_set: ImageSet) -> Dataset:
+  """Returns the data set whose examples are the images themselves."""
+  return Dataset(
+    name=image_set.name,
+    splits=image_set.splits,
+    image_shape=image_set.splits['train'].image.shape[1:],
+    assemble=_decoded,
+  )
+
+
+def fixed_batch(dataset: Dataset, images: Images, indices: jax.Array) -> Batch:
+  """Returns the batch in which an example is what its index says, always."""
+  keys = per_example_keys(jax.random.key(_FIXED_SEED), indices)
+  return dataset.assemble(images, indices, keys)
+
+
+def decode(image: jax.Array) -> jax.Array:
+  """Returns uint8 images as float32 in [0, 1]."""
+  return image.astype(jnp.float32) / 255.0
+
+
+def _decoded(images: Images, indices: jax.Array, keys: jax.Array) -> Batch:
+  del keys
   return Batch(
-    image=image.astype(jnp.float32) / 255.0,
+    image=decode(jnp.asarray(images.image)[indices]),
     label=jnp.asarray(images.label)[indices],
   )
 

@@ -1,10 +1,15 @@
-"""The signature and the output that all models share."""
+"""What all models share: signature, output, precision, sigma."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import math
 from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
+import jmp
+
+ImageShape = tuple[int, int, int]  # (height, width, channels).
 
 
 class ModelOutput(NamedTuple):
@@ -12,6 +17,7 @@ class ModelOutput(NamedTuple):
 
   reconstruction: jax.Array  # g(z) [batch, height, width, channels].
   kl: jax.Array  # KL[q(z|x); p(z)] in nats, per example [batch].
+  kl_by_step: jax.Array  # Its parts, by step of the model [batch, num_steps].
   latents: Any  # z ~ q(z|x), a pytree of [batch, ...].
   likelihood_stddev: jax.Array  # sigma of p(x|z), one for all pixels [].
 
@@ -22,12 +28,113 @@ class Model(NamedTuple):
   Noise comes from one PRNG key per example, so that an example's noise does not
   depend on how the batch is split over devices.
 
+  A conditional model is told a context [batch, height, width, channels] of what
+  it models; the others take None, and ignore any other.
+
   Attributes:
-    init: (key, keys [batch], image [batch, ...]) -> params.
-    apply: (params, keys [batch], image [batch, ...]) -> ModelOutput.
-    sample: (params, keys [batch]) -> means of p(x|z), z ~ p(z) [batch, ...].
+    init: (key, keys [batch], image [batch, ...], context) -> params.
+    apply: (params, keys [batch], image [batch, ...], context) -> ModelOutput.
+    sample: (params, keys [batch], context) -> means of p(x|z), z ~ p(z)
+      [batch, ...].
+    reconstruct: (params, keys [batch], image [batch, ...], context,
+      num_informed []) -> means of p(x|z) [batch, ...], the latents of the first
+      `num_informed` steps from q(z|x), those of later ones from the prior.
+    num_steps: in which the latents are drawn.
+    conditional: whether it needs a context.
   """
 
-  init: Callable[[jax.Array, jax.Array, jax.Array], hk.Params]
-  apply: Callable[[hk.Params, jax.Array, jax.Array], ModelOutput]
-  sample: Callable[[hk.Params, jax.Array], jax.Array]
+  init: Callable[..., hk.Params]
+  apply: Callable[..., ModelOutput]
+  sample: Callable[..., jax.Array]
+  reconstruct: Callable[..., jax.Array]
+  num_steps: int = 1
+  conditional: bool = False
+
+
+class Functions(NamedTuple):
+  """A model's functions while Haiku traces, as in `Model` but for params."""
+
+  apply: Callable[..., ModelOutput]
+  sample: Callable[..., jax.Array]
+  reconstruct: Callable[..., jax.Array]
+
+
+def as_model(
+  functions: Callable[[], Functions],
+  policy: jmp.Policy,
+  *,
+  num_steps: int = 1,
+  conditional: bool = False,
+) -> Model:
+  """Returns the model of functions that call Haiku modules.
+
+  Args:
+    functions: makes modules and functions of them.
+    policy: says the type of the parameters.
+    num_steps: see `Model`.
+    conditional: see `Model`.
+  """
+
+  def initialised_by_apply():
+    traced = functions()
+    return traced.apply, traced
+
+  transformed = hk.multi_transform(initialised_by_apply)
+  apply, sample, reconstruct = transformed.apply
+
+  def init(key, keys, image, context=None):
+    return policy.cast_to_param(transformed.init(key, keys, image, context))
+
+  return Model(
+    init=init,
+    apply=lambda params, keys, image, context=None: apply(
+      params, None, keys, image, context
+    ),
+    sample=lambda params, keys, context=None: sample(
+      params, None, keys, context
+    ),
+    reconstruct=lambda params, keys, image, context, num_informed: reconstruct(
+      params, None, keys, image, context, num_informed
+    ),
+    num_steps=num_steps,
+    conditional=conditional,
+  )
+
+
+def with_policy(network: Callable, policy: jmp.Policy) -> Callable:
+  """Returns the network computing in the policy's type, float32 at its ends."""
+
+  def cast_parameter(next_getter, value, context):
+    del context
+    return policy.cast_to_compute(next_getter(value))
+
+  def apply(inputs):
+    with hk.custom_getter(cast_parameter):
+      outputs = network(policy.cast_to_compute(inputs))
+    return outputs.astype(jnp.float32)
+
+  return apply
+
+
+def stddev_parameter(initial: float, learn: bool) -> jax.Array:
+  """Returns sigma of p(x|z), a parameter if it is to be learned."""
+  log_stddev = jnp.float32(math.log(initial))
+  if learn:
+    log_stddev = hk.get_parameter(
+      'log_likelihood_stddev', [], init=hk.initializers.Constant(log_stddev)
+    )
+  return jnp.exp(log_stddev.astype(jnp.float32))
+
+
+def check_stddev(likelihood_stddev: float) -> None:
+  """Raises ValueError unless sigma is > 0 and finite."""
+  if not 0 < likelihood_stddev < math.inf:
+    raise ValueError(
+      f'likelihood_stddev must be > 0 and finite, got {likelihood_stddev}'
+    )
+
+
+def check_sizes(name: str, sizes: Sequence[int]) -> None:
+  """Raises ValueError unless there are sizes and all are > 0."""
+  if not sizes or any(size < 1 for size in sizes):
+    raise ValueError(f'{name} must be one or more sizes > 0, got {sizes}')

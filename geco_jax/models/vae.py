@@ -14,12 +14,17 @@ import jmp
 
 from geco_jax.distributions import DiagonalGaussian
 from geco_jax.distributions import per_example_normal
+from geco_jax.models.base import as_model
+from geco_jax.models.base import check_sizes
+from geco_jax.models.base import check_stddev
+from geco_jax.models.base import Functions
+from geco_jax.models.base import ImageShape
 from geco_jax.models.base import Model
 from geco_jax.models.base import ModelOutput
+from geco_jax.models.base import stddev_parameter
+from geco_jax.models.base import with_policy
 from geco_jax.models.convolution import Conv2D
 from geco_jax.models.convolution import Conv2DTranspose
-
-ImageShape = tuple[int, int, int]
 
 
 def mlp_vae(
@@ -45,8 +50,8 @@ def mlp_vae(
   Raises:
     ValueError: if a size or sigma is not > 0.
   """
-  _check_sizes('latent_size', [latent_size])
-  _check_sizes('hidden_sizes', hidden_sizes)
+  check_sizes('latent_size', [latent_size])
+  check_sizes('hidden_sizes', hidden_sizes)
 
   def encoder():
     mlp = hk.nets.MLP([*hidden_sizes, 2 * latent_size], name='encoder')
@@ -97,9 +102,9 @@ def conv_vae(
   Raises:
     ValueError: if a size or sigma is not > 0, or the image is not divisible.
   """
-  _check_sizes('latent_size', [latent_size])
-  _check_sizes('channels', channels)
-  _check_sizes('hidden_size', [hidden_size])
+  check_sizes('latent_size', [latent_size])
+  check_sizes('channels', channels)
+  check_sizes('hidden_size', [hidden_size])
   height, width, image_channels = image_shape
   reduction = 2 ** len(channels)
   if height % reduction or width % reduction:
@@ -150,72 +155,44 @@ def _vae(
   The encoder maps images to [batch, 2 * latent_size], mean and log stddev; the
   decoder maps latents to the logits of reconstructions.
   """
-  if not 0 < likelihood_stddev < math.inf:
-    raise ValueError(
-      f'likelihood_stddev must be > 0 and finite, got {likelihood_stddev}'
-    )
+  check_stddev(likelihood_stddev)
 
   def functions():
-    encode = _with_policy(encoder(), policy)
-    decode_logits = _with_policy(decoder(), policy)
+    encode = with_policy(encoder(), policy)
+    decode_logits = with_policy(decoder(), policy)
 
     def decode(latents):
       return jax.nn.sigmoid(decode_logits(latents)).reshape(-1, *image_shape)
 
-    def forward(keys, image):
+    def infer(image):
       mean, log_stddev = jnp.split(encode(image), 2, axis=-1)
-      posterior = DiagonalGaussian(mean, log_stddev)
+      return DiagonalGaussian(mean, log_stddev)
+
+    def forward(keys, image, context=None):
+      del context
+      posterior = infer(image)
       latents = posterior.sample(keys)
+      kl = posterior.kl_to_standard_normal()
       return ModelOutput(
         reconstruction=decode(latents),
-        kl=posterior.kl_to_standard_normal(),
+        kl=kl,
+        kl_by_step=kl[:, jnp.newaxis],
         latents=latents,
-        likelihood_stddev=_likelihood_stddev(
+        likelihood_stddev=stddev_parameter(
           likelihood_stddev, learn_likelihood_stddev
         ),
       )
 
-    def sample(keys):
+    def sample(keys, context=None):
+      del context
       return decode(per_example_normal(keys, (latent_size,)))
 
-    return forward, (forward, sample)
+    def reconstruct(keys, image, context, num_informed):
+      del context
+      posterior = infer(image)
+      drawn = posterior.sample(keys), per_example_normal(keys, (latent_size,))
+      return decode(jnp.where(num_informed > 0, *drawn))
 
-  transformed = hk.multi_transform(functions)
-  forward, sample = transformed.apply
-  return Model(
-    init=lambda key, keys, image: policy.cast_to_param(
-      transformed.init(key, keys, image)
-    ),
-    apply=lambda params, keys, image: forward(params, None, keys, image),
-    sample=lambda params, keys: sample(params, None, keys),
-  )
+    return Functions(forward, sample, reconstruct)
 
-
-def _with_policy(network: Callable, policy: jmp.Policy) -> Callable:
-  """Returns the network computing in the policy's type, float32 at its ends."""
-
-  def cast_parameter(next_getter, value, context):
-    del context
-    return policy.cast_to_compute(next_getter(value))
-
-  def apply(inputs):
-    with hk.custom_getter(cast_parameter):
-      outputs = network(policy.cast_to_compute(inputs))
-    return outputs.astype(jnp.float32)
-
-  return apply
-
-
-def _likelihood_stddev(initial: float, learn: bool) -> jax.Array:
-  """Returns sigma of p(x|z), a parameter if it is to be learned."""
-  log_stddev = jnp.float32(math.log(initial))
-  if learn:
-    log_stddev = hk.get_parameter(
-      'log_likelihood_stddev', [], init=hk.initializers.Constant(log_stddev)
-    )
-  return jnp.exp(log_stddev.astype(jnp.float32))
-
-
-def _check_sizes(name, sizes):
-  if not sizes or any(size < 1 for size in sizes):
-    raise ValueError(f'{name} must be one or more sizes > 0, got {sizes}')
+  return as_model(functions, policy)

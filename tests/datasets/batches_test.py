@@ -10,6 +10,7 @@ import scipy.stats
 
 from geco_jax.datasets import batches
 from geco_jax.datasets.images import Images
+from geco_jax.datasets.images import ImageSet
 
 
 def stream(num_examples, batch_size, num_steps, seed=0, first_step=0):
@@ -83,9 +84,11 @@ def test_pairs_within_a_batch_are_uniform(n):
   assert uniform(distinct)
 
 
-def test_decode_scales_bytes_to_the_unit_interval():
+def test_plain_batches_are_the_images_scaled_to_the_unit_interval():
   pixels = np.array([0, 51, 255], np.uint8).reshape(3, 1, 1, 1)
   images = Images(image=pixels, label=np.array([4, 5, 6], np.int32))
-  batch = batches.decode(images, jnp.array([2, 0, 1]))
+  image_set = ImageSet('three', dict.fromkeys(['train', 'test'], images))
+  dataset = batches.as_dataset(image_set)
+  batch = batches.fixed_batch(dataset, images, jnp.array([2, 0, 1]))
   np.testing.assert_allclose(batch.image.ravel(), [1.0, 0.0, 0.2])
   np.testing.assert_array_equal(batch.label, [6, 4, 5])

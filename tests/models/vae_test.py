@@ -10,7 +10,6 @@ import pytest
 
 from geco_jax.build import MODELS
 from geco_jax.distributions import DiagonalGaussian
-from geco_jax.models.base import Model
 from geco_jax.models.vae import conv_vae
 from geco_jax.models.vae import mlp_vae
 
@@ -27,7 +26,9 @@ SHAPES = [(8, 8, 1), (8, 4, 3)]
 def build(name, shape=(8, 8, 1), policy=FLOAT32):
   """Returns a small jitted model, its parameters, 5 keys and images."""
   model = MODELS[name](shape, policy, **SMALL[name])
-  model = Model(*map(jax.jit, model))
+  model = model._replace(
+    **{f: jax.jit(getattr(model, f)) for f in ('init', 'apply', 'sample')}
+  )
   keys = jax.random.split(jax.random.key(1), 5)
   image = jax.random.uniform(jax.random.key(2), (5, *shape))
   params = model.init(jax.random.key(0), keys, image)
