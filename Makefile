@@ -31,6 +31,8 @@ benchmark: $(INSTALLED)
 	  --output=results/train_step_mlp.json
 	$(BIN)/python -m benchmarks.train_step --rows=conv --num_cpu_devices=2 \
 	  --output=results/train_step_conv.json
+	$(BIN)/python -m benchmarks.convdraw --num_cpu_devices=2 \
+	  --output=results/convdraw.json
 
 $(INSTALLED): requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

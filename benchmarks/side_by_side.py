@@ -110,8 +110,8 @@ def table(rows: Sequence[Row]) -> str:
   )
 
 
-def write_json(path: str, rows: Sequence[Row]) -> None:
-  """Writes the rows and what they were measured on."""
+def write_json(path: str, rows: Sequence[Row], **more: Any) -> None:
+  """Writes the rows, whatever else there is, and what they were measured on."""
   report = {
     'device': jax.devices()[0].device_kind,
     'num_devices': jax.device_count(),
@@ -121,6 +121,7 @@ def write_json(path: str, rows: Sequence[Row]) -> None:
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
     'versions': {'python': platform.python_version()} | _versions(),
     'rows': [row._asdict() for row in rows],
+    **more,
   }
   workdir.write_json(path, report)
 

@@ -17,24 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import contenders
 from benchmarks import side_by_side
 from benchmarks.side_by_side import Contender
 from benchmarks.side_by_side import Row
 from configs import mnist_vae
 from geco_jax import cli
-from geco_jax import parallel
 from geco_jax.build import build
 from geco_jax.build import Experiment
-from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.batches import decode
 from geco_jax.datasets.images import Images
-from geco_jax.datasets.images import ImageSet
-from geco_jax.errors import UserError
-from geco_jax.update import init_state
-from geco_jax.update import run_inputs
-from geco_jax.update import train_steps
 
 _ROWS = flags.DEFINE_multi_enum(
   'rows',
@@ -59,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
   """Measures all rows, prints and writes them."""
   del argv
   jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
-  dataset = _random_images()
+  dataset = contenders.random_images(_IMAGE_SHAPE, _NUM_IMAGES)
   rows = []
   for name in _ROWS.value:
     if name == 'own':
@@ -71,58 +65,31 @@ def main(argv: Sequence[str]) -> None:
     side_by_side.write_json(_OUTPUT.value, rows)
 
 
-def _random_images() -> Dataset:
-  image = np.random.default_rng(0).integers(
-    0, 256, (_NUM_IMAGES, *_IMAGE_SHAPE), dtype=np.uint8
-  )
-  images = Images(image, np.full(_NUM_IMAGES, -1, np.int32))
-  return as_dataset(
-    ImageSet('random', {s: images for s in ('train', 'validation', 'test')})
-  )
-
-
 def _experiment(dataset: Dataset, objective: str, model: str) -> Experiment:
   variant = f'{objective},conv' if model == 'conv' else objective
   return build(mnist_vae.get_config(variant), dataset)
 
 
 def _ours(experiment: Experiment) -> Contender:
-  """Returns our compiled program as something to time."""
-  inputs = run_inputs(experiment)
-  state = parallel.replicate(init_state(experiment, inputs))
-  inputs = parallel.replicate(inputs)
-  images = parallel.replicate(experiment.dataset.splits['train'])
-  program = train_steps(experiment, _STEPS.value)
-
-  def run():
-    nonlocal state
-    state, metrics = program(state, inputs, images)
-    jax.block_until_ready((state, metrics))
-
-  return Contender(run, _STEPS.value)
+  return contenders.ours(experiment, _STEPS.value)
 
 
 def _torchs(model: str, images: np.ndarray, fused_adam: bool) -> Contender:
-  """Returns the PyTorch program as something to time."""
-  try:
-    import torch
-
+  def network():
     from benchmarks import torch_vae
-  except ImportError as error:
-    raise UserError(
-      "PyTorch is missing: pip install -e '.[benchmarks]', or --rows=own"
-    ) from error
-  device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
-  data = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
-  if model == 'mlp':
-    network = torch_vae.mlp_vae(_IMAGE_SHAPE, 32, [512, 512])
-  else:
-    network = torch_vae.conv_vae(_IMAGE_SHAPE, 32, [32, 64], 256)
-    network.to(memory_format=torch.channels_last)  # pyright: ignore
-  trainer = torch_vae.Trainer(
-    network.to(device), data, 128, kappa=0.1, fused_adam=fused_adam
+
+    if model == 'mlp':
+      return torch_vae.mlp_vae(_IMAGE_SHAPE, 32, [512, 512])
+    return torch_vae.conv_vae(_IMAGE_SHAPE, 32, [32, 64], 256)
+
+  return contenders.torchs(
+    network,
+    images,
+    128,
+    _STEPS.value,
+    channels_last=model == 'conv',
+    fused_adam=fused_adam,
   )
-  return Contender(lambda: trainer.run(_STEPS.value), _STEPS.value)
 
 
 def _against_torch(model: str, dataset: Dataset) -> list[Row]:

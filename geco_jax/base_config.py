@@ -6,7 +6,37 @@ from typing import Any
 from ml_collections.config_dict import ConfigDict
 from ml_collections.config_dict import placeholder
 
+# Of RE, the constraint of Figure 4.
+PAPER_KAPPAS = (0.06, 0.08, 0.1, 0.125, 0.175)
 OBJECTIVES = ('geco', 'geco_literal', 'elbo', 'beta_vae', 'annealed_beta')
+
+
+# Of ConvDRAW's models. The paper names neither; these are of the order of those
+# that it cites (Gregor et al. 2016, Eslami et al. 2018).
+CONV_DRAW_SIZES = {
+  'quick': dict(
+    num_steps=4,
+    hidden_channels=32,
+    latent_channels=4,
+    kernel_size=3,
+    reduction=4,
+  ),
+  'gpu': dict(
+    num_steps=8,
+    hidden_channels=64,
+    latent_channels=8,
+    kernel_size=5,
+    reduction=2,
+  ),
+  'paper': dict(
+    num_steps=12,
+    hidden_channels=128,
+    latent_channels=8,
+    kernel_size=5,
+    reduction=2,
+  ),
+}
+_NO_CHANGES: Mapping[str, Any] = {}
 
 
 def group(name: str, **kwargs: Any) -> ConfigDict:
@@ -62,6 +92,54 @@ def get_base_config(
     alpha=0.0,
   )
   config.max_gradient_norm = placeholder(float)
+  return config
+
+
+def get_conv_draw_config(
+  variant: str,
+  dataset: ConfigDict,
+  *,
+  conditional: bool = False,
+  quick: Mapping[str, Any] = _NO_CHANGES,
+  quick_steps: int = 5_000,
+) -> ConfigDict:
+  """Returns the config of ConvDRAW on a data set, in one of three sizes.
+
+  Args:
+    variant: 'quick', 'gpu' or 'paper', and after a comma one of `OBJECTIVES` if
+      it is not to be geco, like 'quick,elbo'.
+    dataset: group of the data set.
+    conditional: whether the data set has contexts.
+    quick: keyword arguments of the model that 'quick' has differently.
+    quick_steps: training steps of 'quick'.
+
+  Raises:
+    ValueError: if the variant is unknown.
+  """
+  size, _, objective = variant.partition(',')
+  objective = objective or 'geco'
+  if size not in CONV_DRAW_SIZES:
+    raise ValueError(
+      f'unknown variant {variant!r} of the config; choose from '
+      f'{", ".join(CONV_DRAW_SIZES)}, with an objective behind a comma if it '
+      'is not geco'
+    )
+  num_steps = {'quick': quick_steps, 'gpu': 50_000, 'paper': 2_000_000}[size]
+  config = get_base_config(objective, kappa=0.1, num_steps=num_steps)
+  config.dataset = dataset
+  config.model = group(
+    'conv_draw',
+    **{**CONV_DRAW_SIZES[size], **(quick if size == 'quick' else {})},
+    conditional=conditional,
+    likelihood_stddev=0.1,
+    # Only the likelihood's own objectives train sigma.
+    learn_likelihood_stddev=not objective.startswith('geco'),
+  )
+  config.batch_size = 64
+  config.max_gradient_norm = 100.0
+  if size == 'paper':
+    config.learning_rate = group('constant', value=1e-5)
+    config.checkpoint_every = 10_000
   return config
 
 

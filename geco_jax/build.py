@@ -17,11 +17,13 @@ from geco_jax import multipliers
 from geco_jax.constraints import Constraint
 from geco_jax.constraints import negative_log_likelihood
 from geco_jax.constraints import reconstruction_error
+from geco_jax.datasets import compositions
 from geco_jax.datasets import sources
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
 from geco_jax.models.base import Model
+from geco_jax.models.conv_draw import conv_draw
 from geco_jax.models.vae import conv_vae
 from geco_jax.models.vae import mlp_vae
 
@@ -81,7 +83,15 @@ def _annealed_beta(**kwargs):
   )
 
 
-MODELS = {'mlp_vae': mlp_vae, 'conv_vae': conv_vae}
+MODELS = {'mlp_vae': mlp_vae, 'conv_vae': conv_vae, 'conv_draw': conv_draw}
+COMPOSITIONS = {
+  'color_mnist': compositions.color_mnist,
+  'micro_mnist': compositions.micro_mnist,
+  'mnist_rotate': compositions.mnist_rotate,
+  'mnist_sum': compositions.mnist_sum,
+  'mnist_sum_hard': compositions.mnist_sum_hard,
+  'mnist_triplets': compositions.mnist_triplets,
+}
 CONSTRAINTS = {'re': reconstruction_error, 'nll': negative_log_likelihood}
 MULTIPLIERS = {
   'geco': _geco,
@@ -135,16 +145,22 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
       raise UserError(f'config.constraints.{name}.kappa is missing')
   kappas = {name: group['kappa'] for name, group in kwargs.items()}
   constraints(kappas)
+  model = _construct(
+    'model',
+    MODELS,
+    config.model.name,
+    dataset.image_shape,
+    _policy(config.policy),
+    **config.model.kwargs,
+  )
+  if model.conditional and dataset.context_shape is None:
+    raise UserError(
+      'config.model is conditional, but config.dataset has no contexts: '
+      f'{dataset.name}'
+    )
   return Experiment(
     dataset=dataset,
-    model=_construct(
-      'model',
-      MODELS,
-      config.model.name,
-      dataset.image_shape,
-      _policy(config.policy),
-      **config.model.kwargs,
-    ),
+    model=model,
     constraints=constraints,
     kappas=kappas,
     optimizer=_optimizer(config),
@@ -170,16 +186,28 @@ def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
   Raises:
     UserError: if it is unknown, not prepared or its options are wrong.
   """
-  name = config.dataset.name
+
+  def composed(composition, base='mnist'):
+    return composition(_image_set(base, data_dir))
+
+  name, kwargs = config.dataset.name, config.dataset.kwargs
+  if name in COMPOSITIONS:
+    constructors = {
+      name: functools.partial(composed, function)
+      for name, function in COMPOSITIONS.items()
+    }
+    return _construct('dataset', constructors, name, **kwargs)
+  return as_dataset(_image_set(name, data_dir, **kwargs))
+
+
+def _image_set(name, data_dir, **kwargs):
   constructors = {
     # A name that none of the others has is TFDS's to know or to refuse.
     name: functools.partial(sources.tfds_images, name, data_dir=data_dir),
     'celeb_a': functools.partial(sources.celeb_a, data_dir=data_dir),
     'digits': sources.digits,
   }
-  return as_dataset(
-    _construct('dataset', constructors, name, **config.dataset.kwargs)
-  )
+  return _construct('dataset', constructors, name, **kwargs)
 
 
 def _optimizer(config):

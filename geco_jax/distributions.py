@@ -48,6 +48,14 @@ class DiagonalGaussian(NamedTuple):
     per_dimension = -0.5 * (standardised**2 + jnp.log(2 * jnp.pi))
     return _sum_event(per_dimension - self.log_stddev)
 
+  def kl_to(self, other: 'DiagonalGaussian') -> jax.Array:
+    """Returns KL[self; other], per example [batch] in nats."""
+    log_ratio = self.log_stddev - other.log_stddev
+    standardised = (self.mean - other.mean) * jnp.exp(-other.log_stddev)
+    return _sum_event(
+      0.5 * (standardised**2 + jnp.exp(2 * log_ratio) - 1) - log_ratio
+    )
+
   def kl_to_standard_normal(self) -> jax.Array:
     """Returns KL[self; N(0, I)], per example [batch] in nats."""
     variance = jnp.exp(2 * self.log_stddev)

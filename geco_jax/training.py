@@ -187,7 +187,7 @@ class _Run:
     """Evaluates the validation split, draws it and saves a checkpoint."""
     self.state = parallel.unreplicate(state)
     means = self._validation_means(state.params, self._validation_images)
-    if not all(map(math.isfinite, means.values())):
+    if not all(np.all(np.isfinite(mean)) for mean in means.values()):
       # The last update broke what its own loss did not see yet.
       self._stop_not_finite(step + 1)
     report = constraint_report(

@@ -1,26 +1,38 @@
 """Every config, in every variant, takes one shrunk step."""
 
+import functools
 import glob
 import importlib.util
 import os
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from geco_jax import parallel
 from geco_jax import update
 from geco_jax.base_config import OBJECTIVES
+from geco_jax.base_config import PAPER_KAPPAS
 from geco_jax.build import build
+from geco_jax.build import build_dataset
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NAMES = sorted(
   os.path.basename(path)[: -len('.py')]
   for path in glob.glob(os.path.join(ROOT, 'configs', '*.py'))
 )
-SHAPES = {'digits': (8, 8, 1), 'mnist': (28, 28, 1)}
+SHAPES = {
+  'celeb_a': (32, 32, 3),
+  'cifar10': (32, 32, 3),
+  'digits': (8, 8, 1),
+  'mnist': (28, 28, 1),
+}
+CONV_DRAW = [name for name in NAMES if name.endswith('_conv_draw')]
 VARIANTS = {
   'digits_vae': OBJECTIVES,
   'mnist_vae': [*OBJECTIVES, 'geco,conv', 'elbo,conv'],
+  **dict.fromkeys(CONV_DRAW, ['quick', 'quick,elbo']),
 }
 
 
@@ -38,23 +50,52 @@ def test_every_config_is_listed():
 
 
 @pytest.mark.parametrize(
-  ('name', 'variant'), [(n, v) for n in VARIANTS for v in VARIANTS[n]]
+  ('name', 'variant'),
+  [(n, v) for n in VARIANTS for v in VARIANTS[n] if n not in CONV_DRAW],
 )
 def test_takes_a_step(name, variant, make_dataset):
-  config = load(name).get_config(variant)
-  config.batch_size = 2
-  config.steps_per_dispatch = 1
-  dataset = make_dataset(SHAPES[config.dataset.name])
-  experiment = build(config, dataset)
-  inputs = update.run_inputs(experiment)
-  state = parallel.replicate(update.init_state(experiment, inputs))
-  _, metrics = update.train_steps(experiment, 1)(
-    state,
+  experiment, inputs, step = first_step(name, variant, make_dataset)
+  state = update.init_state(experiment, inputs)
+  images = experiment.dataset.splits['train']
+  _, metrics = step(
+    parallel.replicate(state),
     parallel.replicate(inputs),
-    parallel.replicate(dataset.splits['train']),
+    parallel.replicate(images),
   )
   for values in parallel.unreplicate(metrics).values():
     assert np.all(np.isfinite(values))
+
+
+@pytest.mark.parametrize(
+  ('name', 'variant'), [(n, v) for n in CONV_DRAW for v in VARIANTS[n]]
+)
+def test_step_can_be_traced(name, variant, make_dataset):
+  """Compiling it takes long; contract_test does so for every data set."""
+  experiment, inputs, step = first_step(name, variant, make_dataset)
+  state = jax.eval_shape(
+    functools.partial(update.init_state, experiment), inputs
+  )
+  args = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype),
+    (state, inputs, experiment.dataset.splits['train']),
+  )
+  next_state, metrics = jax.eval_shape(step, *args)
+  assert jax.tree.map(jnp.shape, next_state) == jax.tree.map(jnp.shape, args[0])
+  assert metrics['re/violation' if 'elbo' not in variant else 'loss'].size == 1
+
+
+def first_step(name, variant, make_dataset):
+  """Returns a shrunk experiment, its inputs and the function of a step."""
+  config = load(name).get_config(variant)
+  config.batch_size = 2
+  config.steps_per_dispatch = 1
+  if config.dataset.name in SHAPES:
+    dataset = make_dataset(SHAPES[config.dataset.name])
+  else:
+    dataset = build_dataset(config)
+  experiment = build(config, dataset)
+  inputs = update.run_inputs(experiment)
+  return experiment, inputs, update.train_steps(experiment, 1)
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -66,8 +107,42 @@ def test_default_is_geco_and_its_docstring_has_the_command(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_unknown_variants_are_refused_with_the_choices(name):
-  with pytest.raises(ValueError, match="'elbow'.*choose from geco"):
+  first = VARIANTS[name][0]
+  with pytest.raises(ValueError, match=f"'elbow'.*choose from {first}"):
     load(name).get_config('elbow')
+
+
+@pytest.mark.parametrize('name', CONV_DRAW)
+@pytest.mark.parametrize('size', ['gpu', 'paper'])
+def test_large_variants_can_be_built(name, size, make_dataset):
+  config = load(name).get_config(size)
+  shape = (64, 64, 3) if name == 'celeb_a_conv_draw' else (32, 32, 1)
+  dataset = make_dataset(shape)
+  if config.model.kwargs.conditional:
+    dataset = dataset._replace(context_shape=(32, 32, 2))
+  experiment = build(config, dataset)
+  params = jax.eval_shape(
+    experiment.model.init,
+    jax.random.key(0),
+    jax.random.split(jax.random.key(1), 1),
+    jax.ShapeDtypeStruct((1, *shape), 'float32'),
+    dataset.context_shape
+    and jax.ShapeDtypeStruct((1, *dataset.context_shape), 'float32'),
+  )
+  assert sum(x.size for x in jax.tree.leaves(params)) > 100_000
+
+
+def test_paper_variants_have_the_papers_numbers():
+  config = load('mnist_conv_draw').get_config('paper')
+  assert config.learning_rate.to_dict() == {
+    'name': 'constant',
+    'kwargs': {'value': 1e-5},
+  }
+  assert (config.optimizer.name, config.multipliers.kwargs.decay) == (
+    'adam',
+    0.99,
+  )
+  assert config.constraints.re.kappa in PAPER_KAPPAS
 
 
 def test_learning_rate_decays_over_the_steps_of_the_command_line():

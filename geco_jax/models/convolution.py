@@ -21,13 +21,15 @@ _LABELS = ('NHWC', 'HWIO', 'NHWC')
 
 
 class Conv2D(hk.Module):
-  """A convolution with SAME padding and a bias."""
+  """A convolution with SAME padding."""
 
   def __init__(
     self,
     output_channels: int,
     kernel_size: int,
     stride: int = 1,
+    input_channels: int | None = None,
+    with_bias: bool = True,
     name: str | None = None,
   ):
     """Checks the sizes.
@@ -36,6 +38,9 @@ class Conv2D(hk.Module):
       output_channels: >= 1.
       kernel_size: height and width of the kernel, >= 1.
       stride: >= 1; the output is [ceil(height / stride), ceil(width / stride)].
+      input_channels: of the kernel; where the input has fewer, the last ones
+        count as zeros, at no cost. None is as many as the input has.
+      with_bias: whether a bias is added.
       name: of the module.
 
     Raises:
@@ -46,11 +51,14 @@ class Conv2D(hk.Module):
     self.output_channels = output_channels
     self.kernel_size = kernel_size
     self.stride = stride
+    self.input_channels = input_channels
+    self.with_bias = with_bias
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [batch, height, width, channels] to [batch, h, w, output]."""
-    w, b = _parameters(x, self.kernel_size, self.output_channels)
-    return _add_bias(conv2d(x, w, self.stride), b)
+    w = _weights(x, self.kernel_size, self.output_channels, self.input_channels)
+    y = conv2d(x, w[:, :, : x.shape[3]], self.stride)
+    return _add_bias(y) if self.with_bias else y
 
 
 class Conv2DTranspose(hk.Module):
@@ -86,8 +94,8 @@ class Conv2DTranspose(hk.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [batch, height, width, channels] to [batch, h, w, output]."""
-    w, b = _parameters(x, self.kernel_size, self.output_channels)
-    return _add_bias(conv2d_transpose(x, w, self.stride), b)
+    w = _weights(x, self.kernel_size, self.output_channels)
+    return _add_bias(conv2d_transpose(x, w, self.stride))
 
 
 def conv2d(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
@@ -261,22 +269,27 @@ def _flip(w):
   return w[::-1, ::-1].swapaxes(2, 3)
 
 
-def _parameters(x, kernel_size, output_channels):
-  """Returns weights and bias, initialised as Haiku's convolutions are."""
+def _weights(x, kernel_size, output_channels, input_channels=None):
+  """Returns the weights, initialised as Haiku's convolutions are."""
   if x.ndim != 4:
     raise ValueError(
       f'x must be [batch, height, width, channels], got shape {x.shape}'
     )
-  shape = (kernel_size, kernel_size, x.shape[3], output_channels)
+  input_channels = input_channels or x.shape[3]
+  if x.shape[3] > input_channels:
+    raise ValueError(
+      f'x must have at most {input_channels} channels, got shape {x.shape}'
+    )
+  shape = (kernel_size, kernel_size, input_channels, output_channels)
   stddev = 1.0 / np.sqrt(np.prod(shape[:3]))
-  w = hk.get_parameter(
+  return hk.get_parameter(
     'w', shape, x.dtype, init=hk.initializers.TruncatedNormal(stddev)
   )
-  return w, hk.get_parameter('b', shape[3:], x.dtype, init=jnp.zeros)
 
 
-def _add_bias(y, b):
+def _add_bias(y):
   """Returns y + b; through float32, in which the gradient of b is summed."""
+  b = hk.get_parameter('b', y.shape[3:], y.dtype, init=jnp.zeros)
   b = jnp.broadcast_to(b.astype(jnp.float32), y.shape)
   return y + b.astype(y.dtype)
 

@@ -1,0 +1,166 @@
+"""ConvDRAW's training step beside PyTorch's: speed, compilation, memory.
+
+  python -m benchmarks.convdraw --num_cpu_devices=2 --output=convdraw.json
+
+One step is forward, backward, Adam and the multiplier. Same architecture, with
+fused gates on both sides; PyTorch takes the best of its forms (eager or
+`torch.compile`, channels_last or not) row by row. Images are random bytes. The
+first step in a fresh process, less a later one, is what compilation costs, and
+that process's peak memory is what it needs. Run it on an idle machine.
+"""
+
+from collections.abc import Sequence
+import functools
+import multiprocessing
+import resource
+import time
+from typing import Any, NamedTuple
+
+from absl import flags
+import jax
+
+from benchmarks import contenders
+from benchmarks import side_by_side
+from benchmarks.side_by_side import Contender
+from geco_jax import cli
+from geco_jax.base_config import get_base_config
+from geco_jax.base_config import group
+from geco_jax.build import build
+
+
+class Size(NamedTuple):
+  """A model, and the batches it is trained on."""
+
+  image_shape: tuple[int, int, int]
+  batch_size: int
+  model: dict[str, Any]
+
+
+SIZES = {
+  'large': Size(
+    image_shape=(32, 32, 3),
+    batch_size=32,
+    model=dict(num_steps=8, hidden_channels=64, latent_channels=8),
+  ),
+  'small': Size(
+    image_shape=(28, 28, 1),
+    batch_size=64,
+    model=dict(num_steps=4, hidden_channels=32, latent_channels=4),
+  ),
+}
+_OURS = 'geco_jax'
+TORCHS = {
+  'torch eager': dict(),
+  'torch eager, channels_last': dict(channels_last=True),
+  'torch.compile, channels_last': dict(channels_last=True, compiled=True),
+}
+_NUM_IMAGES = 1_024
+
+_SIZES = flags.DEFINE_multi_enum(
+  'sizes', [*SIZES], [*SIZES], 'Sizes of the model.'
+)
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
+_STEPS = flags.DEFINE_integer(
+  'steps_per_round', 3, 'Steps per round, and per dispatch.', lower_bound=1
+)
+_CPU_DEVICES = flags.DEFINE_integer(
+  'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
+)
+_COLD = flags.DEFINE_boolean(
+  'cold', True, 'Whether to measure compilation and memory too.'
+)
+_OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write.')
+
+
+def contender(name: str, size: Size, num_steps: int, **model: Any) -> Contender:
+  """Returns one program to time, `model` changing the size's own model."""
+  kwargs = {**size.model, **model}
+  dataset = contenders.random_images(size.image_shape, _NUM_IMAGES)
+  if name == _OURS:
+    config = get_base_config('geco', kappa=0.1, num_steps=1_000)
+    config.batch_size = size.batch_size
+    config.model = group('conv_draw', **kwargs)
+    return contenders.ours(build(config, dataset), num_steps)
+
+  def network():
+    from benchmarks.torch_conv_draw import ConvDraw
+
+    return ConvDraw(size.image_shape, **kwargs)
+
+  return contenders.torchs(
+    network,
+    dataset.splits['train'].image,
+    size.batch_size,
+    num_steps,
+    **TORCHS[name],
+  )
+
+
+def _measure_cold(name, size_name, model, num_devices, queue):
+  """In a process of its own: seconds to compile, peak memory in MiB."""
+  jax.config.update('jax_num_cpu_devices', num_devices)
+  program = contender(name, SIZES[size_name], 1, **model)
+  seconds = []
+  for _ in range(2):
+    start = time.perf_counter()
+    program.run()
+    seconds.append(time.perf_counter() - start)
+  # On Linux ru_maxrss is in KiB.
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+  queue.put(
+    {'compile_seconds': seconds[0] - seconds[1], 'peak_memory_mib': peak}
+  )
+
+
+def cold(name: str, size_name: str, **model: Any) -> dict[str, Any]:
+  """Returns what a program's first step costs, in a fresh process."""
+  context = multiprocessing.get_context('spawn')
+  queue = context.Queue()
+  args = (name, size_name, model, _CPU_DEVICES.value, queue)
+  process = context.Process(target=_measure_cold, args=args)
+  process.start()
+  process.join()
+  return {
+    'size': size_name,
+    'program': name,
+    'num_steps': model.get('num_steps', SIZES[size_name].model['num_steps']),
+    **queue.get(timeout=1),
+  }
+
+
+def main(argv: Sequence[str]) -> None:
+  """Measures all rows, prints and writes them."""
+  del argv
+  jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
+  rows, firsts = [], []
+  for size_name in _SIZES.value:
+    for hidden_to_hidden in (True, False):
+      make = functools.partial(
+        contender,
+        size=SIZES[size_name],
+        num_steps=_STEPS.value,
+        hidden_to_hidden=hidden_to_hidden,
+      )
+      rates = side_by_side.measure(
+        {name: make(name) for name in (_OURS, *TORCHS)}, _ROUNDS.value
+      )
+      title = size_name if hidden_to_hidden else f'{size_name}, no hidden'
+      rows += [
+        side_by_side.compare(title, rates, _OURS, name) for name in TORCHS
+      ]
+    if _COLD.value:
+      firsts += [cold(name, size_name) for name in (_OURS, *TORCHS)]
+      firsts.append(cold(_OURS, size_name, num_steps=32))
+  print(side_by_side.table(rows))
+  for first in firsts:
+    print(
+      f'{first["size"]:<6} {first["program"]:<29} '
+      f'T={first["num_steps"]:<3} compiles in {first["compile_seconds"]:5.1f} '
+      f's, peak memory {first["peak_memory_mib"]:6.0f} MiB'
+    )
+  if _OUTPUT.value:
+    side_by_side.write_json(_OUTPUT.value, rows, first_steps=firsts)
+
+
+if __name__ == '__main__':
+  cli.run(main)

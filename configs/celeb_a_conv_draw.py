@@ -1,0 +1,22 @@
+r"""ConvDRAW on CelebA, 32x32 if quick, otherwise 64x64 (Figures 4 and 6).
+
+  python -m geco_jax.train --config=configs/celeb_a_conv_draw.py:quick \
+      --workdir=runs/celeb_a
+
+COST
+
+Variants: quick, gpu, paper; behind a comma the objective, if it is not geco:
+quick,elbo. `base_config.get_conv_draw_config` says what they are.
+"""
+
+from ml_collections.config_dict import ConfigDict
+
+from geco_jax import base_config
+
+
+def get_config(variant: str = 'quick') -> ConfigDict:
+  """Returns the config of a variant."""
+  image_size = 32 if variant.startswith('quick') else 64
+  return base_config.get_conv_draw_config(
+    variant, base_config.group('celeb_a', image_size=image_size)
+  )

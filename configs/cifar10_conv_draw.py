@@ -1,0 +1,19 @@
+r"""ConvDRAW on CIFAR-10 (Figures 4 and 5).
+
+  python -m geco_jax.train --config=configs/cifar10_conv_draw.py:quick \
+      --workdir=runs/cifar10
+
+COST
+
+Variants: quick, gpu, paper; behind a comma the objective, if it is not geco:
+quick,elbo. `base_config.get_conv_draw_config` says what they are.
+"""
+
+from ml_collections.config_dict import ConfigDict
+
+from geco_jax import base_config
+
+
+def get_config(variant: str = 'quick') -> ConfigDict:
+  """Returns the config of a variant."""
+  return base_config.get_conv_draw_config(variant, base_config.group('cifar10'))

@@ -1,0 +1,19 @@
+r"""ConvDRAW on MNIST (Figure 4).
+
+  python -m geco_jax.train --config=configs/mnist_conv_draw.py:quick \
+      --workdir=runs/mnist
+
+COST
+
+Variants: quick, gpu, paper; behind a comma the objective, if it is not geco:
+quick,elbo. `base_config.get_conv_draw_config` says what they are.
+"""
+
+from ml_collections.config_dict import ConfigDict
+
+from geco_jax import base_config
+
+
+def get_config(variant: str = 'quick') -> ConfigDict:
+  """Returns the config of a variant."""
+  return base_config.get_conv_draw_config(variant, base_config.group('mnist'))

@@ -1,0 +1,26 @@
+r"""Conditional ConvDRAW on MNIST-rotate (Figures 3 and 4).
+
+  python -m geco_jax.train --config=configs/mnist_rotate_conv_draw.py:quick \
+      --workdir=runs/mnist_rotate
+
+COST
+
+Variants: quick, gpu, paper; behind a comma the objective, if it is not geco:
+quick,elbo. `base_config.get_conv_draw_config` says what they are.
+"""
+
+from ml_collections.config_dict import ConfigDict
+
+from geco_jax import base_config
+
+
+def get_config(variant: str = 'quick') -> ConfigDict:
+  """Returns the config of a variant."""
+  base = 'digits' if variant.startswith('quick') else 'mnist'
+  return base_config.get_conv_draw_config(
+    variant,
+    base_config.group('mnist_rotate', base=base),
+    conditional=True,
+    quick=dict(reduction=2, latent_channels=2),
+    quick_steps=4_000,
+  )

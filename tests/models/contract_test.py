@@ -1,0 +1,222 @@
+"""Contracts that every model keeps, on every kind of data set."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import jmp
+import numpy as np
+import pytest
+
+from geco_jax import update
+from geco_jax.base_config import get_base_config
+from geco_jax.base_config import group
+from geco_jax.build import build
+from geco_jax.build import build_dataset
+from geco_jax.build import COMPOSITIONS
+from geco_jax.build import MODELS
+from geco_jax.datasets.batches import fixed_batch
+
+FLOAT32 = jmp.get_policy('float32')
+BFLOAT16 = jmp.get_policy('params=float32,compute=bfloat16,output=float32')
+_DRAW = dict(
+  num_steps=2,
+  hidden_channels=6,
+  latent_channels=2,
+  kernel_size=3,
+  context_channels=4,
+  context_size=8,
+)
+SMALL = {
+  'mlp_vae': ('mlp_vae', dict(latent_size=3, hidden_sizes=(8,))),
+  'conv_vae': (
+    'conv_vae',
+    dict(latent_size=3, channels=(4, 6), hidden_size=8),
+  ),
+  'conv_draw': ('conv_draw', _DRAW),
+  'conditional_conv_draw': ('conv_draw', {**_DRAW, 'conditional': True}),
+}
+SHAPES = [(8, 8, 1), (8, 4, 3)]
+
+
+@functools.cache
+def make(name, shape=(8, 8, 1), policy=FLOAT32):
+  """Returns a small jitted model, its parameters, 5 keys, images, contexts."""
+  constructor, kwargs = SMALL[name]
+  model = MODELS[constructor](shape, policy, **kwargs)
+  functions = ('init', 'apply', 'sample', 'reconstruct')
+  model = model._replace(**{f: jax.jit(getattr(model, f)) for f in functions})
+  keys = jax.random.split(jax.random.key(1), 5)
+  image = jax.random.uniform(jax.random.key(2), (5, *shape))
+  context = None
+  if model.conditional:
+    context = jax.random.uniform(jax.random.key(3), (5, *shape[:2], 2))
+  params = model.init(jax.random.key(0), keys, image, context)
+  return model, params, keys, image, context
+
+
+def test_small_sizes_are_given_for_every_model():
+  assert {constructor for constructor, _ in SMALL.values()} == set(MODELS)
+
+
+@pytest.mark.parametrize('name', SMALL)
+class TestContract:
+  """What every model promises."""
+
+  @pytest.mark.parametrize('shape', SHAPES)
+  def test_shapes_types_and_finite_values(self, name, shape):
+    model, params, keys, image, context = make(name, shape)
+    output = model.apply(params, keys, image, context)
+    assert output.reconstruction.shape == image.shape
+    assert output.kl.shape == (5,)
+    assert output.kl_by_step.shape == (5, model.num_steps)
+    assert output.likelihood_stddev.shape == ()
+    assert model.sample(params, keys, context).shape == image.shape
+    for leaf in jax.tree.leaves(output):
+      assert leaf.dtype == jnp.float32
+      assert np.all(np.isfinite(leaf))
+
+  def test_every_parameter_gets_a_finite_gradient(self, name):
+    model, params, keys, image, context = make(name)
+
+    def loss(params):
+      output = model.apply(params, keys, image, context)
+      return output.kl.sum() + ((image - output.reconstruction) ** 2).sum()
+
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params)):
+      assert np.all(np.isfinite(leaf))
+      assert np.any(leaf != 0)
+
+  def test_kl_is_positive_and_the_sum_of_its_steps(self, name):
+    model, params, keys, image, context = make(name)
+    output = model.apply(params, keys, image, context)
+    assert np.all(output.kl_by_step > 0)
+    np.testing.assert_allclose(
+      output.kl_by_step.sum(axis=1), output.kl, rtol=1e-6
+    )
+
+  def test_examples_do_not_depend_on_their_batch(self, name):
+    model, params, keys, image, context = make(name)
+    whole = model.apply(params, keys, image, context)
+    others = None if context is None else context[3:]
+    part = model.apply(params, keys[3:], image[3:], others)
+    np.testing.assert_allclose(
+      whole.reconstruction[3:], part.reconstruction, atol=1e-6
+    )
+    np.testing.assert_allclose(whole.kl[3:], part.kl, rtol=1e-5)
+
+  def test_noise_comes_from_the_keys(self, name):
+    model, params, keys, image, context = make(name)
+    first = model.apply(params, keys, image, context)
+    other = model.apply(params, keys[::-1], image, context)
+    again = model.apply(params, keys, image, context)
+    assert not np.allclose(first.latents, other.latents)
+    np.testing.assert_array_equal(first.latents, again.latents)
+    # The first step's posterior is before all noise.
+    np.testing.assert_array_equal(
+      first.kl_by_step[:, 0], other.kl_by_step[:, 0]
+    )
+
+  def test_informed_to_the_end_reconstructs(self, name):
+    model, params, keys, image, context = make(name)
+    np.testing.assert_allclose(
+      model.reconstruct(params, keys, image, context, model.num_steps),
+      model.apply(params, keys, image, context).reconstruction,
+      atol=1e-6,
+    )
+
+  def test_never_informed_samples_whatever_the_image(self, name):
+    model, params, keys, image, context = make(name)
+    sample = model.sample(params, keys, context)
+    for other in (image, 1 - image):
+      np.testing.assert_allclose(
+        model.reconstruct(params, keys, other, context, 0), sample, atol=1e-6
+      )
+    informed = model.reconstruct(params, keys, image, context, 1)
+    assert not np.allclose(informed, sample, atol=1e-3)
+
+  def test_contexts_matter_to_conditional_models_alone(self, name):
+    model, params, keys, image, context = make(name)
+    given = jnp.ones((5, 8, 8, 2)) if context is None else context
+    outputs = [
+      (model.apply(params, keys, image, c).kl, model.sample(params, keys, c))
+      for c in (given, given[::-1] / 2)
+    ]
+    for first, second in zip(*outputs, strict=True):
+      assert np.allclose(first, second, atol=1e-6) != model.conditional
+
+  def test_jit_vmap_and_pmap_agree(self, name):
+    model, params, keys, image, context = make(name)
+    jitted = model.apply(params, keys, image, context).reconstruction
+    args = jax.tree.map(lambda x: x[None], (keys, image, context))
+    for transform in (jax.vmap, jax.pmap):
+      output = transform(model.apply, in_axes=(None, 0, 0, 0))(params, *args)
+      np.testing.assert_allclose(output.reconstruction[0], jitted, atol=1e-5)
+
+  def test_bfloat16_stays_close_and_keeps_float32_parameters(self, name):
+    model, params, keys, image, context = make(name, policy=BFLOAT16)
+    exact, *_ = make(name)
+    for leaf in jax.tree.leaves(params):
+      assert leaf.dtype == jnp.float32
+    output = model.apply(params, keys, image, context)
+    expected = exact.apply(params, keys, image, context)
+    assert output.reconstruction.dtype == jnp.float32
+    np.testing.assert_allclose(
+      output.reconstruction, expected.reconstruction, atol=0.03
+    )
+    assert not np.array_equal(output.reconstruction, expected.reconstruction)
+
+  def test_bfloat16_trains(self, name):
+    model, params, keys, image, context = make(name, policy=BFLOAT16)
+
+    def loss(params):
+      output = model.apply(params, keys, image, context)
+      error = ((image - output.reconstruction) ** 2).sum()
+      return 0.01 * output.kl.sum() + error
+
+    @jax.jit
+    def descend(params):
+      def step(params, _):
+        value, gradient = jax.value_and_grad(loss)(params)
+        moved = jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradient)
+        return moved, value
+
+      return jax.lax.scan(step, params, length=40)[1]
+
+    losses = descend(params)
+    assert losses[-1] < 0.97 * losses[0]
+
+
+@functools.cache
+def dataset_of_digits(name):
+  """Returns the data set, and the batch of its first six training examples."""
+  config = get_base_config('geco', kappa=0.1, num_steps=100)
+  kwargs = {'base': 'digits'} if name in COMPOSITIONS else {}
+  config.dataset = group(name, **kwargs)
+  dataset = build_dataset(config)
+  return dataset, fixed_batch(dataset, dataset.splits['train'], jnp.arange(6))
+
+
+@pytest.mark.parametrize('dataset_name', ['digits', *COMPOSITIONS])
+@pytest.mark.parametrize('name', SMALL)
+def test_every_model_learns_from_every_data_set(name, dataset_name):
+  dataset, batch = dataset_of_digits(dataset_name)
+  constructor, kwargs = SMALL[name]
+  if kwargs.get('conditional') and dataset.context_shape is None:
+    pytest.skip('a conditional model needs contexts')
+  config = get_base_config('geco', kappa=0.1, num_steps=100)
+  config.model = group(constructor, **kwargs)
+  experiment = build(config, dataset)
+  inputs = update.run_inputs(experiment)
+  state = update.init_state(experiment, inputs)
+  keys = jax.random.split(jax.random.key(0), 6)
+
+  def loss(params):
+    return update.loss_and_metrics(
+      experiment, params, state.log_multipliers, inputs.kappas, keys, batch
+    )
+
+  gradient, (_, metrics) = jax.jit(jax.grad(loss, has_aux=True))(state.params)
+  assert metrics['kl_nats'] >= 0
+  for leaf in jax.tree.leaves((metrics, gradient)):
+    assert np.all(np.isfinite(leaf))

@@ -1,0 +1,195 @@
+"""Tests of ConvDRAW; what all models promise is in contract_test."""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import jmp
+import numpy as np
+import pytest
+
+from geco_jax.distributions import DiagonalGaussian
+from geco_jax.distributions import per_example_normal
+from geco_jax.models.conv_draw import conv_draw
+from geco_jax.models.conv_draw import depth_to_space
+from geco_jax.models.conv_draw import space_to_depth
+
+FLOAT32 = jmp.get_policy('float32')
+SHAPE = (8, 8, 1)
+SIZES = dict(
+  num_steps=3, hidden_channels=5, latent_channels=2, kernel_size=3, reduction=2
+)
+
+
+def make(batch_size=4, **kwargs):
+  """Returns a model, parameters that are not at their start, keys, images."""
+  model = conv_draw(SHAPE, FLOAT32, **{**SIZES, **kwargs})
+  keys = jax.random.split(jax.random.key(1), batch_size)
+  image = jax.random.uniform(jax.random.key(2), (batch_size, *SHAPE))
+  params = jax.jit(model.init)(jax.random.key(0), keys, image)
+  leaves, structure = jax.tree.flatten(params)
+  noise = jax.random.split(jax.random.key(3), len(leaves))
+  moved = [
+    leaf + 0.1 * jax.random.normal(key, leaf.shape)
+    for key, leaf in zip(noise, leaves, strict=True)
+  ]
+  return model, jax.tree.unflatten(structure, moved), keys, image
+
+
+def textbook(params, keys, image, *, hidden_to_hidden):
+  """ConvDRAW as the paper draws it: a loop over steps, nothing rearranged.
+
+  Returns the canvas, and lists over steps of z_t, q(z_t|x) and p(z_t).
+  """
+
+  def convolve(x, w, b=0.0):
+    labels = ('NHWC', 'HWIO', 'NHWC')
+    y = lax.conv_general_dilated(x, w, (1, 1), 'SAME', dimension_numbers=labels)
+    return y + jnp.broadcast_to(b, y.shape)
+
+  def heads(name, x):
+    y = convolve(x, params[name]['w'], params[name]['b'])
+    return DiagonalGaussian(*jnp.split(y, 2, axis=-1))
+
+  def lstm(gates, cell):
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    cell = jax.nn.sigmoid(f + 1) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(cell), cell
+
+  x = space_to_depth(image, 2)
+  zeros = jnp.zeros((len(image), 4, 4, SIZES['hidden_channels']))
+  h_enc = c_enc = h_dec = c_dec = zeros
+  canvas = jnp.full(x.shape, params['~']['initial_canvas'][0])
+  noise = per_example_normal(keys, (SIZES['num_steps'], 4, 4, 2))
+  w_encoder = jnp.concatenate(
+    [params['image_gates']['w'], params['encoder_gates']['w']], axis=2
+  )
+  latents, posteriors, priors = [], [], []
+  for t in range(SIZES['num_steps']):
+    own = ([h_enc], [h_dec]) if hidden_to_hidden else ([], [])
+    seen = jnp.concatenate([x, x - canvas, h_dec, *own[0]], axis=-1)
+    gates = convolve(seen, w_encoder, params['image_gates']['b'])
+    h_enc, c_enc = lstm(gates, c_enc)
+    q, p = heads('posterior', h_enc), heads('prior', h_dec)
+    z = q.mean + jnp.exp(q.log_stddev) * noise[:, t]
+    seen = jnp.concatenate([z, canvas, *own[1]], axis=-1)
+    gates = convolve(
+      seen, params['decoder_gates']['w'], params['decoder_gates']['b']
+    )
+    h_dec, c_dec = lstm(gates, c_dec)
+    canvas += convolve(h_dec, params['write']['w'], params['write']['b'])
+    latents.append(z)
+    posteriors.append(q)
+    priors.append(p)
+  return depth_to_space(canvas, 2), latents, posteriors, priors
+
+
+@pytest.mark.parametrize(
+  ('hidden_to_hidden', 'remat'), [(True, False), (False, False), (True, True)]
+)
+def test_equals_the_unrolled_textbook_model(hidden_to_hidden, remat):
+  model, params, keys, image = make(
+    hidden_to_hidden=hidden_to_hidden, remat=remat
+  )
+
+  def ours(params):
+    output = model.apply(params, keys, image)
+    return output.reconstruction, output.kl_by_step, output.latents
+
+  def theirs(params):
+    canvas, latents, posteriors, priors = textbook(
+      params, keys, image, hidden_to_hidden=hidden_to_hidden
+    )
+    kl = [q.kl_to(p) for q, p in zip(posteriors, priors, strict=True)]
+    return canvas, jnp.stack(kl, axis=1), jnp.stack(latents, axis=1)
+
+  def loss(function):
+    def total(params):
+      canvas, kl, _ = function(params)
+      return ((image - canvas) ** 2).sum() + kl.sum()
+
+    return total
+
+  for ours_leaf, theirs_leaf in zip(
+    jax.jit(ours)(params), jax.jit(theirs)(params), strict=True
+  ):
+    np.testing.assert_allclose(ours_leaf, theirs_leaf, atol=2e-5, rtol=2e-5)
+  gradients = (jax.jit(jax.grad(loss(f)))(params) for f in (ours, theirs))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-3),
+    *gradients,
+  )
+
+
+def test_kl_equals_the_monte_carlo_estimate():
+  model, params, _, image = make()
+  num_draws = 4_000
+  keys = jax.random.split(jax.random.key(5), num_draws)
+  repeated = jnp.repeat(image[:1], num_draws, axis=0)
+  kl = jax.jit(model.apply)(params, keys, repeated).kl
+
+  @jax.jit
+  def log_ratios(params):
+    _, latents, posteriors, priors = textbook(
+      params, keys, repeated, hidden_to_hidden=True
+    )
+    return sum(
+      q.log_prob(z) - p.log_prob(z)
+      for z, q, p in zip(latents, posteriors, priors, strict=True)
+    )
+
+  estimates = log_ratios(params)
+  standard_error = float((estimates - kl).std()) / num_draws**0.5
+  assert standard_error < 0.02 * float(kl.mean())
+  assert abs(float((estimates - kl).mean())) < 4 * standard_error
+
+
+def test_information_is_added_step_by_step():
+  model, params, keys, image = make()
+  reconstruct = jax.jit(model.reconstruct)
+  pictures = [reconstruct(params, keys, image, None, t) for t in range(4)]
+  for before, after in zip(pictures, pictures[1:], strict=False):
+    assert not np.allclose(before, after, atol=1e-4)
+
+
+def test_program_does_not_grow_with_the_steps():
+  def num_lines(num_steps):
+    model, params, keys, image = make(num_steps=num_steps)
+
+    def loss(params):
+      output = model.apply(params, keys, image)
+      return output.kl.sum() + output.reconstruction.sum()
+
+    return len(jax.jit(jax.grad(loss)).lower(params).as_text().splitlines())
+
+  assert num_lines(32) <= 1.01 * num_lines(8)
+
+
+def test_space_to_depth_keeps_patches_together():
+  image = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+  patches = space_to_depth(image, 2)
+  assert patches.shape == (2, 2, 3, 12)
+  np.testing.assert_array_equal(
+    patches[1, 1, 2].reshape(2, 2, 3), image[1, 2:4, 4:6]
+  )
+  np.testing.assert_array_equal(depth_to_space(patches, 2), image)
+
+
+@pytest.mark.parametrize(
+  ('kwargs', 'message'),
+  [
+    (dict(num_steps=0), r'num_steps must be .* got \[0\]'),
+    (dict(hidden_channels=-1), 'hidden_channels must be'),
+    (dict(reduction=3), 'reduction=3 must divide .* got 8x8'),
+    (dict(likelihood_stddev=0.0), 'likelihood_stddev must be > 0.*got 0.0'),
+  ],
+)
+def test_refuses_bad_sizes(kwargs, message):
+  with pytest.raises(ValueError, match=message):
+    conv_draw(SHAPE, FLOAT32, **kwargs)
+
+
+def test_a_conditional_model_refuses_to_go_without_a_context():
+  model = conv_draw(SHAPE, FLOAT32, **SIZES, conditional=True)
+  keys = jax.random.split(jax.random.key(0), 1)
+  with pytest.raises(ValueError, match='needs a context, got None'):
+    model.init(jax.random.key(0), keys, jnp.zeros((1, *SHAPE)))
