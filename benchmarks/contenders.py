@@ -1,6 +1,7 @@
 """What is timed side by side: our training step and PyTorch's."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,8 +27,8 @@ def random_images(
     0, 256, (num_images, *image_shape), dtype=np.uint8
   )
   images = Images(image, np.full(num_images, -1, np.int32))
-  splits = dict.fromkeys(('train', 'validation', 'test'), images)
-  return as_dataset(ImageSet('random', splits))
+  splits = ('train', 'validation', 'test')
+  return as_dataset(ImageSet('random', {split: images for split in splits}))
 
 
 def ours(experiment: Experiment, num_steps: int) -> Contender:
@@ -80,7 +81,7 @@ def torchs(
     ) from error
   device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
   data = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
-  network = make_network().to(device)
+  network: Any = make_network().to(device)
   if channels_last:
     network.to(memory_format=torch.channels_last)
   if compiled:

@@ -59,7 +59,12 @@ class ConvDraw(nn.Module):
     self.hidden_channels = hidden_channels
     self.reduction = reduction
     patch = channels * reduction**2
-    convolution = dict(kernel_size=kernel_size, padding=kernel_size // 2)
+
+    def convolution(in_channels, out_channels):
+      return nn.Conv2d(
+        in_channels, out_channels, kernel_size, padding=kernel_size // 2
+      )
+
     self.encoder = ConvLstm(
       2 * patch + hidden_channels,
       hidden_channels,
@@ -69,11 +74,9 @@ class ConvDraw(nn.Module):
     self.decoder = ConvLstm(
       patch + latent_channels, hidden_channels, kernel_size, hidden_to_hidden
     )
-    self.posterior = nn.Conv2d(
-      hidden_channels, 2 * latent_channels, **convolution
-    )
-    self.prior = nn.Conv2d(hidden_channels, 2 * latent_channels, **convolution)
-    self.write = nn.Conv2d(hidden_channels, patch, **convolution)
+    self.posterior = convolution(hidden_channels, 2 * latent_channels)
+    self.prior = convolution(hidden_channels, 2 * latent_channels)
+    self.write = convolution(hidden_channels, patch)
     self.initial_canvas = nn.Parameter(torch.full((patch, 1, 1), 0.5))
 
   def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

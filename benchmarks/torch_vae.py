@@ -80,7 +80,7 @@ class Trainer:
 
   def __init__(
     self,
-    model: Vae,
+    model: nn.Module,
     images: torch.Tensor,
     batch_size: int,
     *,

@@ -119,13 +119,11 @@ def main(argv: Sequence[str]) -> None:
     'step': int(state.step),
   }
   workdirs.write_json(os.path.join(workdir, 'arithmetic.json'), results)
-  rows = pictures.stack_rows(
-    experiment.dataset,
-    *(
-      x[:: max(1, len(x) // _SHOWN)][:_SHOWN]
-      for x in (batch.context, batch.image, samples)
-    ),
+  every = max(1, len(samples) // _SHOWN)
+  shown = jax.tree.map(
+    lambda x: x[::every][:_SHOWN], (batch.context, batch.image, samples)
   )
+  rows = pictures.stack_rows(experiment.dataset, *shown)
   path = os.path.join(workdir, 'arithmetic.png')
   pictures.save_png(path, pictures.grid(rows))
   print(

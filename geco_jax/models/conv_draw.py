@@ -166,14 +166,17 @@ def conv_draw(
     def constants_of(context, image=None):
       if conditional and context is None:
         raise ValueError('a conditional ConvDRAW needs a context, got None')
-      shared = (0.0, 0.0, 0.0)
+      encoder = decoder = prior = patches = 0.0
       if conditional:
-        features = context_shares(context_network(context))
-        shared = jnp.split(features, [shares[0], sum(shares[:2])], axis=-1)
-      if image is None:
-        return Constants(*shared, patches=0.0)
-      patches = space_to_depth(image, reduction)
-      return Constants(shared[0] + image_gates(patches), *shared[1:], patches)
+        encoder, decoder, prior = jnp.split(
+          context_shares(context_network(context)),
+          [shares[0], sum(shares[:2])],
+          axis=-1,
+        )
+      if image is not None:
+        patches = space_to_depth(image, reduction)
+        encoder += image_gates(patches)
+      return Constants(encoder, decoder, prior, patches)
 
     def initial_state(batch_size):
       canvas = hk.get_parameter(
