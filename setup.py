@@ -23,7 +23,7 @@ setuptools.setup(
     'numpy>=1.26',
     'optax>=0.2.4',
     'orbax-checkpoint>=0.11',
-    'pillow>=10',
+    'pillow>=10.1',
     'scikit-learn>=1.4',
     'scipy>=1.11',
     'tensorboardX>=2.6',

@@ -16,6 +16,7 @@ import os
 
 from absl import flags
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from geco_jax import cli
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
   keys = jax.random.split(jax.random.key(0), len(batch.image))
   reconstruct = jax.jit(model.reconstruct)
   rows = [
-    np.asarray(reconstruct(params, keys, batch.image, batch.context, informed))
+    reconstruct(params, keys, batch.image, batch.context, informed)
     for informed in range(model.num_steps + 1)
   ]
   output = jax.jit(model.apply)(params, keys, batch.image, batch.context)
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     {
       'informed_steps': informed,
       'kl_nats': float(kl),
-      'rmse': math.sqrt(np.mean((np.asarray(batch.image) - row) ** 2)),
+      'rmse': math.sqrt(jnp.mean((batch.image - row) ** 2)),
     }
     for informed, (row, kl) in enumerate(zip(rows, kl_nats, strict=True))
   ]

@@ -1,12 +1,17 @@
 """From config to parts: every wrong value gets one clear sentence."""
 
+from ml_collections.config_dict import ConfigDict
 import pytest
 
+from geco_jax.base_config import group
 from geco_jax.build import build
 from geco_jax.build import build_dataset
+from geco_jax.build import COMPOSITIONS
 from geco_jax.build import CONSTRAINTS
 from geco_jax.build import MODELS
 from geco_jax.build import MULTIPLIERS
+from geco_jax.datasets import sources
+from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
 
 
@@ -94,8 +99,76 @@ def test_digits_are_built_without_options(tiny_config):
   assert dataset.image_shape == (8, 8, 1)
 
 
+@pytest.mark.parametrize(
+  ('name', 'channels', 'context_channels'),
+  [
+    ('color_mnist', 3, None),
+    ('micro_mnist', 1, None),
+    ('mnist_rotate', 1, 2),
+    ('mnist_sum', 1, 2),
+    ('mnist_sum_hard', 2, 1),
+    ('mnist_triplets', 3, None),
+  ],
+)
+def test_compositions_are_built_of_the_base_that_is_named(
+  name, channels, context_channels
+):
+  config = ConfigDict({'dataset': group(name, base='digits')})
+  dataset = build_dataset(config)
+  assert dataset.name == f'{name} of digits'
+  assert dataset.image_shape == (8, 8, channels)
+  assert dataset.context_shape == (
+    None if context_channels is None else (8, 8, context_channels)
+  )
+
+
+def test_compositions_are_of_mnist_in_data_dir_unless_told_otherwise(
+  monkeypatch,
+):
+  asked = []
+
+  def tfds_images(name, data_dir):
+    asked.append((name, data_dir))
+    return sources.digits()
+
+  monkeypatch.setattr('geco_jax.datasets.sources.tfds_images', tfds_images)
+  build_dataset(ConfigDict({'dataset': group('mnist_sum')}), 'some/folder')
+  assert asked == [('mnist', 'some/folder')]
+
+
+@pytest.mark.parametrize('name', COMPOSITIONS)
+@pytest.mark.parametrize(
+  ('kwargs', 'message'),
+  [
+    ({'base': 'digitz'}, "unknown data set 'digitz'.*digits"),
+    ({'bass': 'digits'}, "config.dataset: .*unexpected.*'bass'"),
+  ],
+)
+def test_a_composition_names_what_is_wrong_with_its_options(
+  name, kwargs, message
+):
+  config = ConfigDict({'dataset': group(name, **kwargs)})
+  with pytest.raises(UserError, match=message):
+    build_dataset(config)
+
+
+def test_a_base_that_cannot_be_composed_is_the_configs_fault(
+  make_images, monkeypatch
+):
+  splits = dict.fromkeys(
+    ['train', 'validation', 'test'], make_images(8, (4, 4, 3))
+  )
+  monkeypatch.setattr(
+    'geco_jax.datasets.sources.tfds_images',
+    lambda name, data_dir: ImageSet(name, splits),
+  )
+  config = ConfigDict({'dataset': group('mnist_sum', base='cifar10')})
+  with pytest.raises(UserError, match='config.dataset: cifar10 .* 3 channels'):
+    build_dataset(config)
+
+
 def test_every_choice_is_a_function_with_a_docstring_or_private():
-  for choices in (MODELS, CONSTRAINTS, MULTIPLIERS):
+  for choices in (MODELS, COMPOSITIONS, CONSTRAINTS, MULTIPLIERS):
     for name, function in choices.items():
       assert callable(function), name
       assert function.__doc__ or function.__name__.startswith('_'), name

@@ -48,13 +48,20 @@ def code_of(image):
 
 
 @functools.cache
+def composed(name):
+  """Returns the data set of the coded base, and its assembly compiled."""
+  dataset = COMPOSITIONS[name](coded_base())
+  return dataset, jax.jit(dataset.assemble)
+
+
+@functools.cache
 def batch_of(name, num_examples=400, split='train', seed=0):
   """Returns a batch of the coded base: codes and labels of all its digits."""
-  dataset = COMPOSITIONS[name](coded_base())
+  dataset, assemble = composed(name)
   images = dataset.splits[split]
   numbers = jnp.arange(num_examples)
   keys = per_example_keys(jax.random.key(seed), numbers)
-  batch = jax.jit(dataset.assemble)(images, numbers % len(images.label), keys)
+  batch = assemble(images, numbers % len(images.label), keys)
   parts = [(batch.image, batch.label.reshape(num_examples, -1))]
   if batch.context is not None:
     parts.insert(0, (batch.context, batch.context_label))
@@ -95,11 +102,12 @@ def test_every_triplet_adds_up(name, order, split):
   np.testing.assert_array_equal(result, (first + second) % 10)
 
 
-@pytest.mark.parametrize('name', UPRIGHT)
+@pytest.mark.parametrize('name', [*UPRIGHT, 'mnist_rotate'])
 def test_over_an_epoch_every_digit_comes_once(name):
-  codes, _ = batch_of(name, num_examples=80)
+  codes, _ = batch_of(name)
   own = 1 if name == 'mnist_sum_hard' else 0
-  assert sorted(codes[:, own, 0]) == [*range(80)]
+  for epoch in codes[:, own, 0].reshape(-1, 80):
+    assert sorted(epoch) == [*range(80)]
 
 
 def uniform(counts):
@@ -119,6 +127,20 @@ def test_pairs_are_uniform():
 def test_results_are_uniform_within_their_label():
   codes, _ = batch_of('mnist_triplets', num_examples=64_000)
   assert uniform(np.bincount(codes[:, 2, 0], minlength=80))
+
+
+def test_rotation_takes_every_other_digit_of_the_label_as_often():
+  codes, labels = batch_of('mnist_rotate', num_examples=64_000)
+  upright = labels[:, 1] == 0  # Turned, a code cannot be read.
+  first, result = codes[upright, 0, 0], codes[upright, 2, 0]
+  pairs = np.zeros((80, 80), int)
+  np.add.at(pairs, (first, result), 1)
+  # The base's labels are its images' numbers mod 10.
+  numbers = np.arange(80)
+  alike = numbers[:, None] % 10 == numbers[None] % 10
+  allowed = alike & ~np.eye(80, dtype=bool)
+  assert not pairs[~allowed].any()
+  assert uniform(pairs[allowed])
 
 
 def test_colours_are_independent():
@@ -149,6 +171,12 @@ def test_an_example_is_what_its_index_and_key_say(name):
   part = jax.jit(dataset.assemble)(images, numbers[5:9], keys[5:9])
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a[5:9], b, atol=1e-6), whole, part
+  )
+  alone = jax.jit(jax.vmap(functools.partial(dataset.assemble, images)))(
+    numbers[:, None], keys[:, None]
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b[:, 0], atol=1e-6), whole, alone
   )
   other = dataset.assemble(images, numbers, keys[::-1])
   assert np.array_equal(whole.image, other.image) == (name == 'micro_mnist')
@@ -209,6 +237,7 @@ def test_rotation_refuses_a_base_with_a_lonely_digit():
   compositions.mnist_sum(coded_base(sizes))
 
 
+@pytest.mark.slow  # Decodes all of MNIST.
 @pytest.mark.skipif(
   'TFDS_DATA_DIR' not in os.environ,
   reason='TFDS_DATA_DIR, with a prepared mnist, is not set',

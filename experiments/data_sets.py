@@ -1,0 +1,166 @@
+r"""Contact sheets of the composed data sets, to check them by eye.
+
+  python -m experiments.data_sets --base=digits --output=runs/data_sets
+
+Writes NAME.png for every data set of `build.COMPOSITIONS` and data_sets.png,
+all of them at a glance. Examples are of the test split; contexts stand above
+targets, an example's labels above both, in the order of its channels.
+"""
+
+from collections.abc import Sequence
+import inspect
+import os
+
+from absl import flags
+import jax
+from ml_collections.config_dict import ConfigDict
+import numpy as np
+from PIL import Image
+from PIL import ImageDraw
+from PIL import ImageFont
+
+from geco_jax import cli
+from geco_jax import pictures
+from geco_jax import workdir as workdirs
+from geco_jax.base_config import group
+from geco_jax.build import build_dataset
+from geco_jax.build import COMPOSITIONS
+from geco_jax.datasets.batches import Batch
+from geco_jax.datasets.batches import Dataset
+from geco_jax.errors import UserError
+
+_BASE = flags.DEFINE_string(
+  'base', 'digits', 'Labelled digits: digits, mnist or a like set of TFDS.'
+)
+_OUTPUT = flags.DEFINE_string('output', None, 'Folder of the sheets.')
+_IMAGES_IN_LINE = 12
+_LINES = 4  # Of a sheet, and of a panel where all are at a glance.
+_PANEL_LINES = 2
+_PANELS_IN_ROW = 2
+_TITLE_SIZE = 18  # Pixels, as all that follow.
+_LABEL_SIZE = 15
+_MARGIN = 12
+
+
+def sheet(title: str, dataset: Dataset, num_lines: int) -> np.ndarray:
+  """Returns lines of labelled examples below a title.
+
+  Args:
+    title: what is seen.
+    dataset: the examples are of its test split, evenly spaced.
+    num_lines: of examples; fewer where the split has fewer.
+
+  Returns:
+    uint8 [height, width, 3].
+  """
+  channels = [dataset.image_shape[-1]]
+  if dataset.context_shape is not None:
+    channels.append(dataset.context_shape[-1])
+  abreast = max(channels) if dataset.channels_are_images else 1
+  in_line = _IMAGES_IN_LINE // abreast
+  batch = pictures.shown_batch(
+    dataset, dataset.splits['test'], in_line * num_lines
+  )
+
+  def line(start):
+    part = jax.tree.map(lambda x: x[start : start + in_line], batch)
+    return _line(dataset, part)
+
+  starts = range(0, len(batch.image), in_line)
+  return _framed(_above([_text(title), *map(line, starts)]))
+
+
+def at_a_glance(panels: Sequence[np.ndarray]) -> np.ndarray:
+  """Returns panels, uint8 [height, width, 3] each, two abreast."""
+  width = max(panel.shape[1] for panel in panels)
+  rows = []
+  for start in range(0, len(panels), _PANELS_IN_ROW):
+    row = panels[start : start + _PANELS_IN_ROW]
+    height = max(panel.shape[0] for panel in row)
+    rows.append(np.concatenate([_pad(p, height, width) for p in row], axis=1))
+  return _above(rows)
+
+
+def _line(dataset: Dataset, batch: Batch) -> np.ndarray:
+  """Returns contexts above targets, with their labels above both."""
+  rows = pictures.stack_rows(dataset, batch.context, batch.image)
+  picture = Image.fromarray(pictures.grid(rows))
+  column = picture.width // len(batch.image)
+  canvas = Image.new(
+    'RGB', (picture.width, picture.height + _LABEL_SIZE + _MARGIN), 'white'
+  )
+  canvas.paste(picture, (0, _LABEL_SIZE))
+  draw = ImageDraw.Draw(canvas)
+  for i in range(len(batch.image)):
+    draw.text(
+      (column * (i + 0.5), 0),
+      labels_text(batch, i),
+      fill='black',
+      anchor='mt',
+      font=ImageFont.load_default(_LABEL_SIZE),
+    )
+  return np.asarray(canvas)
+
+
+def labels_text(batch, i):
+  """Returns an example's labels as text: those of the context first."""
+  parts = [batch.label[i]]
+  if batch.context_label is not None:
+    parts.insert(0, batch.context_label[i])
+  return ' -> '.join(
+    ', '.join(str(label) for label in np.ravel(part)) for part in parts
+  )
+
+
+def _text(text):
+  font = ImageFont.load_default(_TITLE_SIZE)
+  size = (round(font.getlength(text)) + 1, _TITLE_SIZE + _MARGIN)
+  canvas = Image.new('RGB', size, 'white')
+  ImageDraw.Draw(canvas).text((0, 0), text, fill='black', font=font)
+  return np.asarray(canvas)
+
+
+def _pad(picture, height, width):
+  """Returns the picture at the top left of a white one of that size."""
+  missing = (height - picture.shape[0], width - picture.shape[1])
+  return np.pad(
+    picture, ((0, missing[0]), (0, missing[1]), (0, 0)), constant_values=255
+  )
+
+
+def _framed(picture):
+  """Returns the picture with a white margin."""
+  margins = ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0))
+  return np.pad(picture, margins, constant_values=255)
+
+
+def _above(parts):
+  """Returns one part above the other."""
+  width = max(part.shape[1] for part in parts)
+  return np.concatenate([_pad(p, p.shape[0], width) for p in parts])
+
+
+def main(argv: Sequence[str]) -> None:
+  """Draws the data sets of the base that the flags name."""
+  del argv
+  output = _OUTPUT.value
+  if not output:
+    raise UserError('--output is missing, e.g. --output=runs/data_sets')
+  workdirs.create(output)
+  panels = []
+  for name, composition in COMPOSITIONS.items():
+    config = ConfigDict({'dataset': group(name, base=_BASE.value)})
+    dataset = build_dataset(config, cli.DATA_DIR.value)
+    first_line = (inspect.getdoc(composition) or name).splitlines()[0]
+    title = first_line.removeprefix('Returns ').removesuffix('.')
+    panels.append(sheet(title, dataset, _PANEL_LINES))
+    pictures.save_png(
+      os.path.join(output, f'{name}.png'), sheet(title, dataset, _LINES)
+    )
+  path = os.path.join(output, 'data_sets.png')
+  pictures.save_png(path, at_a_glance(panels))
+  print(f'wrote {path} and a sheet of each')
+
+
+if __name__ == '__main__':
+  cli.run(main)
