@@ -85,6 +85,10 @@ def torchs(
   if channels_last:
     network.to(memory_format=torch.channels_last)
   if compiled:
+    import torch._inductor.config
+
+    # Otherwise a compilation may be another run's, found on the disk.
+    torch._inductor.config.force_disable_caches = True
     network = torch.compile(network)
   trainer = torch_vae.Trainer(
     network, data, batch_size, kappa=0.1, fused_adam=fused_adam

@@ -4,15 +4,15 @@
 
 One step is forward, backward, Adam and the multiplier. Same architecture, with
 fused gates on both sides; PyTorch takes the best of its forms (eager or
-`torch.compile`, channels_last or not) row by row. Images are random bytes. The
-first step in a fresh process, less a later one, is what compilation costs, and
-that process's peak memory is what it needs. Run it on an idle machine.
+`torch.compile`, channels_last or not) row by row. Images are random bytes.
+Compilation and memory are those of a fresh process: JAX says itself how long it
+traces, lowers and compiles; of PyTorch it is the first step less a later one.
+Run it on an idle machine.
 """
 
 from collections.abc import Sequence
 import functools
 import multiprocessing
-import resource
 import time
 from typing import Any, NamedTuple
 
@@ -72,7 +72,9 @@ _COLD = flags.DEFINE_boolean(
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write.')
 
 
-def contender(name: str, size: Size, num_steps: int, **model: Any) -> Contender:
+def contender(
+  name: str, size: Size, steps_per_round: int, **model: Any
+) -> Contender:
   """Returns one program to time, `model` changing the size's own model."""
   kwargs = {**size.model, **model}
   dataset = contenders.random_images(size.image_shape, _NUM_IMAGES)
@@ -80,7 +82,7 @@ def contender(name: str, size: Size, num_steps: int, **model: Any) -> Contender:
     config = get_base_config('geco', kappa=0.1, num_steps=1_000)
     config.batch_size = size.batch_size
     config.model = group('conv_draw', **kwargs)
-    return contenders.ours(build(config, dataset), num_steps)
+    return contenders.ours(build(config, dataset), steps_per_round)
 
   def network():
     from benchmarks.torch_conv_draw import ConvDraw
@@ -91,7 +93,7 @@ def contender(name: str, size: Size, num_steps: int, **model: Any) -> Contender:
     network,
     dataset.splits['train'].image,
     size.batch_size,
-    num_steps,
+    steps_per_round,
     **TORCHS[name],
   )
 
@@ -100,16 +102,34 @@ def _measure_cold(name, size_name, model, num_devices, queue):
   """In a process of its own: seconds to compile, peak memory in MiB."""
   jax.config.update('jax_num_cpu_devices', num_devices)
   program = contender(name, SIZES[size_name], 1, **model)
+  compiling = []
+
+  def listen(event, duration, **_):
+    if event.startswith('/jax/core/compile/'):
+      compiling.append(duration)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
   seconds = []
-  for _ in range(2):
+  for _ in range(3):
     start = time.perf_counter()
     program.run()
     seconds.append(time.perf_counter() - start)
-  # On Linux ru_maxrss is in KiB.
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
   queue.put(
-    {'compile_seconds': seconds[0] - seconds[1], 'peak_memory_mib': peak}
+    {
+      'compile_seconds': sum(compiling) or seconds[0] - min(seconds),
+      'peak_memory_mib': _peak_memory() / 2**20,
+    }
   )
+
+
+def _peak_memory():
+  """Returns this process's largest resident size in bytes, on Linux.
+
+  `resource.ru_maxrss` would be that of the process that started this one.
+  """
+  with open('/proc/self/status') as file:
+    (line,) = (line for line in file if line.startswith('VmHWM'))
+  return int(line.split()[1]) * 1024
 
 
 def cold(name: str, size_name: str, **model: Any) -> dict[str, Any]:
@@ -138,7 +158,7 @@ def main(argv: Sequence[str]) -> None:
       make = functools.partial(
         contender,
         size=SIZES[size_name],
-        num_steps=_STEPS.value,
+        steps_per_round=_STEPS.value,
         hidden_to_hidden=hidden_to_hidden,
       )
       rates = side_by_side.measure(

@@ -94,9 +94,9 @@ def table(rows: Sequence[Row]) -> str:
       (
         row.name,
         row.contender,
-        f'{row.steps_per_second:.1f}',
+        f'{row.steps_per_second:#.3g}',
         row.baseline,
-        f'{row.baseline_steps_per_second:.1f}',
+        f'{row.baseline_steps_per_second:#.3g}',
         f'{row.ratio:.3f}',
         f'[{min(row.ratios):.3f}, {max(row.ratios):.3f}]',
       )

@@ -3,7 +3,9 @@ r"""ConvDRAW on CelebA, 32x32 if quick, otherwise 64x64 (Figures 4 and 6).
   python -m geco_jax.train --config=configs/celeb_a_conv_draw.py:quick \
       --workdir=runs/celeb_a
 
-COST
+Cost of quick: 12 minutes on two CPU cores. Expect, trained on 5,000 images,
+RMSE 0.100 (kappa 0.1) at a KL of 45.8 nats; test RMSE 0.100. gpu and paper have
+not been run.
 
 Variants: quick, gpu, paper; behind a comma the objective, if it is not geco:
 quick,elbo. `base_config.get_conv_draw_config` says what they are.

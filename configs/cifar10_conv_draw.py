@@ -3,7 +3,9 @@ r"""ConvDRAW on CIFAR-10 (Figures 4 and 5).
   python -m geco_jax.train --config=configs/cifar10_conv_draw.py:quick \
       --workdir=runs/cifar10
 
-COST
+Cost of quick: 12 minutes on two CPU cores. Expect RMSE 0.100 (kappa 0.1) at a
+KL of 71.4 nats; test RMSE 0.100; the ELBO (quick,elbo) ends at RMSE 0.032 and
+1053 nats. gpu and paper have not been run.
 
 Variants: quick, gpu, paper; behind a comma the objective, if it is not geco:
 quick,elbo. `base_config.get_conv_draw_config` says what they are.
@@ -16,4 +18,6 @@ from geco_jax import base_config
 
 def get_config(variant: str = 'quick') -> ConfigDict:
   """Returns the config of a variant."""
-  return base_config.get_conv_draw_config(variant, base_config.group('cifar10'))
+  return base_config.get_conv_draw_config(
+    variant, base_config.group('cifar10')
+  )

@@ -3,7 +3,8 @@ r"""ConvDRAW on Color-MNIST (Figures 4 and 6); quick: of 8x8 digits.
   python -m geco_jax.train --config=configs/color_mnist_conv_draw.py:quick \
       --workdir=runs/color_mnist
 
-COST
+Cost of quick: 2 minutes on two CPU cores. Expect RMSE 0.100 (kappa 0.1) at a KL
+of 105.6 nats; test RMSE 0.102. gpu and paper have not been run.
 
 Variants: quick, gpu, paper; behind a comma the objective, if it is not geco:
 quick,elbo. `base_config.get_conv_draw_config` says what they are.

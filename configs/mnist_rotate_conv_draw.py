@@ -3,7 +3,8 @@ r"""Conditional ConvDRAW on MNIST-rotate (Figures 3 and 4).
   python -m geco_jax.train --config=configs/mnist_rotate_conv_draw.py:quick \
       --workdir=runs/mnist_rotate
 
-COST
+Cost of quick: 2 minutes on two CPU cores. Expect RMSE 0.101 (kappa 0.1) at a KL
+of 14.2 nats; test RMSE 0.102. gpu and paper have not been run.
 
 Variants: quick, gpu, paper; behind a comma the objective, if it is not geco:
 quick,elbo. `base_config.get_conv_draw_config` says what they are.

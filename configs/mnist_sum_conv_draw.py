@@ -3,7 +3,10 @@ r"""Conditional ConvDRAW on MNIST-sum (Figure 4): I2 given I0 and I1.
   python -m geco_jax.train --config=configs/mnist_sum_conv_draw.py:quick \
       --workdir=runs/mnist_sum
 
-COST
+Cost of quick: 10 minutes on two CPU cores. Expect RMSE 0.100 (kappa 0.1) at a
+KL of 8.2 nats; test RMSE 0.109. Then `python -m experiments.arithmetic
+--workdir=runs/mnist_sum` reads 94% of the samples given unseen contexts as (l0
++ l1) mod 10. gpu and paper have not been run.
 
 Variants: quick, gpu, paper; behind a comma the objective, if it is not geco:
 quick,elbo. `base_config.get_conv_draw_config` says what they are.

@@ -61,6 +61,43 @@ def test_tables_are_those_of_the_result_files(readme, name):
   assert information_plane.table(rows) in readme
 
 
+def test_conv_draw_table_is_that_of_the_result_file(readme):
+  with open(os.path.join(ROOT, 'results', 'conv_draw.json')) as file:
+    results = json.load(file)
+  assert len(results['runs']) == 10
+  for run in results['runs']:
+    config, evaluation = run['config'], run['evaluation']
+    test = evaluation['other_splits']['test']
+    row = (
+      f'| `{config.removeprefix("configs/")}` | {evaluation["rmse"]:.4f} | '
+      f'{evaluation["kl_nats"]:.1f} | {evaluation["nll_nats_per_dim"]:.3f} | '
+      f'{test["rmse"]:.4f} |'
+    )
+    assert row in readme
+    if 'elbo' not in config:
+      assert evaluation['constraints']['re']['holds'], config
+  assert f'{results["arithmetic"]["samples_right"]:.1%}' in readme
+
+
+@pytest.mark.parametrize(
+  'benchmark', ['train_step_mlp', 'train_step_conv', 'convdraw']
+)
+def test_speeds_are_those_of_the_result_files(readme, benchmark):
+  """Of every row, the baseline that comes closest is in the table."""
+  with open(os.path.join(ROOT, 'results', f'{benchmark}.json')) as file:
+    rows = json.load(file)['rows']
+  closest = {}
+  for row in sorted(rows, key=lambda row: -row['ratio']):
+    closest[row['name']] = row
+  for row in closest.values():
+    ours, theirs = (
+      f'{row[rate]:#.3g}'.rstrip('.')
+      for rate in ('steps_per_second', 'baseline_steps_per_second')
+    )
+    cells = rf'\| {ours} \| [^|]+ \| {theirs} \| {row["ratio"]:.2f} \|'
+    assert re.search(cells, readme), row['name']
+
+
 def test_pictures_exist(readme):
   for path in re.findall(r'!\[[^\]]*\]\(([^)]+)\)', readme):
     assert os.path.exists(os.path.join(ROOT, path)), path

@@ -199,7 +199,7 @@ def dataset_of_digits(name):
 
 @pytest.mark.parametrize('dataset_name', ['digits', *COMPOSITIONS])
 @pytest.mark.parametrize('name', SMALL)
-def test_every_model_learns_from_every_data_set(name, dataset_name):
+def test_loss_and_gradients_are_finite_on_every_data_set(name, dataset_name):
   dataset, batch = dataset_of_digits(dataset_name)
   constructor, kwargs = SMALL[name]
   if kwargs.get('conditional') and dataset.context_shape is None:
