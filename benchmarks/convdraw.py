@@ -104,9 +104,9 @@ def _measure_cold(name, size_name, model, num_devices, queue):
   program = contender(name, SIZES[size_name], 1, **model)
   compiling = []
 
-  def listen(event, duration, **_):
+  def listen(event, duration_secs, **_):
     if event.startswith('/jax/core/compile/'):
-      compiling.append(duration)
+      compiling.append(duration_secs)
 
   jax.monitoring.register_event_duration_secs_listener(listen)
   seconds = []

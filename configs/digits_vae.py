@@ -18,7 +18,12 @@ from geco_jax import base_config
 
 def get_config(variant: str = 'geco') -> ConfigDict:
   """Returns the config; `variant` is the objective."""
-  config = base_config.get_base_config(variant, kappa=0.1, num_steps=4_000)
+  config = base_config.get_base_config(
+    variant,
+    kappa=0.1,
+    num_steps=4_000,
+    constraints=base_config.DIGITS_CONSTRAINTS,
+  )
   config.dataset = base_config.group('digits')
   config.model = base_config.group(
     'mlp_vae',

@@ -18,6 +18,4 @@ from geco_jax import base_config
 
 def get_config(variant: str = 'quick') -> ConfigDict:
   """Returns the config of a variant."""
-  return base_config.get_conv_draw_config(
-    variant, base_config.group('mnist')
-  )
+  return base_config.get_conv_draw_config(variant, base_config.group('mnist'))

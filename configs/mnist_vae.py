@@ -19,7 +19,12 @@ from geco_jax import base_config
 def get_config(variant: str = 'geco') -> ConfigDict:
   """Returns the config; `variant` is the objective and `,conv` if wanted."""
   objective, _, architecture = variant.partition(',')
-  config = base_config.get_base_config(objective, kappa=0.1, num_steps=20_000)
+  config = base_config.get_base_config(
+    objective,
+    kappa=0.1,
+    num_steps=20_000,
+    constraints={'fre': dict(network='mnist_cnn', layer='conv_2')},
+  )
   config.dataset = base_config.group('mnist')
   shared = dict(
     latent_size=32,

@@ -1,6 +1,6 @@
 """What the config files share: the objectives and the keys of every config."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ml_collections.config_dict import ConfigDict
@@ -36,6 +36,45 @@ CONV_DRAW_SIZES = {
     reduction=2,
   ),
 }
+# Of VAE+NVP's; the paper names none.
+NVP_SIZES = {
+  'quick': dict(
+    latent_size=32,
+    channels=(32, 64),
+    hidden_size=256,
+    num_couplings=8,
+    coupling_sizes=(128,),
+  ),
+  'gpu': dict(
+    latent_size=64,
+    channels=(64, 128, 256),
+    hidden_size=512,
+    num_couplings=8,
+    coupling_sizes=(256,),
+  ),
+  'paper': dict(
+    latent_size=128,
+    channels=(128, 256, 512),
+    hidden_size=1024,
+    num_couplings=16,
+    coupling_sizes=(512, 512),
+  ),
+}
+# Of the paper's constraints, what a config says that names no more than them.
+CONSTRAINTS = {
+  're': dict(kappa=0.1),
+  'fre': dict(kappa=0.5, network='cifar10_resnet', layer='stage_2'),
+  'fre_stats': dict(kappa=0.05, patch_size=4),
+  'cla': dict(kappa=0.9, network='mnist_cnn'),
+  'pncc': dict(kappa=0.8, patch_size=8, stride=1),
+}
+# What differs where the images are the 8x8 digits.
+DIGITS_CONSTRAINTS = {
+  'cla': dict(network='digits_cnn'),
+  'fre': dict(network='digits_cnn', layer='conv_2'),
+  'fre_stats': dict(patch_size=2),
+  'pncc': dict(patch_size=4),
+}
 _NO_CHANGES: Mapping[str, Any] = {}
 
 
@@ -45,21 +84,28 @@ def group(name: str, **kwargs: Any) -> ConfigDict:
 
 
 def get_base_config(
-  objective: str, kappa: float, num_steps: int, step_size: float = 1e-2
+  objective: str,
+  kappa: float,
+  num_steps: int,
+  step_size: float = 1e-2,
+  constraints: Mapping[str, Mapping[str, Any]] = _NO_CHANGES,
 ) -> ConfigDict:
   """Returns a config that lacks a data set and a model.
 
   Args:
     objective: one of `OBJECTIVES`. All are the same training step: they differ
-      in the constraints and in how their multipliers move.
+      in the constraints and in how their multipliers move. GECO's may be
+      followed by `CONSTRAINTS`: 'geco+cla', 'geco+re+pncc'; none is 're'.
     kappa: of GECO's RE constraint, the RMSE per pixel to reach.
     num_steps: training steps; the learning rate's decay follows it, also where
       the command line changes it.
     step_size: of GECO's multiplier update on relative violations.
+    constraints: what is to be different in `CONSTRAINTS`, by name.
 
   Raises:
-    ValueError: if the objective is unknown.
+    ValueError: if the objective or a constraint is unknown.
   """
+  objective, *names = objective.split('+')
   if objective not in OBJECTIVES:
     raise ValueError(
       f'unknown variant {objective!r} of the config; choose from '
@@ -77,7 +123,9 @@ def get_base_config(
   config.policy = 'params=float32,compute=float32,output=float32'
   # A constraint is reported to hold where C / scale is at most this.
   config.tolerance = 0.02
-  config.constraints = _constraints(objective, kappa)
+  config.constraints = _constraints(
+    objective, names, {'re': {'kappa': kappa}, **constraints}
+  )
   config.multipliers = _multipliers(objective, step_size)
   if objective == 'annealed_beta':
     # The scheme's first tenth: 2e5 of 2e6 steps in Eslami et al. 2018.
@@ -106,8 +154,8 @@ def get_conv_draw_config(
   """Returns the config of ConvDRAW on a data set, in one of three sizes.
 
   Args:
-    variant: 'quick', 'gpu' or 'paper', and after a comma one of `OBJECTIVES` if
-      it is not to be geco, like 'quick,elbo'.
+    variant: 'quick', 'gpu' or 'paper', and after a comma the objective if it
+      is not to be geco, like 'quick,elbo' or 'quick,geco+pncc'.
     dataset: group of the data set.
     conditional: whether the data set has contexts.
     quick: keyword arguments of the model that 'quick' has differently.
@@ -116,16 +164,14 @@ def get_conv_draw_config(
   Raises:
     ValueError: if the variant is unknown.
   """
-  size, _, objective = variant.partition(',')
-  objective = objective or 'geco'
-  if size not in CONV_DRAW_SIZES:
-    raise ValueError(
-      f'unknown variant {variant!r} of the config; choose from '
-      f'{", ".join(CONV_DRAW_SIZES)}, with an objective behind a comma if it '
-      'is not geco'
-    )
+  size, objective = split_variant(variant, CONV_DRAW_SIZES)
   num_steps = {'quick': quick_steps, 'gpu': 50_000, 'paper': 2_000_000}[size]
-  config = get_base_config(objective, kappa=0.1, num_steps=num_steps)
+  config = get_base_config(
+    objective,
+    kappa=0.1,
+    num_steps=num_steps,
+    constraints=constraints_of(dataset),
+  )
   config.dataset = dataset
   config.model = group(
     'conv_draw',
@@ -143,11 +189,136 @@ def get_conv_draw_config(
   return config
 
 
-def _constraints(objective: str, kappa: float) -> ConfigDict:
-  if objective.startswith('geco'):
-    return ConfigDict({'re': {'kappa': kappa}})
-  # The likelihood with its multiplier 1 / beta; kappa is only reported.
-  return ConfigDict({'nll': {'kappa': 0.0}})
+def get_nvp_config(
+  variant: str, dataset: ConfigDict, *, quick_steps: int = 10_000
+) -> ConfigDict:
+  """Returns the config of VAE+NVP on a data set, in one of three sizes.
+
+  Args:
+    variant: 'quick', 'gpu' or 'paper', and after a comma the objective if it
+      is not to be geco, like 'quick,elbo'.
+    dataset: group of the data set.
+    quick_steps: training steps of 'quick'.
+
+  Raises:
+    ValueError: if the variant is unknown.
+  """
+  size, objective = split_variant(variant, NVP_SIZES)
+  num_steps = {'quick': quick_steps, 'gpu': 200_000, 'paper': 2_000_000}[size]
+  config = get_base_config(
+    objective,
+    kappa=0.1,
+    num_steps=num_steps,
+    constraints=constraints_of(dataset),
+  )
+  config.dataset = dataset
+  config.model = group(
+    'vae_nvp',
+    **NVP_SIZES[size],
+    likelihood_stddev=0.1,
+    # Only the likelihood's own objectives train sigma.
+    learn_likelihood_stddev=not objective.startswith('geco'),
+  )
+  config.max_gradient_norm = 100.0
+  if size == 'paper':
+    config.learning_rate = group('constant', value=1e-6)
+    config.checkpoint_every = 10_000
+  return config
+
+
+def get_classifier_config(
+  dataset: ConfigDict,
+  model: ConfigDict,
+  num_steps: int,
+  max_shift: int,
+  flip: bool = False,
+  label_smoothing: float = 0.05,
+  fade: bool = False,
+) -> ConfigDict:
+  """Returns the config of `geco_jax.models.train_classifier`.
+
+  Args:
+    dataset: group of a labelled data set.
+    model: group of a classifier.
+    num_steps: training steps; the learning rate's schedule follows it.
+    max_shift: pixels by which training images are moved.
+    flip: whether half of them are mirrored.
+    label_smoothing: share of the target that all classes have alike, in [0, 1).
+      CLA needs some: the gradient of a probability vanishes where a classifier
+      is sure, and a model that starts with wrong digits would keep them.
+    fade: whether half of the images are blended with noise, and their targets
+      with uncertainty.
+  """
+  config = ConfigDict()
+  config.seed = 0
+  config.num_steps = num_steps
+  config.batch_size = 128
+  config.steps_per_dispatch = 100
+  config.checkpoint_every = 1_000
+  config.dataset = dataset
+  config.model = model
+  config.max_shift = max_shift
+  config.flip = flip
+  config.label_smoothing = label_smoothing
+  config.fade = fade
+  config.optimizer = group('adamw', weight_decay=0.05)
+  steps = config.get_oneway_ref('num_steps')
+  config.learning_rate = group(
+    'warmup_cosine',
+    init_value=1e-4,
+    peak_value=3e-3,
+    warmup_steps=steps // 5,
+    decay_steps=steps,
+  )
+  config.max_gradient_norm = placeholder(float)
+  return config
+
+
+def split_variant(variant: str, sizes: Iterable[str]) -> tuple[str, str]:
+  """Returns the size and the objective of 'size' or 'size,objective'.
+
+  Raises:
+    ValueError: if the size is unknown.
+  """
+  size, _, objective = variant.partition(',')
+  if size not in sizes:
+    raise ValueError(
+      f'unknown variant {variant!r} of the config; choose from '
+      f'{", ".join(sizes)}, with an objective behind a comma if it is not geco'
+    )
+  return size, objective or 'geco'
+
+
+def constraints_of(dataset: ConfigDict) -> Mapping[str, Mapping[str, Any]]:
+  """Returns what is to be different in `CONSTRAINTS` for a data set."""
+  of_digits = dataset.kwargs.get('base') == 'digits'
+  return DIGITS_CONSTRAINTS if of_digits else _NO_CHANGES
+
+
+def _constraints(
+  objective: str,
+  names: Sequence[str],
+  changes: Mapping[str, Mapping[str, Any]],
+) -> ConfigDict:
+  if not objective.startswith('geco'):
+    if names:
+      raise ValueError(
+        f'{objective} takes no constraints, got {", ".join(names)}'
+      )
+    # The likelihood with its multiplier 1 / beta; kappa is only reported.
+    return ConfigDict({'nll': {'kappa': 0.0}})
+  for name in names:
+    if name not in CONSTRAINTS:
+      raise ValueError(
+        f'unknown constraint {name!r} in the variant of the config; choose '
+        f'from {", ".join(CONSTRAINTS)}'
+      )
+  return ConfigDict(
+    {
+      name: {**CONSTRAINTS[name], **changes.get(name, {})}
+      for name in names or ['re']
+    }
+  )
 
 
 def _multipliers(objective: str, step_size: float) -> ConfigDict:

@@ -13,19 +13,20 @@ import jmp
 from ml_collections.config_dict import ConfigDict
 import optax
 
+from geco_jax import constraints
 from geco_jax import multipliers
 from geco_jax.constraints import Constraint
-from geco_jax.constraints import negative_log_likelihood
-from geco_jax.constraints import reconstruction_error
 from geco_jax.datasets import compositions
 from geco_jax.datasets import sources
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
+from geco_jax.models import pretrained
 from geco_jax.models.base import Model
 from geco_jax.models.conv_draw import conv_draw
 from geco_jax.models.vae import conv_vae
 from geco_jax.models.vae import mlp_vae
+from geco_jax.models.vae import vae_nvp
 
 
 class Multipliers(NamedTuple):
@@ -83,7 +84,19 @@ def _annealed_beta(**kwargs):
   )
 
 
-MODELS = {'mlp_vae': mlp_vae, 'conv_vae': conv_vae, 'conv_draw': conv_draw}
+def _sgdw(learning_rate, *, weight_decay: float = 5e-4, **kwargs):
+  # Decayed before momentum, as for residual networks since He et al. 2016.
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, **kwargs)
+  )
+
+
+MODELS = {
+  'mlp_vae': mlp_vae,
+  'conv_vae': conv_vae,
+  'vae_nvp': vae_nvp,
+  'conv_draw': conv_draw,
+}
 COMPOSITIONS = {
   'color_mnist': compositions.color_mnist,
   'micro_mnist': compositions.micro_mnist,
@@ -92,7 +105,14 @@ COMPOSITIONS = {
   'mnist_sum_hard': compositions.mnist_sum_hard,
   'mnist_triplets': compositions.mnist_triplets,
 }
-CONSTRAINTS = {'re': reconstruction_error, 'nll': negative_log_likelihood}
+CONSTRAINTS = {
+  're': constraints.reconstruction_error,
+  'fre': constraints.feature_error,
+  'fre_stats': constraints.patch_statistics_error,
+  'cla': constraints.classification_accuracy,
+  'pncc': constraints.patch_cross_correlation,
+  'nll': constraints.negative_log_likelihood,
+}
 MULTIPLIERS = {
   'geco': _geco,
   'fixed': _fixed,
@@ -103,6 +123,7 @@ OPTIMIZERS = {
   'adamw': optax.adamw,
   'rmsprop': optax.rmsprop,
   'sgd': optax.sgd,
+  'sgdw': _sgdw,
 }
 SCHEDULES = {
   'constant': optax.constant_schedule,
@@ -124,27 +145,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     UserError: if a name is unknown or a value out of its range.
   """
   _check_counts(config)
-  kwargs = {name: dict(group) for name, group in config.constraints.items()}
-  if not kwargs:
-    raise UserError('config.constraints is empty; name at least one')
-
-  def constraints(kappas):
-    return {
-      name: _construct(
-        f'constraints.{name}',
-        CONSTRAINTS,
-        name,
-        dataset.image_shape,
-        **{**kwargs[name], 'kappa': kappas[name]},
-      )
-      for name in kwargs
-    }
-
-  for name, group in kwargs.items():
-    if 'kappa' not in group:
-      raise UserError(f'config.constraints.{name}.kappa is missing')
-  kappas = {name: group['kappa'] for name, group in kwargs.items()}
-  constraints(kappas)
+  kappas, at_kappas = _constraints(config, dataset)
   model = _construct(
     'model',
     MODELS,
@@ -161,9 +162,9 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
   return Experiment(
     dataset=dataset,
     model=model,
-    constraints=constraints,
+    constraints=at_kappas,
     kappas=kappas,
-    optimizer=_optimizer(config),
+    optimizer=build_optimizer(config),
     multipliers=_construct(
       'multipliers',
       MULTIPLIERS,
@@ -186,18 +187,18 @@ def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
   Raises:
     UserError: if it is unknown, not prepared or its options are wrong.
   """
-
-  def composed(composition, base='mnist'):
-    return composition(_image_set(base, data_dir))
-
   name, kwargs = config.dataset.name, config.dataset.kwargs
   if name in COMPOSITIONS:
     constructors = {
-      name: functools.partial(composed, function)
+      name: functools.partial(_composed, function, data_dir)
       for name, function in COMPOSITIONS.items()
     }
     return _construct('dataset', constructors, name, **kwargs)
   return as_dataset(_image_set(name, data_dir, **kwargs))
+
+
+def _composed(composition, data_dir, base='mnist'):
+  return composition(_image_set(base, data_dir))
 
 
 def _image_set(name, data_dir, **kwargs):
@@ -210,7 +211,42 @@ def _image_set(name, data_dir, **kwargs):
   return _construct('dataset', constructors, name, **kwargs)
 
 
-def _optimizer(config):
+def _constraints(config, dataset):
+  """Returns the config's kappas, and kappas -> constraints, by name."""
+  groups = {name: dict(group) for name, group in config.constraints.items()}
+  if not groups:
+    raise UserError('config.constraints is empty; name at least one')
+  for name, group in groups.items():
+    if 'kappa' not in group:
+      raise UserError(f'config.constraints.{name}.kappa is missing')
+    if 'network' in group:
+      group['network'] = pretrained.load(group['network'])
+  if 'cla' in groups and dataset.splits['train'].label.min() < 0:
+    raise UserError(f'config.constraints.cla: {dataset.name} has no labels')
+
+  def at_kappas(kappas):
+    return {
+      name: _construct(
+        f'constraints.{name}',
+        CONSTRAINTS,
+        name,
+        dataset.image_shape,
+        **{**group, 'kappa': kappas[name]},
+      )
+      for name, group in groups.items()
+    }
+
+  kappas = {name: group['kappa'] for name, group in groups.items()}
+  at_kappas(kappas)  # So that bad values are refused here.
+  return kappas, at_kappas
+
+
+def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+  """Returns `config.optimizer` at `config.learning_rate`.
+
+  Raises:
+    UserError: if a name is unknown or a value out of its range.
+  """
   rate = _construct(
     'learning_rate',
     SCHEDULES,

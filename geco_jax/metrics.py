@@ -75,11 +75,13 @@ def read_metrics(workdir: str) -> dict[str, np.ndarray]:
 class Progress:
   """A progress bar of steps with the numbers that matter behind it."""
 
-  def __init__(self, num_steps: int, first_step: int, show: bool):
+  def __init__(
+    self, num_steps: int, first_step: int, show: bool, unit: str = 'step'
+  ):
     self._bar = tqdm.tqdm(
       total=num_steps,
       initial=first_step,
-      unit='step',
+      unit=unit,
       disable=not show,
       dynamic_ncols=True,
       mininterval=0.5,

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 import numpy as np
 
 _AXIS = 'devices'
@@ -40,6 +41,16 @@ def mean(tree: Any) -> Any:
 def total(tree: Any) -> Any:
   """Inside `pmap`: the sum over all devices."""
   return jax.lax.psum(tree, _AXIS) if jax.device_count() > 1 else tree
+
+
+def log_total(x: jax.Array) -> jax.Array:
+  """Inside `pmap`: log of the sum of exp(x) over all devices."""
+  if jax.device_count() == 1:
+    return x
+  highest = jax.lax.pmax(x, _AXIS)
+  # Where all are -inf, so is the answer.
+  shift = jnp.where(jnp.isfinite(highest), highest, 0)
+  return jnp.log(jax.lax.psum(jnp.exp(x - shift), _AXIS)) + shift
 
 
 def device_index() -> jax.Array:

@@ -228,9 +228,9 @@ def infeasible(
   for name, constraint in experiment.constraints(experiment.kappas).items():
     at_clip = float(log_multipliers[name]) >= highest - _AT_CLIP
     violations = logged[f'{name}/violation']
-    violations = violations[np.isfinite(violations)]
-    if at_clip and violations[-1] > experiment.tolerance:
-      best = np.nanmin(logged[f'{name}/value'])
+    logged_at = np.flatnonzero(np.isfinite(violations))
+    if at_clip and violations[logged_at[-1]] > experiment.tolerance:
+      best = logged[f'{name}/value'][np.nanargmin(violations)]
       yield (
         f'constraint {name} is infeasible in this run: kappa '
         f'{constraint.kappa:g} was asked, the best {constraint.unit} reached '

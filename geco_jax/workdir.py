@@ -1,11 +1,13 @@
 """A run's folder: the config that made it, and files that are never half."""
 
 import contextlib
+import io
 import json
 import os
 from typing import Any
 
 from ml_collections.config_dict import ConfigDict
+import numpy as np
 
 from geco_jax.errors import UserError
 
@@ -55,6 +57,13 @@ def read_config(workdir: str) -> ConfigDict:
 def write_json(path: str, value: Any) -> None:
   """Writes a JSON file, whole or not at all."""
   write_bytes(path, f'{json.dumps(value, indent=2)}\n'.encode())
+
+
+def write_npz(path: str | os.PathLike, arrays: dict[str, Any]) -> None:
+  """Writes a NumPy archive, whole or not at all."""
+  content = io.BytesIO()
+  np.savez(content, **arrays)
+  write_bytes(path, content.getvalue())
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:

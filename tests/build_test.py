@@ -1,6 +1,9 @@
 """From config to parts: every wrong value gets one clear sentence."""
 
+import jax
+import jax.numpy as jnp
 from ml_collections.config_dict import ConfigDict
+import numpy as np
 import pytest
 
 from geco_jax.base_config import group
@@ -13,6 +16,8 @@ from geco_jax.build import MULTIPLIERS
 from geco_jax.datasets import sources
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
+from geco_jax.models import pretrained
+from geco_jax.models.classifiers import CLASSIFIERS
 
 
 def set_leaf(config, name, value):
@@ -66,8 +71,96 @@ def test_an_unknown_constraint_is_named_with_the_choices(
   config = tiny_config()
   with config.unlocked():
     config.constraints = {'rex': {'kappa': 0.1}}
-  with pytest.raises(UserError, match="'rex'.*did you mean re.*nll, re"):
+  with pytest.raises(UserError, match="'rex'.*did you mean re.*nll, pncc, re"):
     build(config, make_dataset())
+
+
+@pytest.mark.parametrize(
+  ('name', 'group', 'message'),
+  [
+    ('pncc', {'kappa': 1.0}, r'constraints.pncc: kappa must be in \(0, 1\)'),
+    (
+      'pncc',
+      {'kappa': 0.5, 'patch_size': 9},
+      r'patch_size must be in \[1, 4\]',
+    ),
+    (
+      'pncc',
+      {'kappa': 0.5, 'patch_size': 2, 'stride': 0},
+      'stride must be >= 1, got 0',
+    ),
+    ('fre_stats', {'kappa': 0.1, 'patch_size': 3}, 'patch_size must divide'),
+    ('fre_stats', {'patch_size': 2}, 'constraints.fre_stats.kappa is missing'),
+    (
+      'fre',
+      {'kappa': 0.5, 'network': 'absent', 'layer': 'stage_2'},
+      'no trained classifier at .*absent.*--config=configs/classifiers/absent',
+    ),
+  ],
+)
+def test_wrong_options_of_a_constraint_are_named(
+  name, group, message, tiny_config, make_dataset, monkeypatch, tmp_path
+):
+  monkeypatch.setenv('GECO_JAX_CACHE', str(tmp_path))
+  config = tiny_config()
+  with config.unlocked():
+    config.constraints = {name: group}
+  with pytest.raises(UserError, match=message):
+    build(config, make_dataset())
+
+
+@pytest.fixture
+def network(tmp_path):
+  """Returns the folder of a small classifier of 4x4 images, untrained."""
+  kwargs = dict(channels=(2,), hidden_size=3)
+  classifier = CLASSIFIERS['cnn'](2, **kwargs)
+  params, state = classifier.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+  folder = str(tmp_path)
+  pretrained.save(
+    folder,
+    model={'name': 'cnn', 'kwargs': kwargs},
+    image_shape=(4, 4, 1),
+    num_classes=2,
+    params=params,
+    state=state,
+    feature_stddevs={'conv_1': np.ones(2)},
+  )
+  return folder
+
+
+def test_networks_of_constraints_are_found_by_path(
+  network, tiny_config, make_dataset
+):
+  config = tiny_config()
+  with config.unlocked():
+    config.constraints = {
+      're': {'kappa': 0.1},
+      'cla': {'kappa': 0.9, 'network': network},
+      'fre': {'kappa': 0.5, 'network': network, 'layer': 'conv_1'},
+    }
+  experiment = build(config, make_dataset())
+  assert experiment.kappas == {'re': 0.1, 'cla': 0.9, 'fre': 0.5}
+  assert set(experiment.constraints(experiment.kappas)) == {'re', 'cla', 'fre'}
+
+
+def test_networks_of_other_images_are_refused(
+  network, tiny_config, make_dataset
+):
+  config = tiny_config()
+  with config.unlocked():
+    config.constraints = {'cla': {'kappa': 0.9, 'network': network}}
+  with pytest.raises(UserError, match=r'takes images of \(4, 4, 1\), got \(8'):
+    build(config, make_dataset((8, 8, 1)))
+
+
+def test_classification_needs_labels(network, tiny_config, make_dataset):
+  config = tiny_config()
+  with config.unlocked():
+    config.constraints = {'cla': {'kappa': 0.9, 'network': network}}
+  dataset = make_dataset()
+  dataset.splits['train'].label[:] = -1
+  with pytest.raises(UserError, match='constraints.cla: .* has no labels'):
+    build(config, dataset)
 
 
 def test_no_constraint_at_all_is_an_error(tiny_config, make_dataset):

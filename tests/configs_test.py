@@ -16,6 +16,8 @@ from geco_jax.base_config import OBJECTIVES
 from geco_jax.base_config import PAPER_KAPPAS
 from geco_jax.build import build
 from geco_jax.build import build_dataset
+from geco_jax.build import build_optimizer
+from geco_jax.models.classifiers import CLASSIFIERS
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NAMES = sorted(
@@ -29,10 +31,20 @@ SHAPES = {
   'mnist': (28, 28, 1),
 }
 CONV_DRAW = [name for name in NAMES if name.endswith('_conv_draw')]
+NVP = ['cifar10_nvp', 'color_mnist_nvp']
 VARIANTS = {
   'digits_vae': OBJECTIVES,
   'mnist_vae': [*OBJECTIVES, 'geco,conv', 'elbo,conv'],
+  'micro_mnist_nvp': ['digits', 'digits,elbo'],
+  **dict.fromkeys(NVP, ['quick', 'quick,elbo']),
   **dict.fromkeys(CONV_DRAW, ['quick', 'quick,elbo']),
+}
+
+
+CLASSIFIER_CONFIGS = {
+  'cifar10_resnet': (32, 32, 3),
+  'digits_cnn': (8, 8, 1),
+  'mnist_cnn': (28, 28, 1),
 }
 
 
@@ -47,6 +59,9 @@ def load(name):
 
 def test_every_config_is_listed():
   assert sorted(VARIANTS) == NAMES
+  paths = glob.glob(os.path.join(ROOT, 'configs', 'classifiers', '*.py'))
+  names = sorted(os.path.basename(path)[: -len('.py')] for path in paths)
+  assert names == sorted(CLASSIFIER_CONFIGS)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +127,13 @@ def test_unknown_variants_are_refused_with_the_choices(name):
     load(name).get_config('elbow')
 
 
-@pytest.mark.parametrize('name', CONV_DRAW)
+@pytest.mark.parametrize('name', [*CONV_DRAW, *NVP])
 @pytest.mark.parametrize('size', ['gpu', 'paper'])
 def test_large_variants_can_be_built(name, size, make_dataset):
   config = load(name).get_config(size)
   shape = (64, 64, 3) if name == 'celeb_a_conv_draw' else (32, 32, 1)
   dataset = make_dataset(shape)
-  if config.model.kwargs.conditional:
+  if config.model.kwargs.get('conditional'):
     dataset = dataset._replace(context_shape=(32, 32, 2))
   experiment = build(config, dataset)
   params = jax.eval_shape(
@@ -149,3 +164,40 @@ def test_learning_rate_decays_over_the_steps_of_the_command_line():
   config = load('digits_vae').get_config()
   config.num_steps = 123
   assert config.learning_rate.kwargs.decay_steps == 123
+
+
+@pytest.mark.parametrize('name', CLASSIFIER_CONFIGS)
+def test_classifiers_can_be_built_and_state_their_command_and_accuracy(name):
+  module = load(f'classifiers/{name}')
+  assert f'--config=configs/classifiers/{name}.py' in module.__doc__
+  assert '% of the test images' in module.__doc__
+  config = module.get_config()
+  build_optimizer(config)
+  classifier = CLASSIFIERS[config.model.name](10, **config.model.kwargs)
+  image = jax.ShapeDtypeStruct((1, *CLASSIFIER_CONFIGS[name]), 'float32')
+  params, _ = jax.eval_shape(classifier.init, jax.random.key(0), image)
+  assert params['logits']['b'].shape == (10,)
+
+
+def test_variants_name_constraints():
+  config = load('digits_vae').get_config('geco+re+pncc+cla')
+  assert config.constraints.to_dict() == {
+    're': {'kappa': 0.1},
+    'pncc': {'kappa': 0.8, 'patch_size': 4, 'stride': 1},
+    'cla': {'kappa': 0.9, 'network': 'digits_cnn'},
+  }
+  config = load('cifar10_conv_draw').get_config('quick,geco+fre')
+  assert [*config.constraints] == ['fre']
+  assert not config.model.kwargs.learn_likelihood_stddev
+
+
+@pytest.mark.parametrize(
+  ('variant', 'message'),
+  [
+    ('geco+ree', "unknown constraint 'ree'.*choose from re, fre"),
+    ('elbo+re', 'elbo takes no constraints, got re'),
+  ],
+)
+def test_wrong_constraints_of_a_variant_are_refused(variant, message):
+  with pytest.raises(ValueError, match=message):
+    load('digits_vae').get_config(variant)

@@ -22,6 +22,25 @@ class ModelOutput(NamedTuple):
   likelihood_stddev: jax.Array  # sigma of p(x|z), one for all pixels [].
 
 
+class Posterior(NamedTuple):
+  """q(z|x) and p(z) as functions of pairs of z and x.
+
+  What q(.|x) needs of x is computed once per x, its conditions, and then serves
+  any number of z: `marginal_kl` meets all z with all x.
+
+  Attributes:
+    condition: (params, image [n, ...]) -> conditions, a pytree of [n, ...].
+    sample: (params, keys [n], conditions [n, ...]) -> z ~ q(z|x), [n, ...].
+    log_prob: (params, z [m, ...], conditions [n, ...]) -> log q(z|x) [m, n].
+    log_prior: (params, z [m, ...]) -> log p(z) [m].
+  """
+
+  condition: Callable[..., Any]
+  sample: Callable[..., jax.Array]
+  log_prob: Callable[..., jax.Array]
+  log_prior: Callable[..., jax.Array]
+
+
 class Model(NamedTuple):
   """A latent-variable model as pure functions.
 
@@ -39,6 +58,7 @@ class Model(NamedTuple):
     reconstruct: (params, keys [batch], image [batch, ...], context,
       num_informed []) -> means of p(x|z) [batch, ...], the latents of the first
       `num_informed` steps from q(z|x), those of later ones from the prior.
+    posterior: q(z|x) and p(z) by themselves; None if the model does not tell.
     num_steps: in which the latents are drawn.
     conditional: whether it needs a context.
   """
@@ -47,6 +67,7 @@ class Model(NamedTuple):
   apply: Callable[..., ModelOutput]
   sample: Callable[..., jax.Array]
   reconstruct: Callable[..., jax.Array]
+  posterior: Posterior | None = None
   num_steps: int = 1
   conditional: bool = False
 
@@ -57,6 +78,7 @@ class Functions(NamedTuple):
   apply: Callable[..., ModelOutput]
   sample: Callable[..., jax.Array]
   reconstruct: Callable[..., jax.Array]
+  posterior: Posterior | None = None
 
 
 def as_model(
@@ -80,24 +102,17 @@ def as_model(
     return traced.apply, traced
 
   transformed = hk.multi_transform(initialised_by_apply)
-  apply, sample, reconstruct = transformed.apply
 
   def init(key, keys, image, context=None):
     return policy.cast_to_param(transformed.init(key, keys, image, context))
 
+  def without_key(function):
+    # Keys are arguments of these functions: Haiku's own is never asked for.
+    return lambda params, *args: function(params, None, *args)
+
+  pure = jax.tree.map(without_key, transformed.apply)
   return Model(
-    init=init,
-    apply=lambda params, keys, image, context=None: apply(
-      params, None, keys, image, context
-    ),
-    sample=lambda params, keys, context=None: sample(
-      params, None, keys, context
-    ),
-    reconstruct=lambda params, keys, image, context, num_informed: reconstruct(
-      params, None, keys, image, context, num_informed
-    ),
-    num_steps=num_steps,
-    conditional=conditional,
+    init=init, **pure._asdict(), num_steps=num_steps, conditional=conditional
   )
 
 

@@ -23,6 +23,7 @@ from geco_jax.models.base import Functions
 from geco_jax.models.base import ImageShape
 from geco_jax.models.base import Model
 from geco_jax.models.base import ModelOutput
+from geco_jax.models.base import Posterior
 from geco_jax.models.base import stddev_parameter
 from geco_jax.models.base import with_policy
 from geco_jax.models.convolution import Conv2D
@@ -297,7 +298,47 @@ def conv_draw(
       per_step = jnp.arange(num_steps), _noise(keys, noise_shape)
       return image_of(run(step, len(image), per_step)[0])
 
-    return Functions(forward, sample, reconstruct)
+    def latents_of(keys, image):
+      return forward(keys, image).latents
+
+    def log_prior(latents):
+      constants = constants_of(None)
+
+      def step(state, z):
+        p = _gaussian(prior(hidden_of(state.decoder)))
+        p = DiagonalGaussian(*(jnp.broadcast_to(x, z.shape) for x in p))
+        return generate(constants, state, z), p.log_prob(z)
+
+      by_step = jnp.moveaxis(latents, 1, 0)
+      return run(step, len(latents), by_step)[1].sum(axis=0)
+
+    def log_prob(latents, image):
+      num_latents, num_images = len(latents), len(image)
+      # q(z|x) is a chain: the encoder meets every z_<t with every x.
+      constants = constants_of(None, jnp.tile(image, (num_latents, 1, 1, 1)))
+      pairs = jnp.repeat(latents, num_images, axis=0)
+
+      def step(state, z):
+        encoder, q = infer(constants, state)
+        following = generate(constants, state._replace(encoder=encoder), z)
+        return following, q.log_prob(z)
+
+      _, by_step = run(step, len(pairs), jnp.moveaxis(pairs, 1, 0))
+      return by_step.sum(axis=0).reshape(num_latents, num_images)
+
+    posterior_of_chain = Posterior(
+      condition=lambda image: image,
+      sample=latents_of,
+      log_prob=log_prob,
+      log_prior=log_prior,
+    )
+    return Functions(
+      apply=forward,
+      sample=sample,
+      reconstruct=reconstruct,
+      # Where the prior depends on a context, there is no one marginal.
+      posterior=None if conditional else posterior_of_chain,
+    )
 
   return as_model(
     functions, policy, num_steps=num_steps, conditional=conditional

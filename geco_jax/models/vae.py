@@ -1,4 +1,4 @@
-"""Variational auto-encoders with a diagonal Gaussian posterior.
+"""Variational auto-encoders with a Gaussian posterior, or one of couplings.
 
 Section 3 of Rezende & Viola 2018: unit Gaussian prior, Gaussian likelihood with
 one global standard deviation.
@@ -6,6 +6,7 @@ one global standard deviation.
 
 from collections.abc import Callable, Sequence
 import math
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -21,10 +22,14 @@ from geco_jax.models.base import Functions
 from geco_jax.models.base import ImageShape
 from geco_jax.models.base import Model
 from geco_jax.models.base import ModelOutput
+from geco_jax.models.base import Posterior
 from geco_jax.models.base import stddev_parameter
 from geco_jax.models.base import with_policy
 from geco_jax.models.convolution import Conv2D
 from geco_jax.models.convolution import Conv2DTranspose
+from geco_jax.models.nvp import check_couplings
+from geco_jax.models.nvp import ConditionalRealNVP
+from geco_jax.models.nvp import standard_normal_log_prob
 
 
 def mlp_vae(
@@ -64,7 +69,7 @@ def mlp_vae(
     return lambda latent: mlp(latent).reshape(-1, *image_shape)
 
   return _vae(
-    encoder,
+    lambda: _gaussian(encoder(), policy),
     decoder,
     policy,
     image_shape=image_shape,
@@ -103,35 +108,16 @@ def conv_vae(
     ValueError: if a size or sigma is not > 0, or the image is not divisible.
   """
   check_sizes('latent_size', [latent_size])
-  check_sizes('channels', channels)
   check_sizes('hidden_size', [hidden_size])
-  height, width, image_channels = image_shape
-  reduction = 2 ** len(channels)
-  if height % reduction or width % reduction:
-    raise ValueError(
-      f'{len(channels)} halvings need height and width divisible by '
-      f'{reduction}, got {height}x{width}'
-    )
-  grid = (height // reduction, width // reduction, channels[-1])
+  _grid(image_shape, channels)
 
   def encoder():
-    layers = []
-    for size in channels:
-      layers += [Conv2D(size, kernel_size, stride=2), jax.nn.relu]
-    layers += [hk.Flatten(), hk.Linear(hidden_size), jax.nn.relu]
+    layers = _conv_encoder(channels, kernel_size, hidden_size)
     return hk.Sequential([*layers, hk.Linear(2 * latent_size)], name='encoder')
 
-  def decoder():
-    layers = [hk.Linear(hidden_size), jax.nn.relu]
-    layers += [hk.Linear(math.prod(grid)), jax.nn.relu, hk.Reshape(grid)]
-    for size in reversed(channels[:-1]):
-      layers += [Conv2DTranspose(size, kernel_size, stride=2), jax.nn.relu]
-    layers += [Conv2DTranspose(image_channels, kernel_size, stride=2)]
-    return hk.Sequential(layers, name='decoder')
-
   return _vae(
-    encoder,
-    decoder,
+    lambda: _gaussian(encoder(), policy),
+    lambda: _conv_decoder(image_shape, channels, kernel_size, hidden_size),
     policy,
     image_shape=image_shape,
     latent_size=latent_size,
@@ -140,8 +126,135 @@ def conv_vae(
   )
 
 
+def vae_nvp(
+  image_shape: ImageShape,
+  policy: jmp.Policy,
+  *,
+  latent_size: int = 64,
+  channels: Sequence[int] = (32, 64),
+  kernel_size: int = 4,
+  hidden_size: int = 256,
+  num_couplings: int = 8,
+  coupling_sizes: Sequence[int] = (256,),
+  log_scale_bound: float = 2.0,
+  permute: bool = False,
+  num_kl_samples: int = 1,
+  likelihood_stddev: float = 0.1,
+  learn_likelihood_stddev: bool = False,
+) -> Model:
+  """Returns VAE+NVP: a convolutional VAE whose posterior is a RealNVP.
+
+  Section 4 of Rezende & Viola 2018: a convolutional decoder as in Rosca et al.
+  2018, a fully connected conditional RealNVP (Dinh et al. 2016) for q(z|x). It
+  starts as the prior, for every x. Its KL is an estimate, the mean of
+  log q(z|x) - log p(z) over samples, and may be negative.
+
+  Args:
+    image_shape: (height, width, channels); height and width are divisible by
+      2 ** len(channels).
+    policy: precision; z, log q(z|x) and reconstruction are float32 always.
+    latent_size: dimensions of z, > 1.
+    channels: of the encoder's convolutions, each halving height and width.
+    kernel_size: of every convolution.
+    hidden_size: features of x that the couplings see, and width of the
+      decoder's fully connected layer.
+    num_couplings: affine couplings of the flow.
+    coupling_sizes: hidden layers of each coupling's network.
+    log_scale_bound: of each coupling's log scales, > 0.
+    permute: whether the dimensions are shuffled between couplings, which
+      otherwise change the halves in turn.
+    num_kl_samples: z per example that estimate the KL; the first of them is
+      also decoded.
+    likelihood_stddev: sigma of p(x|z), > 0; at first, if it is learned.
+    learn_likelihood_stddev: whether sigma is a parameter. Only a constraint on
+      the negative log-likelihood (the ELBO) trains it.
+
+  Raises:
+    ValueError: if a size, bound or sigma is not > 0, or the image is not
+      divisible.
+  """
+  check_sizes('hidden_size', [hidden_size])
+  check_sizes('num_kl_samples', [num_kl_samples])
+  _grid(image_shape, channels)
+  check_couplings(latent_size, num_couplings, coupling_sizes, log_scale_bound)
+
+  def posterior():
+    layers = _conv_encoder(channels, kernel_size, hidden_size)
+    flow = ConditionalRealNVP(
+      latent_size,
+      policy,
+      num_couplings=num_couplings,
+      hidden_sizes=coupling_sizes,
+      log_scale_bound=log_scale_bound,
+      permute=permute,
+    )
+    encoder = hk.Sequential(layers, name='encoder')
+    return _flow(encoder, flow, latent_size, num_kl_samples, policy)
+
+  return _vae(
+    posterior,
+    lambda: _conv_decoder(image_shape, channels, kernel_size, hidden_size),
+    policy,
+    image_shape=image_shape,
+    latent_size=latent_size,
+    likelihood_stddev=likelihood_stddev,
+    learn_likelihood_stddev=learn_likelihood_stddev,
+  )
+
+
+class _Posterior(NamedTuple):
+  """q(z|x) while Haiku traces."""
+
+  condition: Callable[[jax.Array], Any]  # As in `Posterior`.
+  draw: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]  # z and its KL.
+  log_prob: Callable[[jax.Array, Any], jax.Array]  # As in `Posterior`.
+
+
+def _gaussian(encoder: Callable, policy: jmp.Policy) -> _Posterior:
+  """Returns a diagonal Gaussian; the encoder gives mean and log stddev."""
+  encode = with_policy(encoder, policy)
+
+  def condition(image):
+    return DiagonalGaussian(*jnp.split(encode(image), 2, axis=-1))
+
+  def draw(keys, conditions):
+    return conditions.sample(keys), conditions.kl_to_standard_normal()
+
+  def log_prob(z, conditions):
+    mean, log_stddev = (x[jnp.newaxis] for x in conditions)
+    standardised = (z[:, jnp.newaxis] - mean) * jnp.exp(-log_stddev)
+    return (standard_normal_log_prob(standardised)) - log_stddev.sum(axis=-1)
+
+  return _Posterior(condition, draw, log_prob)
+
+
+def _flow(
+  encoder: Callable,
+  flow: ConditionalRealNVP,
+  latent_size: int,
+  num_kl_samples: int,
+  policy: jmp.Policy,
+) -> _Posterior:
+  """Returns a flow that the encoder's features steer; KL by sampling."""
+  encode = with_policy(encoder, policy)
+
+  def draw(keys, conditions):
+    noise = per_example_normal(keys, (num_kl_samples, latent_size))
+    z, log_q = flow.sample_and_log_prob(noise, conditions[:, jnp.newaxis])
+    kl = log_q - standard_normal_log_prob(z)
+    return z[:, 0], kl.mean(axis=1)
+
+  return _Posterior(
+    condition=lambda image: flow.condition(encode(image)),
+    draw=draw,
+    log_prob=lambda z, conditions: flow.log_prob(
+      z[:, jnp.newaxis], conditions[jnp.newaxis]
+    ),
+  )
+
+
 def _vae(
-  encoder: Callable[[], Callable],
+  make_posterior: Callable[[], _Posterior],
   decoder: Callable[[], Callable],
   policy: jmp.Policy,
   *,
@@ -150,29 +263,22 @@ def _vae(
   likelihood_stddev: float,
   learn_likelihood_stddev: bool,
 ) -> Model:
-  """Returns the VAE of an encoder and a decoder, made when Haiku traces.
+  """Returns the VAE of a posterior and a decoder, made when Haiku traces.
 
-  The encoder maps images to [batch, 2 * latent_size], mean and log stddev; the
-  decoder maps latents to the logits of reconstructions.
+  The decoder maps latents to the logits of reconstructions.
   """
   check_stddev(likelihood_stddev)
 
   def functions():
-    encode = with_policy(encoder(), policy)
+    posterior = make_posterior()
     decode_logits = with_policy(decoder(), policy)
 
     def decode(latents):
       return jax.nn.sigmoid(decode_logits(latents)).reshape(-1, *image_shape)
 
-    def infer(image):
-      mean, log_stddev = jnp.split(encode(image), 2, axis=-1)
-      return DiagonalGaussian(mean, log_stddev)
-
     def forward(keys, image, context=None):
       del context
-      posterior = infer(image)
-      latents = posterior.sample(keys)
-      kl = posterior.kl_to_standard_normal()
+      latents, kl = posterior.draw(keys, posterior.condition(image))
       return ModelOutput(
         reconstruction=decode(latents),
         kl=kl,
@@ -189,10 +295,61 @@ def _vae(
 
     def reconstruct(keys, image, context, num_informed):
       del context
-      posterior = infer(image)
-      drawn = posterior.sample(keys), per_example_normal(keys, (latent_size,))
-      return decode(jnp.where(num_informed > 0, *drawn))
+      informed, _ = posterior.draw(keys, posterior.condition(image))
+      uninformed = per_example_normal(keys, (latent_size,))
+      return decode(jnp.where(num_informed > 0, informed, uninformed))
 
-    return Functions(forward, sample, reconstruct)
+    return Functions(
+      apply=forward,
+      sample=sample,
+      reconstruct=reconstruct,
+      posterior=Posterior(
+        condition=posterior.condition,
+        sample=lambda keys, conditions: posterior.draw(keys, conditions)[0],
+        log_prob=posterior.log_prob,
+        log_prior=standard_normal_log_prob,
+      ),
+    )
 
   return as_model(functions, policy)
+
+
+def _grid(
+  image_shape: ImageShape, channels: Sequence[int]
+) -> tuple[int, int, int]:
+  """Returns the shape of an image behind convolutions that halve it."""
+  check_sizes('channels', channels)
+  height, width, _ = image_shape
+  reduction = 2 ** len(channels)
+  if height % reduction or width % reduction:
+    raise ValueError(
+      f'{len(channels)} halvings need height and width divisible by '
+      f'{reduction}, got {height}x{width}'
+    )
+  return (height // reduction, width // reduction, channels[-1])
+
+
+def _conv_encoder(
+  channels: Sequence[int], kernel_size: int, hidden_size: int
+) -> list[Callable]:
+  """Returns the layers from images to [batch, hidden_size]."""
+  layers = []
+  for size in channels:
+    layers += [Conv2D(size, kernel_size, stride=2), jax.nn.relu]
+  return [*layers, hk.Flatten(), hk.Linear(hidden_size), jax.nn.relu]
+
+
+def _conv_decoder(
+  image_shape: ImageShape,
+  channels: Sequence[int],
+  kernel_size: int,
+  hidden_size: int,
+) -> hk.Sequential:
+  """Returns the network from latents to logits, `_conv_encoder`'s mirror."""
+  grid = _grid(image_shape, channels)
+  layers = [hk.Linear(hidden_size), jax.nn.relu]
+  layers += [hk.Linear(math.prod(grid)), jax.nn.relu, hk.Reshape(grid)]
+  for size in reversed(channels[:-1]):
+    layers += [Conv2DTranspose(size, kernel_size, stride=2), jax.nn.relu]
+  layers += [Conv2DTranspose(image_shape[-1], kernel_size, stride=2)]
+  return hk.Sequential(layers, name='decoder')

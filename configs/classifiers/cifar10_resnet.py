@@ -1,0 +1,31 @@
+"""A residual network for CIFAR-10, whose features make the FRE constraint.
+
+COST
+"""
+
+from ml_collections.config_dict import ConfigDict
+
+from geco_jax import base_config
+
+
+def get_config(variant: str = 'quick') -> ConfigDict:
+  """Returns the config; `variant` is quick or gpu."""
+  if variant not in ('quick', 'gpu'):
+    raise ValueError(
+      f'unknown variant {variant!r} of the config; choose from quick, gpu'
+    )
+  quick = variant == 'quick'
+  config = base_config.get_classifier_config(
+    dataset=base_config.group('cifar10'),
+    model=base_config.group(
+      'resnet',
+      channels=(32, 64, 128) if quick else (64, 128, 256),
+      blocks_per_stage=1 if quick else 3,
+    ),
+    num_steps=4_000 if quick else 60_000,
+    max_shift=4,
+    flip=True,
+  )
+  config.optimizer = base_config.group('sgdw', momentum=0.9, nesterov=True)
+  config.learning_rate.kwargs.peak_value = 0.1
+  return config

@@ -1,0 +1,23 @@
+r"""VAE+NVP on Color-MNIST, digits in the colour channels (Table 2).
+
+  python -m geco_jax.train --config=configs/color_mnist_nvp.py:quick \
+      --workdir=runs/color_mnist_nvp
+
+COST
+
+Variants, after a colon: quick (the default, of the 8x8 digits), gpu and paper
+(of MNIST), and after a comma the objective if it is not to be geco, like
+quick,elbo.
+"""
+
+from ml_collections.config_dict import ConfigDict
+
+from geco_jax import base_config
+
+
+def get_config(variant: str = 'quick') -> ConfigDict:
+  """Returns the config; `variant` is the size and the objective."""
+  base = 'digits' if variant.startswith('quick') else 'mnist'
+  return base_config.get_nvp_config(
+    variant, base_config.group('color_mnist', base=base)
+  )

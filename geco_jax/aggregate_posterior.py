@@ -1,0 +1,288 @@
+"""KL[q(z); p(z)] of the aggregate posterior, the paper's marginal KL.
+
+q(z) = 1/n sum_i q(z|x_i) over all n data points (Rezende & Viola 2018, Section
+4.1.1). z is sampled from q(z); log q(z) is then exact, a log-mean-exp over all
+n: the estimate has no bias, only a standard error.
+"""
+
+from collections.abc import Callable
+import contextlib
+import math
+import os
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from geco_jax import parallel
+from geco_jax import workdir as workdirs
+from geco_jax.build import build
+from geco_jax.build import build_dataset
+from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.batches import fixed_batch
+from geco_jax.datasets.images import Images
+from geco_jax.distributions import per_example_keys
+from geco_jax.errors import UserError
+from geco_jax.evaluation import restore_state
+from geco_jax.metrics import Progress
+from geco_jax.models.base import Posterior
+
+PARTIAL = 'marginal_kl_partial.npz'
+
+
+class Tiles(NamedTuple):
+  """How the pairs of samples and data points are cut up.
+
+  What is in memory at once is one tile of either, and their pairs.
+  """
+
+  samples: int = 16
+  data: int = 256
+  data_per_call: int = 4  # Tiles of data, of each device, per compiled call.
+
+
+DEFAULT_TILES = Tiles()
+
+
+class Estimate(NamedTuple):
+  """What was found, in nats, with standard errors of the mean."""
+
+  marginal_kl: float  # KL[q(z); p(z)].
+  marginal_kl_error: float
+  average_kl: float  # E KL[q(z|x); p(z)], of the same samples.
+  average_kl_error: float
+  num_samples: int
+  num_data: int  # n; the difference of the two KLs is at most ln n.
+
+
+def marginal_kl(
+  posterior: Posterior,
+  params: hk.Params,
+  dataset: Dataset,
+  images: Images,
+  num_samples: int,
+  *,
+  seed: int = 0,
+  tiles: Tiles = DEFAULT_TILES,
+  resume_from: str | None = None,
+  resume_key: str = '',
+  show_progress: bool = True,
+) -> Estimate:
+  """Returns the marginal KL, from samples z ~ q(z) and all data points.
+
+  It runs on all devices, each with its share of the data. Memory grows with the
+  tiles, the samples and (as uint8) the images, not with their product; what
+  the posterior needs of a data point is computed once.
+
+  Args:
+    posterior: q(z|x) and p(z).
+    params: of the model, not replicated.
+    dataset: makes batches of the images; of composed ones the fixed batches.
+    images: of the split, n of them.
+    num_samples: M > 1.
+    seed: of the samples.
+    tiles: any; they change the time and the memory, not the answer.
+    resume_from: file in which the sums so far are kept, and from which an
+      interrupted estimate goes on; None is neither.
+    resume_key: says what is being estimated; sums of another are not used.
+    show_progress: whether to draw a progress bar on stderr.
+
+  Raises:
+    ValueError: if a number is out of its range.
+  """
+  if num_samples < 2:
+    raise ValueError(f'num_samples must be > 1, got {num_samples}')
+  if min(tiles) < 1:
+    raise ValueError(f'tiles must be >= 1, got {tuple(tiles)}')
+  num_data = len(images.image)
+  # As many as fill the last tile; the excess is left out at the end.
+  num_tiles = math.ceil(num_samples / tiles.samples)
+  draw = jax.jit(_draw(posterior, dataset, num_data))
+  keys = per_example_keys(
+    jax.random.key(seed), jnp.arange(num_tiles * tiles.samples)
+  )
+  z, log_conditional, log_prior = draw(
+    params, images, keys.reshape(num_tiles, tiles.samples)
+  )
+  log_sums, start = _restore(
+    resume_from, resume_key, (num_tiles, tiles.samples)
+  )
+  accumulate = accumulator(posterior, dataset, num_data, tiles)
+  replicated = parallel.replicate((params, images, z))
+  sums = parallel.replicate(log_sums)
+  per_call = tiles.data * tiles.data_per_call * jax.device_count()
+  progress = Progress(num_data, start, show_progress, unit='data points')
+  while start < num_data:
+    sums = accumulate(*replicated, sums, parallel.replicate(np.int32(start)))
+    start += per_call
+    log_sums = parallel.unreplicate(sums)
+    if resume_from and parallel.is_main_process():
+      content = {'log_sums': log_sums, 'start': start, 'key': resume_key}
+      workdirs.write_npz(resume_from, content)
+    progress.update(min(start, num_data), f'{num_samples} samples')
+  progress.close()
+  log_marginal = log_sums - math.log(num_data)
+  marginal, marginal_error = _mean_and_error(
+    log_marginal - log_prior, num_samples
+  )
+  average, average_error = _mean_and_error(
+    log_conditional - log_prior, num_samples
+  )
+  return Estimate(
+    marginal_kl=marginal,
+    marginal_kl_error=marginal_error,
+    average_kl=average,
+    average_kl_error=average_error,
+    num_samples=num_samples,
+    num_data=num_data,
+  )
+
+
+def estimate(
+  workdir: str,
+  num_samples: int = 1_000,
+  *,
+  split: str = 'train',
+  step: int | None = None,
+  seed: int = 0,
+  tiles: Tiles = DEFAULT_TILES,
+  data_dir: str | None = None,
+  dataset: Dataset | None = None,
+  show_progress: bool = True,
+) -> dict[str, Any]:
+  """Estimates the marginal KL of a run's checkpoint; writes marginal_kl.json.
+
+  Args:
+    workdir: of the run.
+    num_samples: of q(z), > 1.
+    split: whose images make q(z).
+    step: of the checkpoint; None is the latest that is intact.
+    seed: of the samples.
+    tiles: see `Tiles`.
+    data_dir: of TFDS.
+    dataset: the run's, for callers that have it already.
+    show_progress: whether to draw a progress bar on stderr.
+
+  Returns:
+    What marginal_kl.json holds.
+
+  Raises:
+    UserError: if there is no such run or checkpoint, or the model's posterior
+      depends on a context.
+  """
+  config = workdirs.read_config(workdir)
+  experiment = build(config, dataset or build_dataset(config, data_dir))
+  posterior = experiment.model.posterior
+  if posterior is None:
+    raise UserError(
+      f'--workdir={workdir}: this {config.model.name} has a prior for every '
+      'context, so it has no marginal KL'
+    )
+  state = restore_state(workdir, experiment, step)
+  partial = os.path.join(workdir, PARTIAL)
+  found = marginal_kl(
+    posterior,
+    state.params,
+    experiment.dataset,
+    experiment.dataset.splits[split],
+    num_samples,
+    seed=seed,
+    tiles=tiles,
+    resume_from=partial,
+    resume_key=f'{split} {int(state.step)} {seed} {num_samples}',
+    show_progress=show_progress,
+  )
+  result = {
+    'split': split,
+    'step': int(state.step),
+    **{f'{k}_nats' if 'kl' in k else k: v for k, v in found._asdict().items()},
+    'ln_n_nats': math.log(found.num_data),
+  }
+  if parallel.is_main_process():
+    workdirs.write_json(os.path.join(workdir, 'marginal_kl.json'), result)
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(partial)
+  return result
+
+
+def _mean_and_error(values, num_samples):
+  """Returns the mean and its standard error, of the first so many values."""
+  values = np.asarray(values, np.float64).ravel()[:num_samples]
+  error = values.std(ddof=1) / math.sqrt(num_samples)
+  return float(values.mean()), float(error)
+
+
+def _restore(path, key, shape):
+  """Returns the sums so far and the first data point that is not in them."""
+  fresh = np.full(shape, -np.inf, np.float32), 0
+  if path is None or not os.path.exists(path):
+    return fresh
+  with np.load(path) as file:
+    same = file['key'].item() == key and file['log_sums'].shape == shape
+    return (file['log_sums'], int(file['start'])) if same else fresh
+
+
+def _draw(
+  posterior: Posterior, dataset: Dataset, num_data: int
+) -> Callable[..., tuple[Any, jax.Array, jax.Array]]:
+  """Returns the function that samples z ~ q(z), a tile at a time."""
+
+  def draw_tile(params, images, keys):
+    index_keys, sample_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    indices = jax.vmap(lambda key: jax.random.randint(key, [], 0, num_data))(
+      index_keys
+    )
+    batch = fixed_batch(dataset, images, indices)
+    conditions = posterior.condition(params, batch.image)
+    z = posterior.sample(params, sample_keys, conditions)
+    pairs = posterior.log_prob(params, z, conditions)
+    return z, jnp.diagonal(pairs), posterior.log_prior(params, z)
+
+  return lambda params, images, keys: jax.lax.map(
+    lambda tile_keys: draw_tile(params, images, tile_keys), keys
+  )
+
+
+def accumulator(
+  posterior: Posterior, dataset: Dataset, num_data: int, tiles: Tiles
+) -> Callable[..., jax.Array]:
+  """Returns the compiled program that meets all samples with some data.
+
+  Args:
+    posterior: q(z|x).
+    dataset: makes batches of the images.
+    num_data: n.
+    tiles: `data_per_call` tiles of each device are met in a call.
+
+  Returns:
+    (params, images, z [tiles, samples per tile, ...], log sums [tiles, samples
+    per tile], first data point []), all replicated -> log sums with the terms
+    log q(z|x_i) of these data points added; the log sums are donated.
+  """
+  stride = tiles.data * jax.device_count()
+
+  def accumulate(params, images, z, log_sums, start):
+    first = start + tiles.data * parallel.device_index()
+
+    def add_data(own_sums, number):
+      indices = first + number * stride + jnp.arange(tiles.data)
+      batch = fixed_batch(dataset, images, indices % num_data)
+      conditions = posterior.condition(params, batch.image)
+      counts = (indices < num_data)[jnp.newaxis]
+
+      def over_data(z_tile):
+        log_probs = posterior.log_prob(params, z_tile, conditions)
+        return jax.nn.logsumexp(jnp.where(counts, log_probs, -jnp.inf), axis=1)
+
+      return jnp.logaddexp(own_sums, jax.lax.map(over_data, z)), None
+
+    own_sums, _ = jax.lax.scan(
+      add_data,
+      jnp.full(log_sums.shape, -jnp.inf),
+      jnp.arange(tiles.data_per_call),
+    )
+    return jnp.logaddexp(log_sums, parallel.log_total(own_sums))
+
+  return parallel.pmap(accumulate, donate_argnums=3)

@@ -1,0 +1,77 @@
+r"""Estimates the marginal KL of a run, KL[q(z); p(z)].
+
+  python -m geco_jax.marginal_kl --workdir=runs/digits --num_samples=1000
+
+q(z) is the mean of q(z|x) over all images of the split. The same command goes
+on with an estimate that was interrupted. Writes marginal_kl.json.
+"""
+
+from collections.abc import Mapping, Sequence
+import os
+from typing import Any
+
+from absl import flags
+
+from geco_jax import cli
+from geco_jax.aggregate_posterior import DEFAULT_TILES
+from geco_jax.aggregate_posterior import estimate
+from geco_jax.aggregate_posterior import Tiles
+from geco_jax.evaluation import SPLITS
+
+_NUM_SAMPLES = flags.DEFINE_integer(
+  'num_samples', 1_000, 'Samples of q(z).', lower_bound=2
+)
+_SPLIT = flags.DEFINE_enum('split', 'train', SPLITS, 'Whose images make q(z).')
+_STEP = flags.DEFINE_integer(
+  'step', None, "Checkpoint's step; else the latest that is intact."
+)
+_SEED = flags.DEFINE_integer('seed', 0, 'Of the samples.')
+_SAMPLE_TILE = flags.DEFINE_integer(
+  'sample_tile',
+  DEFAULT_TILES.samples,
+  'Samples in memory at once.',
+  lower_bound=1,
+)
+_DATA_TILE = flags.DEFINE_integer(
+  'data_tile',
+  DEFAULT_TILES.data,
+  'Images that meet them at once, on each device.',
+  lower_bound=1,
+)
+
+
+def summary(result: Mapping[str, Any]) -> str:
+  """Returns the result as a table."""
+  lines = [f'{result["num_samples"]} samples, n = {result["num_data"]} images']
+  for name in ('average', 'marginal'):
+    lines.append(
+      f'{name + " KL":<14}{result[f"{name}_kl_nats"]:>10.4f} nats, standard '
+      f'error {result[f"{name}_kl_error_nats"]:.4f}'
+    )
+  information = result['average_kl_nats'] - result['marginal_kl_nats']
+  lines.append(
+    f'{"difference":<14}{information:>10.4f} nats, at most ln n = '
+    f'{result["ln_n_nats"]:.4f}'
+  )
+  return '\n'.join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Estimates the marginal KL of the run that the flags name."""
+  del argv
+  workdir = cli.workdir()
+  result = estimate(
+    workdir,
+    _NUM_SAMPLES.value,
+    split=_SPLIT.value,
+    step=_STEP.value,
+    seed=_SEED.value,
+    tiles=Tiles(samples=_SAMPLE_TILE.value, data=_DATA_TILE.value),
+    data_dir=cli.DATA_DIR.value,
+  )
+  print(summary(result))
+  print(f'\nwrote {os.path.join(workdir, "marginal_kl.json")}')
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,173 @@
+"""The flow is a density, its inverse is exact, and it starts as its base."""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import jmp
+import numpy as np
+import pytest
+import scipy.stats
+
+from geco_jax.models.nvp import ConditionalRealNVP
+
+FLOAT32 = jmp.get_policy('float32')
+NUM_FEATURES = 4
+
+
+def make(latent_size=5, perturbation=0.1, **kwargs):
+  """Returns (functions of params, params) of a flow away from its start."""
+  kwargs = dict(num_couplings=4, hidden_sizes=(16,)) | kwargs
+
+  def functions():
+    flow = ConditionalRealNVP(latent_size, FLOAT32, **kwargs)
+
+    def initial(features):
+      return flow.forward(
+        jnp.zeros((len(features), latent_size)), flow.condition(features)
+      )
+
+    return initial, (
+      flow.condition,
+      flow.forward,
+      flow.inverse,
+      flow.sample_and_log_prob,
+      flow.log_prob,
+    )
+
+  transformed = hk.multi_transform(functions)
+  params = transformed.init(jax.random.key(0), jnp.zeros((1, NUM_FEATURES)))
+  leaves, structure = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  params = jax.tree.unflatten(
+    structure,
+    [
+      x + perturbation * jax.random.normal(key, x.shape)
+      for x, key in zip(leaves, keys, strict=True)
+    ],
+  )
+  return [
+    jax.jit(lambda *args, f=f: f(params, None, *args))
+    for f in transformed.apply
+  ]
+
+
+def features(num, seed=2):
+  return jax.random.normal(jax.random.key(seed), (num, NUM_FEATURES))
+
+
+def noise(*shape, seed=3):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+FLOWS = [
+  dict(),
+  dict(permute=True),
+  dict(hidden_sizes=(8, 12), num_couplings=3),
+  dict(latent_size=2, num_couplings=1),
+  dict(latent_size=6, log_scale_bound=0.5, num_couplings=8),
+]
+
+
+@pytest.mark.parametrize('kwargs', FLOWS)
+class TestFlow:
+  """What holds for flows of all sizes."""
+
+  def test_inverse_undoes_forward(self, kwargs):
+    condition, forward, inverse, *_ = make(**kwargs)
+    u = noise(64, kwargs.get('latent_size', 5))
+    conditions = condition(features(64))
+    z, log_determinant = forward(u, conditions)
+    assert np.abs(np.sort(z) - np.sort(u)).max() > 0.1
+    again, negative = inverse(z, conditions)
+    np.testing.assert_allclose(again, u, atol=1e-5)
+    np.testing.assert_allclose(negative, -log_determinant, atol=1e-5)
+
+  def test_log_determinant_is_that_of_the_jacobian(self, kwargs):
+    condition, forward, *_ = make(**kwargs)
+    u = noise(6, kwargs.get('latent_size', 5))
+    conditions = condition(features(6))
+    jacobians = jax.vmap(jax.jacfwd(lambda u, c: forward(u, c)[0]))(
+      u, conditions
+    )
+    _, expected = np.linalg.slogdet(np.asarray(jacobians, np.float64))
+    np.testing.assert_allclose(forward(u, conditions)[1], expected, atol=1e-4)
+
+  def test_a_sample_has_the_density_that_it_was_drawn_with(self, kwargs):
+    condition, _, _, sample_and_log_prob, log_prob = make(**kwargs)
+    conditions = condition(features(32))
+    u = noise(32, kwargs.get('latent_size', 5))
+    z, drawn_with = sample_and_log_prob(u, conditions)
+    np.testing.assert_allclose(log_prob(z, conditions), drawn_with, atol=1e-4)
+
+  def test_starts_as_its_base(self, kwargs):
+    condition, _, _, sample_and_log_prob, log_prob = make(
+      perturbation=0.0, **kwargs
+    )
+    u = noise(32, kwargs.get('latent_size', 5))
+    conditions = condition(features(32))
+    z, log_q = sample_and_log_prob(u, conditions)
+    # Dimensions may have been shuffled.
+    np.testing.assert_array_equal(np.sort(z), np.sort(u))
+    expected = scipy.stats.norm.logpdf(u).sum(axis=-1)
+    np.testing.assert_allclose(log_q, expected, rtol=1e-6)
+    np.testing.assert_allclose(log_prob(u, conditions), expected, rtol=1e-6)
+
+  def test_all_pairs_are_those_pairs(self, kwargs):
+    condition, *_, log_prob = make(**kwargs)
+    z = noise(3, kwargs.get('latent_size', 5))
+    conditions = condition(features(7))
+    pairs = log_prob(z[:, jnp.newaxis], conditions[jnp.newaxis])
+    assert pairs.shape == (3, 7)
+    for m in range(3):
+      one = log_prob(jnp.tile(z[m], (7, 1)), conditions)
+      np.testing.assert_allclose(pairs[m], one, rtol=1e-5, atol=1e-5)
+
+  def test_features_steer_it(self, kwargs):
+    condition, _, _, _, log_prob = make(**kwargs)
+    z = jnp.tile(noise(1, kwargs.get('latent_size', 5)), (5, 1))
+    assert np.ptp(log_prob(z, condition(features(5)))) > 0.01
+
+
+@pytest.mark.parametrize('permute', [False, True])
+def test_density_integrates_to_one(permute):
+  condition, *_, log_prob = make(
+    latent_size=2, num_couplings=6, permute=permute
+  )
+  ticks = np.linspace(-12, 12, 1_201)
+  grid = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1).reshape(-1, 1, 2)
+  for number in range(2):
+    conditions = condition(features(1, seed=number))
+    density = np.exp(
+      np.concatenate(
+        [
+          log_prob(part, conditions[jnp.newaxis])
+          for part in jnp.array_split(grid, 2)
+        ]
+      ).astype(np.float64)
+    )
+    width = ticks[1] - ticks[0]
+    assert density.sum() * width**2 == pytest.approx(1, abs=2e-3)
+
+
+def test_scales_are_bounded():
+  condition, forward, *_ = make(
+    latent_size=4, num_couplings=3, log_scale_bound=0.5, perturbation=50.0
+  )
+  _, log_determinant = forward(noise(100, 4), condition(features(100)))
+  # Three couplings, two dimensions each.
+  assert np.abs(log_determinant).max() <= 3 * 2 * 0.5 + 1e-5
+  assert np.abs(log_determinant).max() > 1.0
+
+
+@pytest.mark.parametrize(
+  ('kwargs', 'message'),
+  [
+    (dict(latent_size=1), 'latent_size must be > 1.*got 1'),
+    (dict(num_couplings=0), 'num_couplings must be'),
+    (dict(hidden_sizes=()), 'coupling_sizes must be'),
+    (dict(log_scale_bound=0.0), 'log_scale_bound must be > 0.*got 0.0'),
+  ],
+)
+def test_wrong_sizes_are_refused(kwargs, message):
+  with pytest.raises(ValueError, match=message):
+    make(**kwargs)
