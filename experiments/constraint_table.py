@@ -1,0 +1,50 @@
+"""Every constraint of the paper alone, and two together, on one data set.
+
+  python -m experiments.constraint_table --data=digits --workdir=runs/table
+
+It trains the VAE of configs/digits_vae.py or configs/mnist_vae.py seven times
+and prints what each run was asked and what it reached. The classifiers must
+have been trained: `python -m geco_jax.models.train_classifier`.
+"""
+
+from collections.abc import Sequence
+import os
+
+from absl import flags
+
+from experiments import runs
+from experiments.runs import Run
+from geco_jax import cli
+
+KAPPAS = (
+  {'re': 0.1},
+  {'fre': 0.5},
+  {'fre_stats': 0.05},
+  {'cla': 0.9},
+  {'pncc': 0.8},
+  {'re': 0.1, 'cla': 0.9},
+  {'re': 0.1, 'pncc': 0.9},
+)
+_DATA = flags.DEFINE_enum(
+  'data', 'digits', ['digits', 'mnist'], 'Data set: of configs/DATA_vae.py.'
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Trains what is missing, prints the table and writes the numbers."""
+  del argv
+  workdir = cli.workdir()
+  results = runs.train_all(
+    [Run(_DATA.value, 'geco', kappas, 'vae') for kappas in KAPPAS],
+    workdir,
+    num_steps=runs.NUM_STEPS.value,
+    data_dir=cli.DATA_DIR.value,
+  )
+  print(runs.table(results))
+  path = os.path.join(workdir, f'constraint_table_{_DATA.value}.json')
+  runs.save_records(path, results)
+  print(f'\nnumbers: {path}')
+
+
+if __name__ == '__main__':
+  cli.run(main)

@@ -1,0 +1,172 @@
+"""Figure 8: how posteriors tile the latent space of Micro-MNIST.
+
+  python -m experiments.figure_8 --preset=digits --workdir=runs/figures
+
+VAE+NVP with two latents under the ELBO, GECO+RE and GECO+CLA: 100 samples of
+q(z|x) for each of seven digits. Beside it, the average KL against kappa: the
+theory says ln 7 where the digits are told apart and the prior is filled
+(Proposition 2). CLA's network must have been trained:
+`python -m geco_jax.models.train_classifier`.
+"""
+
+from collections.abc import Sequence
+import math
+import os
+from typing import Any, NamedTuple
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+from matplotlib.figure import Figure
+import numpy as np
+
+from experiments import runs
+from experiments.runs import Result
+from experiments.runs import Run
+from geco_jax import cli
+from geco_jax.aggregate_posterior import estimate
+from geco_jax.build import build
+from geco_jax.datasets.batches import fixed_batch
+from geco_jax.distributions import per_example_keys
+from geco_jax.workdir import write_json
+
+KAPPAS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.5)
+SHOWN = (
+  Run('micro_mnist', 'elbo', model='nvp'),
+  Run('micro_mnist', 'geco', {'re': 0.05}, 'nvp'),
+  Run('micro_mnist', 'geco', {'re': 0.5}, 'nvp'),
+  Run('micro_mnist', 'geco', {'cla': 0.9}, 'nvp'),
+)
+CURVE = tuple(Run('micro_mnist', 'geco', {'re': k}, 'nvp') for k in KAPPAS)
+_SAMPLES_PER_DIGIT = 100
+_AXIS_LIMIT = 3.5
+_PRESET = flags.DEFINE_enum(
+  'preset', 'digits', ['digits', 'mnist'], 'Whose digits: the config variant.'
+)
+_NUM_SAMPLES = flags.DEFINE_integer(
+  'num_samples', 10_000, 'Samples of each marginal KL.', lower_bound=2
+)
+
+
+class Panel(NamedTuple):
+  """A run, and what the marginal KL's estimate says of it."""
+
+  result: Result
+  kl: dict[str, Any]
+
+
+def posterior_samples(result: Result) -> np.ndarray:
+  """Returns samples of q(z|x) [digits, samples, 2] of the training digits."""
+  posterior = build(result.config, result.dataset).model.posterior
+  assert posterior is not None
+  images = result.dataset.splits['train']
+  num_digits = len(images.label)
+  indices = np.tile(np.arange(num_digits), _SAMPLES_PER_DIGIT)
+  batch = fixed_batch(result.dataset, images, jnp.asarray(indices))
+  keys = per_example_keys(jax.random.key(0), jnp.arange(len(indices)))
+  conditions = posterior.condition(result.params, batch.image)
+  z = posterior.sample(result.params, keys, conditions)
+  return np.asarray(z).reshape(_SAMPLES_PER_DIGIT, num_digits, 2).swapaxes(0, 1)
+
+
+def tiles_figure(panels: Sequence[Panel]) -> Figure:
+  """Returns the panels of samples, coloured by digit."""
+  drawn = Figure(figsize=(3.2 * len(panels), 3.9), layout='constrained')
+  grid = drawn.subplots(1, len(panels), squeeze=False)[0]
+  for axes, panel in zip(grid, panels, strict=True):
+    for number, z in enumerate(posterior_samples(panel.result)):
+      axes.scatter(*z.T, s=5, color=f'C{number}', linewidths=0)
+    axes.set(
+      xlim=(-_AXIS_LIMIT, _AXIS_LIMIT),
+      ylim=(-_AXIS_LIMIT, _AXIS_LIMIT),
+      aspect='equal',
+      xticks=(),
+      yticks=(),
+    )
+    axes.set_title(panel.result.run.title, fontsize=10)
+    axes.set_xlabel(
+      f'average KL {panel.kl["average_kl_nats"]:.3f}\n'
+      f'marginal KL {panel.kl["marginal_kl_nats"]:.3f}\n'
+      f'ln {panel.kl["num_data"]} = {panel.kl["ln_n_nats"]:.3f}'
+    )
+  return drawn
+
+
+def curve_figure(panels: Sequence[Panel]) -> Figure:
+  """Returns average and marginal KL against kappa, beside ln n."""
+  kappas = [panel.result.run.kappas['re'] for panel in panels]
+  drawn = Figure(figsize=(5, 3.5), layout='constrained')
+  axes = drawn.subplots()
+  for name in ('average', 'marginal'):
+    axes.errorbar(
+      kappas,
+      [panel.kl[f'{name}_kl_nats'] for panel in panels],
+      yerr=[2 * panel.kl[f'{name}_kl_error_nats'] for panel in panels],
+      marker='o',
+      markersize=4,
+      label=f'{name} KL',
+    )
+  num_data, bound = (panels[0].kl[k] for k in ('num_data', 'ln_n_nats'))
+  axes.axhline(
+    bound, color='grey', linestyle='--', label=f'ln {num_data} = {bound:.3f}'
+  )
+  axes.set(xscale='log', xlabel=r'$\kappa$ (RMSE per pixel)', ylabel='nats')
+  axes.legend()
+  return drawn
+
+
+def table(panels: Sequence[Panel]) -> str:
+  """Returns the runs as text."""
+  width = max(len(panel.result.run.title) for panel in panels)
+  lines = [f'{"":<{width}}  average KL  marginal KL  standard error     RMSE']
+  for panel in panels:
+    kl = panel.kl
+    lines.append(
+      f'{panel.result.run.title:<{width}}  {kl["average_kl_nats"]:>10.4f}  '
+      f'{kl["marginal_kl_nats"]:>11.4f}  {kl["marginal_kl_error_nats"]:>14.4f} '
+      f'{panel.result.evaluation["rmse"]:>8.4f}'
+    )
+  return '\n'.join([*lines, f'ln n = {math.log(panels[0].kl["num_data"]):.4f}'])
+
+
+def main(argv: Sequence[str]) -> None:
+  """Trains what is missing, draws the figure and the curve."""
+  del argv
+  workdir = cli.workdir()
+  wanted = {run.name: run for run in (*SHOWN, *CURVE)}
+  results = runs.train_all(
+    [*wanted.values()],
+    workdir,
+    _PRESET.value,
+    runs.NUM_STEPS.value,
+    cli.DATA_DIR.value,
+  )
+  panels = {
+    result.run.name: Panel(
+      result,
+      estimate(
+        os.path.join(workdir, result.run.name),
+        _NUM_SAMPLES.value,
+        dataset=result.dataset,
+        show_progress=False,
+      ),
+    )
+    for result in results
+  }
+  print(table([*panels.values()]))
+  records = [
+    {'run': name, 'evaluation': panel.result.evaluation, 'marginal': panel.kl}
+    for name, panel in panels.items()
+  ]
+  write_json(os.path.join(workdir, 'figure_8.json'), records)
+  for name, figure in (
+    ('figure_8', tiles_figure([panels[run.name] for run in SHOWN])),
+    ('figure_8_kappa', curve_figure([panels[run.name] for run in CURVE])),
+  ):
+    path = os.path.join(workdir, f'{name}.png')
+    figure.savefig(path, dpi=100)
+    print(f'{name}: {path}')
+
+
+if __name__ == '__main__':
+  cli.run(main)

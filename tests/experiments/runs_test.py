@@ -1,0 +1,79 @@
+"""Runs that experiments share, and the panels that show them."""
+
+import json
+
+from PIL import Image
+import pytest
+
+from experiments import constraint_table
+from experiments import figure_6
+from experiments import figure_9
+from experiments import figure_10
+from experiments import figure_11
+from experiments import panels
+from experiments import runs
+from experiments.runs import Run
+
+FIGURES = (figure_6, figure_9, figure_10, figure_11)
+RUNS = (
+  Run('digits', 'elbo', model='vae'),
+  Run('digits', 'geco', {'re': 0.3, 'pncc': 0.4}, 'vae'),
+)
+
+
+@pytest.mark.parametrize('preset', panels.PRESETS)
+def test_every_panel_has_a_config_at_its_kappas(preset):
+  for run in {run.name: run for f in FIGURES for run in f.PANELS}.values():
+    config = run.config(preset, num_steps=300)
+    assert config.num_steps == 300
+    asked = {k: v.kappa for k, v in config.constraints.items()}
+    assert asked == (run.kappas or {'nll': 0.0})
+
+
+def test_the_panels_are_the_papers():
+  """Every figure has the ELBO, and GECO+RE below and above the default."""
+  for figure in FIGURES:
+    objectives = {run.objective for run in figure.PANELS}
+    assert {'elbo', 'geco'} <= objectives
+    assert ('annealed_beta' in objectives) == (figure is not figure_6)
+  named = {name for f in FIGURES for run in f.PANELS for name in run.kappas}
+  assert named == {'re', 'fre', 'pncc'}
+
+
+@pytest.mark.parametrize('data', ['digits', 'mnist'])
+def test_every_run_of_the_constraint_table_has_a_config(data):
+  for kappas in constraint_table.KAPPAS:
+    config = Run(data, 'geco', kappas, 'vae').config()
+    assert {k: v.kappa for k, v in config.constraints.items()} == kappas
+
+
+def test_names_and_titles_tell_runs_apart():
+  assert [run.name for run in RUNS] == [
+    'digits_vae_elbo',
+    'digits_vae_geco_re_0.3_pncc_0.4',
+  ]
+  assert RUNS[0].title == 'ELBO'
+  assert RUNS[1].title == r'GECO+RE $\kappa$=0.3+pNCC $\kappa$=0.4'
+
+
+def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch):
+  monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
+  results = runs.train_all(RUNS, str(tmp_path), num_steps=100)
+  text = runs.table(results).splitlines()
+  assert len(text) == 3
+  # Of the ELBO nothing was asked.
+  assert (
+    text[1].split()[-1] == f'{results[0].evaluation["nll_nats_per_dim"]:.3f}'
+  )
+  for words in ('re 0.', 'for 0.3', 'pncc 0.', 'for 0.4', 'at lambda'):
+    assert words in text[2]
+  runs.save_records(str(tmp_path / 'table.json'), results)
+  records = json.loads((tmp_path / 'table.json').read_text())
+  assert [record['run'] for record in records] == [run.name for run in RUNS]
+  panels.figure(results).savefig(tmp_path / 'figure.png', dpi=50)
+  assert Image.open(tmp_path / 'figure.png').size[0] > 200
+  saved = tmp_path / RUNS[0].name / 'checkpoints' / '100'
+  before = saved.stat().st_mtime_ns
+  again = runs.train_all(RUNS, str(tmp_path), num_steps=100)
+  assert saved.stat().st_mtime_ns == before
+  assert [r.evaluation for r in again] == [r.evaluation for r in results]
