@@ -13,7 +13,7 @@ demo: $(INSTALLED)
 	  --config=configs/digits_vae.py --workdir=runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

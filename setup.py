@@ -34,6 +34,6 @@ setuptools.setup(
     # TFDS downloads and prepares through TensorFlow; reading needs neither.
     'prepare': ['tensorflow-cpu', 'importlib_resources'],
     'benchmarks': ['torch==2.13.0'],
-    'dev': ['chex', 'pyright', 'pytest', 'ruff'],
+    'dev': ['chex', 'pyright', 'pytest', 'pytest-xdist', 'ruff'],
   },
 )
