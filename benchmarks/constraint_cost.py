@@ -34,16 +34,6 @@ _NUM_CLASSES = 10
 _PASSES = 'ResNet forward and backward'
 OBJECTIVES = ('geco+re', 'geco+pncc', 'geco+fre_stats', 'geco+fre')
 
-_SIZE = flags.DEFINE_enum('size', 'quick', [*CONV_DRAW_SIZES], 'Of the model.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
-_STEPS = flags.DEFINE_integer(
-  'steps_per_round', 5, 'Steps per round, and per dispatch.', lower_bound=1
-)
-_CPU_DEVICES = flags.DEFINE_integer(
-  'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
-)
-_OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write.')
-
 
 def train_step(
   objective: str, size: str, network: str, num_steps: int
@@ -101,28 +91,45 @@ def save_random_network(folder: str, model) -> None:
   )
 
 
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_enum('size', 'quick', [*CONV_DRAW_SIZES], 'Of the model.')
+  flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
+  flags.DEFINE_integer(
+    'steps_per_round', 5, 'Steps per round, and per dispatch.', lower_bound=1
+  )
+  flags.DEFINE_integer(
+    'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
+  )
+  flags.DEFINE_string('output', None, 'JSON file to write.')
+
+
 def main(argv: Sequence[str]) -> None:
   """Measures all rows, prints and writes them."""
   del argv
-  jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
+  jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
   module = importlib.import_module('configs.classifiers.cifar10_resnet')
   model = module.get_config().model.to_dict()
   config = importlib.import_module('configs.cifar10_conv_draw').get_config(
-    _SIZE.value
+    flags.FLAGS.size
   )
   with tempfile.TemporaryDirectory() as parent:
     network = os.path.join(parent, 'resnet')
     os.mkdir(network)
     save_random_network(network, model)
     programs = {
-      objective: train_step(objective, _SIZE.value, network, _STEPS.value)
+      objective: train_step(
+        objective, flags.FLAGS.size, network, flags.FLAGS.steps_per_round
+      )
       for objective in OBJECTIVES
     }
-  programs[_PASSES] = network_passes(model, config.batch_size, _STEPS.value)
-  rates = side_by_side.measure(programs, _ROUNDS.value)
+  programs[_PASSES] = network_passes(
+    model, config.batch_size, flags.FLAGS.steps_per_round
+  )
+  rates = side_by_side.measure(programs, flags.FLAGS.rounds)
   # Of seconds per step: how many times the baseline's the contender's are.
   rows = [
-    side_by_side.compare(_SIZE.value, rates, 'geco+re', name)
+    side_by_side.compare(flags.FLAGS.size, rates, 'geco+re', name)
     for name in programs
     if name != 'geco+re'
   ]
@@ -132,9 +139,9 @@ def main(argv: Sequence[str]) -> None:
     f'a step with FRE costs {fre:.2f} of one with RE; a pass forward and '
     f'backward of its network would make it {1 + passes:.2f}'
   )
-  if _OUTPUT.value:
-    side_by_side.write_json(_OUTPUT.value, rows)
+  if flags.FLAGS.output:
+    side_by_side.write_json(flags.FLAGS.output, rows)
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, define_flags)

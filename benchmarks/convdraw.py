@@ -56,21 +56,6 @@ TORCHS = {
 }
 _NUM_IMAGES = 1_024
 
-_SIZES = flags.DEFINE_multi_enum(
-  'sizes', [*SIZES], [*SIZES], 'Sizes of the model.'
-)
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
-_STEPS = flags.DEFINE_integer(
-  'steps_per_round', 3, 'Steps per round, and per dispatch.', lower_bound=1
-)
-_CPU_DEVICES = flags.DEFINE_integer(
-  'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
-)
-_COLD = flags.DEFINE_boolean(
-  'cold', True, 'Whether to measure compilation and memory too.'
-)
-_OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write.')
-
 
 def contender(
   name: str, size: Size, steps_per_round: int, **model: Any
@@ -136,7 +121,7 @@ def cold(name: str, size_name: str, **model: Any) -> dict[str, Any]:
   """Returns what a program's first step costs, in a fresh process."""
   context = multiprocessing.get_context('spawn')
   queue = context.Queue()
-  args = (name, size_name, model, _CPU_DEVICES.value, queue)
+  args = (name, size_name, model, flags.FLAGS.num_cpu_devices, queue)
   process = context.Process(target=_measure_cold, args=args)
   process.start()
   process.join()
@@ -148,27 +133,43 @@ def cold(name: str, size_name: str, **model: Any) -> dict[str, Any]:
   }
 
 
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_multi_enum('sizes', [*SIZES], [*SIZES], 'Sizes of the model.')
+  flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
+  flags.DEFINE_integer(
+    'steps_per_round', 3, 'Steps per round, and per dispatch.', lower_bound=1
+  )
+  flags.DEFINE_integer(
+    'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
+  )
+  flags.DEFINE_boolean(
+    'cold', True, 'Whether to measure compilation and memory too.'
+  )
+  flags.DEFINE_string('output', None, 'JSON file to write.')
+
+
 def main(argv: Sequence[str]) -> None:
   """Measures all rows, prints and writes them."""
   del argv
-  jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
+  jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
   rows, firsts = [], []
-  for size_name in _SIZES.value:
+  for size_name in flags.FLAGS.sizes:
     for hidden_to_hidden in (True, False):
       make = functools.partial(
         contender,
         size=SIZES[size_name],
-        steps_per_round=_STEPS.value,
+        steps_per_round=flags.FLAGS.steps_per_round,
         hidden_to_hidden=hidden_to_hidden,
       )
       rates = side_by_side.measure(
-        {name: make(name) for name in (_OURS, *TORCHS)}, _ROUNDS.value
+        {name: make(name) for name in (_OURS, *TORCHS)}, flags.FLAGS.rounds
       )
       title = size_name if hidden_to_hidden else f'{size_name}, no hidden'
       rows += [
         side_by_side.compare(title, rates, _OURS, name) for name in TORCHS
       ]
-    if _COLD.value:
+    if flags.FLAGS.cold:
       firsts += [cold(name, size_name) for name in (_OURS, *TORCHS)]
       firsts.append(cold(_OURS, size_name, num_steps=32))
   print(side_by_side.table(rows))
@@ -178,9 +179,9 @@ def main(argv: Sequence[str]) -> None:
       f'T={first["num_steps"]:<3} compiles in {first["compile_seconds"]:5.1f} '
       f's, peak memory {first["peak_memory_mib"]:6.0f} MiB'
     )
-  if _OUTPUT.value:
-    side_by_side.write_json(_OUTPUT.value, rows, first_steps=firsts)
+  if flags.FLAGS.output:
+    side_by_side.write_json(flags.FLAGS.output, rows, first_steps=firsts)
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, define_flags)

@@ -39,22 +39,6 @@ _BOUND = 2.0
 _LOOP_PAIRS = 400
 
 _OURS = 'geco_jax'
-_LATENT_SIZE = flags.DEFINE_integer('latent_size', 64, 'Dimensions of z.')
-_NUM_COUPLINGS = flags.DEFINE_integer('num_couplings', 8, 'Of the flow.')
-_WIDTH = flags.DEFINE_integer('width', 256, 'Of the hidden layers.')
-_NUM_SAMPLES = flags.DEFINE_integer('num_samples', 256, 'Of z.')
-_NUM_DATA = flags.DEFINE_integer('num_data', 1_024, 'Data points.')
-_SAMPLE_TILE = flags.DEFINE_integer(
-  'sample_tile', aggregate_posterior.DEFAULT_TILES.samples, 'Samples at once.'
-)
-_DATA_TILE = flags.DEFINE_integer(
-  'data_tile', aggregate_posterior.DEFAULT_TILES.data, 'Data points at once.'
-)
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
-_CPU_DEVICES = flags.DEFINE_integer(
-  'num_cpu_devices', 1, 'XLA:CPU devices that share the data.', lower_bound=1
-)
-_OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write.')
 
 
 class Sizes(NamedTuple):
@@ -291,18 +275,38 @@ def torch_tiles(sizes: Sizes, tile: int) -> Callable[[], np.ndarray]:
   return run
 
 
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_integer('latent_size', 64, 'Dimensions of z.')
+  flags.DEFINE_integer('num_couplings', 8, 'Of the flow.')
+  flags.DEFINE_integer('width', 256, 'Of the hidden layers.')
+  flags.DEFINE_integer('num_samples', 256, 'Of z.')
+  flags.DEFINE_integer('num_data', 1_024, 'Data points.')
+  flags.DEFINE_integer(
+    'sample_tile', aggregate_posterior.DEFAULT_TILES.samples, 'Samples at once.'
+  )
+  flags.DEFINE_integer(
+    'data_tile', aggregate_posterior.DEFAULT_TILES.data, 'Data points at once.'
+  )
+  flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
+  flags.DEFINE_integer(
+    'num_cpu_devices', 1, 'XLA:CPU devices that share the data.', lower_bound=1
+  )
+  flags.DEFINE_string('output', None, 'JSON file to write.')
+
+
 def main(argv: Sequence[str]) -> None:
   """Measures all rows, prints and writes them."""
   del argv
-  jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
+  jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
   sizes = Sizes(
-    _LATENT_SIZE.value,
-    _NUM_COUPLINGS.value,
-    _WIDTH.value,
-    _NUM_SAMPLES.value,
-    _NUM_DATA.value,
+    flags.FLAGS.latent_size,
+    flags.FLAGS.num_couplings,
+    flags.FLAGS.width,
+    flags.FLAGS.num_samples,
+    flags.FLAGS.num_data,
   )
-  tiles = Tiles(samples=_SAMPLE_TILE.value, data=_DATA_TILE.value)
+  tiles = Tiles(samples=flags.FLAGS.sample_tile, data=flags.FLAGS.data_tile)
   num_pairs = sizes.num_samples * sizes.num_data
   programs = {
     _OURS: Contender(ours(sizes, tiles), num_pairs),
@@ -310,16 +314,16 @@ def main(argv: Sequence[str]) -> None:
     'torch, tiles': Contender(torch_tiles(sizes, 32), num_pairs),
     'loop of loop': Contender(double_loop(sizes), _LOOP_PAIRS),
   }
-  rates = side_by_side.measure(programs, _ROUNDS.value)
+  rates = side_by_side.measure(programs, flags.FLAGS.rounds)
   rows = [
     side_by_side.compare('pairs', rates, _OURS, name)
     for name in programs
     if name != _OURS
   ]
   print(side_by_side.table(rows))
-  if _OUTPUT.value:
-    side_by_side.write_json(_OUTPUT.value, rows, sizes=sizes._asdict())
+  if flags.FLAGS.output:
+    side_by_side.write_json(flags.FLAGS.output, rows, sizes=sizes._asdict())
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, define_flags)

@@ -30,39 +30,42 @@ from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.batches import decode
 from geco_jax.datasets.images import Images
 
-_ROWS = flags.DEFINE_multi_enum(
-  'rows',
-  ['mlp', 'conv', 'own'],
-  ['mlp', 'conv', 'own'],
-  'The models against PyTorch; the objectives and the batches of our own.',
-)
-_ROUNDS = flags.DEFINE_integer('rounds', 9, 'Timed rounds.', lower_bound=1)
-_STEPS = flags.DEFINE_integer(
-  'steps_per_round', 100, 'Steps per round, and per dispatch.', lower_bound=1
-)
-_CPU_DEVICES = flags.DEFINE_integer(
-  'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
-)
-_OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write.')
-
 _IMAGE_SHAPE = (28, 28, 1)
 _NUM_IMAGES = 60_000
+
+
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_multi_enum(
+    'rows',
+    ['mlp', 'conv', 'own'],
+    ['mlp', 'conv', 'own'],
+    'The models against PyTorch; the objectives and the batches of our own.',
+  )
+  flags.DEFINE_integer('rounds', 9, 'Timed rounds.', lower_bound=1)
+  flags.DEFINE_integer(
+    'steps_per_round', 100, 'Steps per round, and per dispatch.', lower_bound=1
+  )
+  flags.DEFINE_integer(
+    'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
+  )
+  flags.DEFINE_string('output', None, 'JSON file to write.')
 
 
 def main(argv: Sequence[str]) -> None:
   """Measures all rows, prints and writes them."""
   del argv
-  jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
+  jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
   dataset = contenders.random_images(_IMAGE_SHAPE, _NUM_IMAGES)
   rows = []
-  for name in _ROWS.value:
+  for name in flags.FLAGS.rows:
     if name == 'own':
       rows += _against_our_own(dataset)
     else:
       rows += _against_torch(name, dataset)
   print(side_by_side.table(rows))
-  if _OUTPUT.value:
-    side_by_side.write_json(_OUTPUT.value, rows)
+  if flags.FLAGS.output:
+    side_by_side.write_json(flags.FLAGS.output, rows)
 
 
 def _experiment(dataset: Dataset, objective: str, model: str) -> Experiment:
@@ -71,7 +74,7 @@ def _experiment(dataset: Dataset, objective: str, model: str) -> Experiment:
 
 
 def _ours(experiment: Experiment) -> Contender:
-  return contenders.ours(experiment, _STEPS.value)
+  return contenders.ours(experiment, flags.FLAGS.steps_per_round)
 
 
 def _torchs(model: str, images: np.ndarray, fused_adam: bool) -> Contender:
@@ -86,7 +89,7 @@ def _torchs(model: str, images: np.ndarray, fused_adam: bool) -> Contender:
     network,
     images,
     128,
-    _STEPS.value,
+    flags.FLAGS.steps_per_round,
     channels_last=model == 'conv',
     fused_adam=fused_adam,
   )
@@ -100,7 +103,7 @@ def _against_torch(model: str, dataset: Dataset) -> list[Row]:
       'torch': _torchs(model, images, fused_adam=False),
       'torch, fused Adam': _torchs(model, images, fused_adam=True),
     },
-    _ROUNDS.value,
+    flags.FLAGS.rounds,
   )
   return [
     side_by_side.compare(f'{model} VAE', rates, 'geco_jax', baseline)
@@ -119,7 +122,7 @@ def _against_our_own(dataset: Dataset) -> list[Row]:
         geco._replace(dataset=dataset._replace(assemble=_constant_batch))
       ),
     },
-    _ROUNDS.value,
+    flags.FLAGS.rounds,
   )
   return [
     side_by_side.compare('mlp VAE', rates, 'GECO', 'ELBO'),
@@ -140,4 +143,4 @@ def _constant_batch(
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, define_flags)

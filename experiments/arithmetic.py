@@ -31,9 +31,6 @@ from geco_jax.distributions import per_example_keys
 from geco_jax.errors import UserError
 from geco_jax.evaluation import restore_state
 
-_NUM_CONTEXTS = flags.DEFINE_integer(
-  'num_contexts', 2_000, 'Contexts of the test split.', lower_bound=1
-)
 _SEED = 2
 _CHUNK = 100
 _MAX_CLASSIFIER_EXAMPLES = 10_000
@@ -92,6 +89,13 @@ def draw(
   )
 
 
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_integer(
+    'num_contexts', 2_000, 'Contexts of the test split.', lower_bound=1
+  )
+
+
 def main(argv: Sequence[str]) -> None:
   """Reads the samples of the run that the flags name."""
   del argv
@@ -104,7 +108,7 @@ def main(argv: Sequence[str]) -> None:
     )
   experiment = build(config, build_dataset(config, cli.DATA_DIR.value))
   state = restore_state(workdir, experiment)
-  batch, samples = draw(experiment, state.params, _NUM_CONTEXTS.value)
+  batch, samples = draw(experiment, state.params, flags.FLAGS.num_contexts)
   classifier = digit_classifier(experiment.dataset)
 
   def share_right(images):
@@ -135,4 +139,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, define_flags)

@@ -26,9 +26,10 @@ from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.evaluation import restore_state
 
-_NUM_IMAGES = flags.DEFINE_integer(
-  'num_images', 12, 'Images to show.', lower_bound=1
-)
+
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_integer('num_images', 12, 'Images to show.', lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
   dataset, model = experiment.dataset, experiment.model
   params = restore_state(workdir, experiment).params
   batch = pictures.shown_batch(
-    dataset, dataset.splits['test'], _NUM_IMAGES.value
+    dataset, dataset.splits['test'], flags.FLAGS.num_images
   )
   keys = jax.random.split(jax.random.key(0), len(batch.image))
   reconstruct = jax.jit(model.reconstruct)
@@ -73,4 +74,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, define_flags)

@@ -25,9 +25,13 @@ KAPPAS = (
   {'re': 0.1, 'cla': 0.9},
   {'re': 0.1, 'pncc': 0.9},
 )
-_DATA = flags.DEFINE_enum(
-  'data', 'digits', ['digits', 'mnist'], 'Data set: of configs/DATA_vae.py.'
-)
+
+
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_enum(
+    'data', 'digits', ['digits', 'mnist'], 'Data set: of configs/DATA_vae.py.'
+  )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,16 +39,16 @@ def main(argv: Sequence[str]) -> None:
   del argv
   workdir = cli.workdir()
   results = runs.train_all(
-    [Run(_DATA.value, 'geco', kappas, 'vae') for kappas in KAPPAS],
+    [Run(flags.FLAGS.data, 'geco', kappas, 'vae') for kappas in KAPPAS],
     workdir,
     num_steps=runs.NUM_STEPS.value,
     data_dir=cli.DATA_DIR.value,
   )
   print(runs.table(results))
-  path = os.path.join(workdir, f'constraint_table_{_DATA.value}.json')
+  path = os.path.join(workdir, f'constraint_table_{flags.FLAGS.data}.json')
   runs.save_records(path, results)
   print(f'\nnumbers: {path}')
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, define_flags)

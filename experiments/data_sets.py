@@ -29,10 +29,6 @@ from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
 
-_BASE = flags.DEFINE_string(
-  'base', 'digits', 'Labelled digits: digits, mnist or a like set of TFDS.'
-)
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder of the sheets.')
 _IMAGES_IN_LINE = 12
 _LINES = 4  # Of a sheet, and of a panel where all are at a glance.
 _PANEL_LINES = 2
@@ -140,16 +136,24 @@ def _above(parts):
   return np.concatenate([_pad(p, p.shape[0], width) for p in parts])
 
 
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_string(
+    'base', 'digits', 'Labelled digits: digits, mnist or a like set of TFDS.'
+  )
+  flags.DEFINE_string('output', None, 'Folder of the sheets.')
+
+
 def main(argv: Sequence[str]) -> None:
   """Draws the data sets of the base that the flags name."""
   del argv
-  output = _OUTPUT.value
+  output = flags.FLAGS.output
   if not output:
     raise UserError('--output is missing, e.g. --output=runs/data_sets')
   workdirs.create(output)
   panels = []
   for name, composition in COMPOSITIONS.items():
-    config = ConfigDict({'dataset': group(name, base=_BASE.value)})
+    config = ConfigDict({'dataset': group(name, base=flags.FLAGS.base)})
     dataset = build_dataset(config, cli.DATA_DIR.value)
     first_line = (inspect.getdoc(composition) or name).splitlines()[0]
     title = first_line.removeprefix('Returns ').removesuffix('.')
@@ -163,4 +167,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, define_flags)

@@ -40,12 +40,6 @@ SHOWN = (
 CURVE = tuple(Run('micro_mnist', 'geco', {'re': k}, 'nvp') for k in KAPPAS)
 _SAMPLES_PER_DIGIT = 100
 _AXIS_LIMIT = 3.5
-_PRESET = flags.DEFINE_enum(
-  'preset', 'digits', ['digits', 'mnist'], 'Whose digits: the config variant.'
-)
-_NUM_SAMPLES = flags.DEFINE_integer(
-  'num_samples', 10_000, 'Samples of each marginal KL.', lower_bound=2
-)
 
 
 class Panel(NamedTuple):
@@ -129,6 +123,16 @@ def table(panels: Sequence[Panel]) -> str:
   return '\n'.join([*lines, f'ln n = {math.log(panels[0].kl["num_data"]):.4f}'])
 
 
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_enum(
+    'preset', 'digits', ['digits', 'mnist'], 'Whose digits: the config variant.'
+  )
+  flags.DEFINE_integer(
+    'num_samples', 10_000, 'Samples of each marginal KL.', lower_bound=2
+  )
+
+
 def main(argv: Sequence[str]) -> None:
   """Trains what is missing, draws the figure and the curve."""
   del argv
@@ -137,7 +141,7 @@ def main(argv: Sequence[str]) -> None:
   results = runs.train_all(
     [*wanted.values()],
     workdir,
-    _PRESET.value,
+    flags.FLAGS.preset,
     runs.NUM_STEPS.value,
     cli.DATA_DIR.value,
   )
@@ -146,7 +150,7 @@ def main(argv: Sequence[str]) -> None:
       result,
       estimate(
         os.path.join(workdir, result.run.name),
-        _NUM_SAMPLES.value,
+        flags.FLAGS.num_samples,
         dataset=result.dataset,
         show_progress=False,
       ),
@@ -169,4 +173,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, define_flags)

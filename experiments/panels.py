@@ -15,9 +15,6 @@ from geco_jax import pictures
 from geco_jax.build import build
 
 PRESETS = ('quick', 'gpu', 'paper')
-_PRESET = flags.DEFINE_enum(
-  'preset', 'quick', PRESETS, 'Size of the models and data: the config variant.'
-)
 _COLUMNS = 8  # Images in a row of a panel.
 _PANELS_IN_ROW = 4
 
@@ -56,11 +53,25 @@ def _picture(result: Result) -> np.ndarray:
   return pictures.grid(rows(result.params))
 
 
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_enum(
+    'preset',
+    'quick',
+    PRESETS,
+    'Size of the models and data: the config variant.',
+  )
+
+
 def main(name: str, panels: Sequence[Run]) -> None:
   """Trains and draws the panels of a figure, as the flags say."""
   workdir = cli.workdir()
   results = runs.train_all(
-    panels, workdir, _PRESET.value, runs.NUM_STEPS.value, cli.DATA_DIR.value
+    panels,
+    workdir,
+    flags.FLAGS.preset,
+    runs.NUM_STEPS.value,
+    cli.DATA_DIR.value,
   )
   print(runs.table(results))
   runs.save_records(os.path.join(workdir, f'{name}.json'), results)

@@ -34,17 +34,9 @@ from experiments import rate_distortion_figures as figures
 from geco_jax import cli
 from geco_jax import geco
 from geco_jax import lagrangian
-from geco_jax.errors import UserError
 from geco_jax.theory import rate_distortion as theory
 from geco_jax.workdir import create
 from geco_jax.workdir import write_json
-
-_ROBUSTNESS = flags.DEFINE_bool(
-  'robustness', False, 'Draw the map over step sizes of the multiplier.'
-)
-_NUM_STEPS = flags.DEFINE_integer('num_steps', 12_000, 'Training steps, >= 1.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 512, 'Draws a step, >= 1.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Seed of parameters, data and noise.')
 
 EIGENVALUES = np.geomspace(0.05, 4.0, 16)  # Of the source's covariance.
 DISTORTIONS = (8.0, 4.0, 2.0, 1.0)  # Total squared errors to reach.
@@ -288,22 +280,29 @@ def run(
   return rows
 
 
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_bool(
+    'robustness', False, 'Draw the map over step sizes of the multiplier.'
+  )
+  flags.DEFINE_integer('num_steps', 12_000, 'Training steps.', lower_bound=1)
+  flags.DEFINE_integer('batch_size', 512, 'Draws a step.', lower_bound=1)
+  flags.DEFINE_integer('seed', 0, 'Seed of parameters, data and noise.')
+
+
 def main(argv: Sequence[str]) -> None:
   """Runs what the flags ask for."""
   del argv
   workdir = cli.workdir()
-  for flag in (_NUM_STEPS, _BATCH_SIZE):
-    if flag.value < 1:
-      raise UserError(f'--{flag.name} must be >= 1, got {flag.value}')
   create(workdir)
   run(
     workdir,
-    _ROBUSTNESS.value,
-    _NUM_STEPS.value,
-    _BATCH_SIZE.value,
-    _SEED.value,
+    flags.FLAGS.robustness,
+    flags.FLAGS.num_steps,
+    flags.FLAGS.batch_size,
+    flags.FLAGS.seed,
   )
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, define_flags)

@@ -32,13 +32,6 @@ PAPER = {
   'color_mnist': Paper(elbo=182.5, geco=10.3),
   'cifar10': Paper(elbo=725.2, geco=45.3),
 }
-_PRESET = flags.DEFINE_enum(
-  'preset', 'quick', ['quick', 'gpu', 'paper'], 'Size: the config variant.'
-)
-_ONLY = flags.DEFINE_multi_enum('only', [*PAPER], [*PAPER], 'Data sets.')
-_NUM_SAMPLES = flags.DEFINE_integer(
-  'num_samples', 1_000, 'Samples of each marginal KL.', lower_bound=2
-)
 
 
 def row(
@@ -95,6 +88,17 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
   return '\n'.join(lines)
 
 
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_enum(
+    'preset', 'quick', ['quick', 'gpu', 'paper'], 'Size: the config variant.'
+  )
+  flags.DEFINE_multi_enum('only', [*PAPER], [*PAPER], 'Data sets.')
+  flags.DEFINE_integer(
+    'num_samples', 1_000, 'Samples of each marginal KL.', lower_bound=2
+  )
+
+
 def main(argv: Sequence[str]) -> None:
   """Trains what is missing, prints the table and writes the numbers."""
   del argv
@@ -103,12 +107,12 @@ def main(argv: Sequence[str]) -> None:
     row(
       data,
       workdir,
-      _PRESET.value,
-      _NUM_SAMPLES.value,
+      flags.FLAGS.preset,
+      flags.FLAGS.num_samples,
       runs.NUM_STEPS.value,
       cli.DATA_DIR.value,
     )
-    for data in _ONLY.value
+    for data in flags.FLAGS.only
   ]
   print(table(rows))
   path = os.path.join(workdir, 'table_2.json')
@@ -117,4 +121,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, define_flags)

@@ -22,6 +22,7 @@ DATA_DIR = flags.DEFINE_string(
 
 def run(
   main: Callable[[Sequence[str]], int | None],
+  define_flags: Callable[[], None] | None = None,
   *,
   takes_config: bool = False,
   default_config: str | None = None,
@@ -30,11 +31,14 @@ def run(
 
   Args:
     main: takes argv, returns the exit code or None.
+    define_flags: defines the command's own flags; not at import, so that one
+      program can import several commands.
     takes_config: whether the command has --config, read by `config`.
     default_config: path of the config where --config is not given.
   """
+  if define_flags is not None:
+    define_flags()
   if takes_config:
-    # Not at import, so that one program can import several commands.
     config_flags.DEFINE_config_file(
       'config',
       default_config,

@@ -17,13 +17,6 @@ from geco_jax import cli
 from geco_jax.evaluation import evaluate
 from geco_jax.evaluation import SPLITS
 
-_SPLIT = flags.DEFINE_list(
-  'split', ['train', 'test'], f'Any of {", ".join(SPLITS)}, most wanted first.'
-)
-_STEP = flags.DEFINE_integer(
-  'step', None, "Checkpoint's step; else the latest that is intact."
-)
-
 
 def summary(evaluation: Mapping[str, Any]) -> str:
   """Returns the evaluation as a table, a line per split."""
@@ -46,15 +39,30 @@ def summary(evaluation: Mapping[str, Any]) -> str:
   return '\n'.join(lines)
 
 
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_list(
+    'split',
+    ['train', 'test'],
+    f'Any of {", ".join(SPLITS)}, most wanted first.',
+  )
+  flags.DEFINE_integer(
+    'step', None, "Checkpoint's step; else the latest that is intact."
+  )
+
+
 def main(argv: Sequence[str]) -> None:
   """Evaluates the run that the flags name."""
   del argv
   evaluation = evaluate(
-    cli.workdir(), _SPLIT.value, data_dir=cli.DATA_DIR.value, step=_STEP.value
+    cli.workdir(),
+    flags.FLAGS.split,
+    data_dir=cli.DATA_DIR.value,
+    step=flags.FLAGS.step,
   )
   print(summary(evaluation))
   print(f'\nwrote evaluation.json and pictures to {cli.workdir()}')
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, define_flags)

@@ -18,27 +18,6 @@ from geco_jax.aggregate_posterior import estimate
 from geco_jax.aggregate_posterior import Tiles
 from geco_jax.evaluation import SPLITS
 
-_NUM_SAMPLES = flags.DEFINE_integer(
-  'num_samples', 1_000, 'Samples of q(z).', lower_bound=2
-)
-_SPLIT = flags.DEFINE_enum('split', 'train', SPLITS, 'Whose images make q(z).')
-_STEP = flags.DEFINE_integer(
-  'step', None, "Checkpoint's step; else the latest that is intact."
-)
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the samples.')
-_SAMPLE_TILE = flags.DEFINE_integer(
-  'sample_tile',
-  DEFAULT_TILES.samples,
-  'Samples in memory at once.',
-  lower_bound=1,
-)
-_DATA_TILE = flags.DEFINE_integer(
-  'data_tile',
-  DEFAULT_TILES.data,
-  'Images that meet them at once, on each device.',
-  lower_bound=1,
-)
-
 
 def summary(result: Mapping[str, Any]) -> str:
   """Returns the result as a table."""
@@ -56,17 +35,39 @@ def summary(result: Mapping[str, Any]) -> str:
   return '\n'.join(lines)
 
 
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_integer('num_samples', 1_000, 'Samples of q(z).', lower_bound=2)
+  flags.DEFINE_enum('split', 'train', SPLITS, 'Whose images make q(z).')
+  flags.DEFINE_integer(
+    'step', None, "Checkpoint's step; else the latest that is intact."
+  )
+  flags.DEFINE_integer('seed', 0, 'Of the samples.')
+  flags.DEFINE_integer(
+    'sample_tile',
+    DEFAULT_TILES.samples,
+    'Samples in memory at once.',
+    lower_bound=1,
+  )
+  flags.DEFINE_integer(
+    'data_tile',
+    DEFAULT_TILES.data,
+    'Images that meet them at once, on each device.',
+    lower_bound=1,
+  )
+
+
 def main(argv: Sequence[str]) -> None:
   """Estimates the marginal KL of the run that the flags name."""
   del argv
   workdir = cli.workdir()
   result = estimate(
     workdir,
-    _NUM_SAMPLES.value,
-    split=_SPLIT.value,
-    step=_STEP.value,
-    seed=_SEED.value,
-    tiles=Tiles(samples=_SAMPLE_TILE.value, data=_DATA_TILE.value),
+    flags.FLAGS.num_samples,
+    split=flags.FLAGS.split,
+    step=flags.FLAGS.step,
+    seed=flags.FLAGS.seed,
+    tiles=Tiles(samples=flags.FLAGS.sample_tile, data=flags.FLAGS.data_tile),
     data_dir=cli.DATA_DIR.value,
   )
   print(summary(result))
@@ -74,4 +75,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, define_flags)

@@ -17,34 +17,35 @@ from geco_jax.metrics import say
 from geco_jax.training import Interrupted
 from geco_jax.training import train
 
-_PROGRESS = flags.DEFINE_bool('progress', True, 'Draw a progress bar.')
-_DISTRIBUTED = flags.DEFINE_bool(
-  'distributed',
-  False,
-  'One of several processes. A cluster (TPU pod, Slurm, ...) tells which; '
-  'elsewhere the next three flags do.',
-)
-_COORDINATOR = flags.DEFINE_string(
-  'coordinator', None, "Process 0's host:port."
-)
-_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many.')
-_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'Which, from 0.')
+
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_bool('progress', True, 'Draw a progress bar.')
+  flags.DEFINE_bool(
+    'distributed',
+    False,
+    'One of several processes. A cluster (TPU pod, Slurm, ...) tells which; '
+    'elsewhere the next three flags do.',
+  )
+  flags.DEFINE_string('coordinator', None, "Process 0's host:port.")
+  flags.DEFINE_integer('num_processes', None, 'How many.')
+  flags.DEFINE_integer('process_id', None, 'Which, from 0.')
 
 
 def main(argv: Sequence[str]) -> int:
   """Trains the run that the flags name; returns the exit code."""
   del argv
   config, workdir = cli.config(), cli.workdir()
-  if _DISTRIBUTED.value:
+  if flags.FLAGS.distributed:
     parallel.initialize_distributed(
-      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+      flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id
     )
   try:
     train(
       config,
       workdir,
       data_dir=cli.DATA_DIR.value,
-      show_progress=_PROGRESS.value,
+      show_progress=flags.FLAGS.progress,
     )
   except Interrupted as interrupted:
     say(f'{interrupted}; the same command goes on from there')
@@ -54,4 +55,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == '__main__':
-  cli.run(main, takes_config=True)
+  cli.run(main, define_flags, takes_config=True)

@@ -19,10 +19,6 @@ from geco_jax.errors import UserError
 
 _TIMEOUT_SECONDS = 20
 
-_DATASET = flags.DEFINE_string(
-  'dataset', None, "TFDS's name of the data set, e.g. mnist"
-)
-
 
 def prepare(name: str, data_dir: str | None = None) -> str:
   """Prepares a data set as array_record, unless it is prepared already.
@@ -87,13 +83,20 @@ def _require_network(builder: tfds_source.Builder) -> None:
       ) from error
 
 
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_string(
+    'dataset', None, "TFDS's name of the data set, e.g. mnist"
+  )
+
+
 def main(argv: Sequence[str]) -> None:
   """Prepares the data set that the flags name."""
   del argv
-  if not _DATASET.value:
+  if not flags.FLAGS.dataset:
     raise UserError('--dataset is missing, e.g. --dataset=mnist')
-  print(prepare(_DATASET.value, cli.DATA_DIR.value))
+  print(prepare(flags.FLAGS.dataset, cli.DATA_DIR.value))
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  cli.run(main, define_flags)

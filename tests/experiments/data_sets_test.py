@@ -1,7 +1,6 @@
 """Contact sheets show every composed data set, with its labels."""
 
 from absl import flags
-from absl.testing import flagsaver
 import numpy as np
 from PIL import Image
 import pytest
@@ -15,11 +14,13 @@ from geco_jax.pictures import shown_batch
 
 @pytest.fixture
 def flag_values():
-  """Restores the flags, which a test may set."""
+  """Has the command's flags, which a test may set, for its time only."""
+  data_sets.define_flags()
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
-  with flagsaver.flagsaver():
-    yield flags.FLAGS
+  yield flags.FLAGS
+  for name in ('base', 'output'):
+    delattr(flags.FLAGS, name)
 
 
 @pytest.mark.parametrize(

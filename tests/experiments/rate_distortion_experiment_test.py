@@ -58,7 +58,8 @@ def test_bad_flags_are_answered_in_one_line(tmp_path):
     text=True,
   )
   assert process.returncode == 2
-  assert process.stderr.strip().endswith('--num_steps must be >= 1, got 0')
+  assert '--num_steps=0: 0 is not a positive integer' in process.stderr
+  assert process.stderr.count('\n') == 1
 
 
 @pytest.mark.slow
