@@ -1,0 +1,145 @@
+r"""Shows what tolerances mean on a data set, before anything is trained.
+
+  python -m geco_jax.choose_kappa --config=configs/digits_vae.py \
+      --workdir=runs/digits_kappas
+
+For each of --kappas: training images reconstructed at exactly that RMSE per
+pixel, and the rate of a Gaussian with the data's covariance (`gaussian_rate`),
+which the KL of a good model stays below. The reconstructions are those of a
+principal component analysis, the last component shrunk; the data stand above.
+
+Only the config's data set counts. Writes choose_kappa.png and
+choose_kappa.json. Seconds for small images; for 12,288 pixels times channels
+the covariance's eigenvalues take minutes.
+"""
+
+from collections.abc import Mapping, Sequence
+import math
+import os
+from typing import Any
+
+from absl import flags
+import numpy as np
+
+from geco_jax import cli
+from geco_jax import gaussian_rate
+from geco_jax import pictures
+from geco_jax.base_config import PAPER_KAPPAS
+from geco_jax.build import build_dataset
+from geco_jax.datasets.batches import Dataset
+from geco_jax.errors import UserError
+from geco_jax.gaussian_rate import Spectrum
+from geco_jax.workdir import create
+from geco_jax.workdir import write_json
+
+_COLUMNS = 12  # Images in a row of the picture.
+
+
+def summary(
+  dataset: Dataset, of: Spectrum, kappas: Sequence[float]
+) -> dict[str, Any]:
+  """Returns what is said of a data set and of each kappa.
+
+  Args:
+    dataset: any.
+    of: its spectrum.
+    kappas: RMSEs per pixel, > 0.
+
+  Raises:
+    UserError: if a kappa is not above 0.
+  """
+  curve = gaussian_rate.curve(dataset, kappas, of)
+  num_dims = len(of.mean)
+  return {
+    'dataset': dataset.name,
+    'num_examples': len(dataset.splits['train'].image),
+    'num_dims': num_dims,
+    # Of the mean image: a larger kappa asks for nothing.
+    'rmse_of_mean': math.sqrt(of.eigenvalues.sum() / num_dims),
+    'kappas': [
+      {
+        'kappa': kappa,
+        'components': len(gaussian_rate.pca_gains(of, kappa)),
+        'rate_nats': float(rate),
+        'rate_bits': float(rate) / math.log(2),
+        'nll_nats_per_dim': float(nll),
+      }
+      for kappa, rate, nll in zip(
+        kappas, curve.rate_nats, curve.nll_nats_per_dim, strict=True
+      )
+    ],
+  }
+
+
+def table(said: Mapping[str, Any]) -> str:
+  """Returns the summary as text, a line per kappa."""
+  lines = [
+    f'{said["dataset"]}: {said["num_examples"]} training images of '
+    f'{said["num_dims"]} numbers; the mean image has RMSE '
+    f'{said["rmse_of_mean"]:.4f}',
+    '  kappa  PCA components  rate/nats  rate/bits',
+  ]
+  for row in said['kappas']:
+    lines.append(
+      f'{row["kappa"]:>7g} {row["components"]:>15} {row["rate_nats"]:>10.2f} '
+      f'{row["rate_bits"]:>10.2f}'
+    )
+  return '\n'.join(lines)
+
+
+def rows(dataset: Dataset, of: Spectrum, kappas: Sequence[float]) -> np.ndarray:
+  """Returns training images and, below, their reconstructions per kappa.
+
+  Args:
+    dataset: any.
+    of: its spectrum.
+    kappas: RMSEs per pixel, > 0.
+
+  Returns:
+    float32 [1 + kappas, columns, height, width, channels].
+  """
+  batch = pictures.shown_batch(dataset, dataset.splits['train'], _COLUMNS)
+  made = [
+    gaussian_rate.pca_reconstructions(of, kappa, batch.image)
+    for kappa in kappas
+  ]
+  return pictures.stack_rows(dataset, batch.image, *made)
+
+
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_list(
+    'kappas',
+    [f'{kappa:g}' for kappa in PAPER_KAPPAS],
+    "RMSEs per pixel; by default the paper's.",
+  )
+
+
+def main(argv: Sequence[str]) -> None:
+  """Describes the kappas that the flags name."""
+  del argv
+  config, workdir = cli.config(), cli.workdir()
+  try:
+    kappas = sorted(float(text) for text in flags.FLAGS.kappas)
+  except ValueError as error:
+    raise UserError(
+      f'--kappas must be numbers, got {",".join(flags.FLAGS.kappas)}'
+    ) from error
+  if not kappas:
+    raise UserError('--kappas is empty; name at least one')
+  create(workdir)
+  dataset = build_dataset(config, cli.DATA_DIR.value)
+  of = gaussian_rate.spectrum(dataset)
+  said = summary(dataset, of, kappas)
+  print(table(said))
+  numbers = os.path.join(workdir, 'choose_kappa.json')
+  write_json(numbers, said)
+  picture = os.path.join(workdir, 'choose_kappa.png')
+  pictures.save_png(picture, pictures.grid(rows(dataset, of, kappas)))
+  print(f'\nnumbers: {numbers}')
+  print(f'picture: {picture}')
+  print(f'  (top row: data; then kappa {", ".join(f"{k:g}" for k in kappas)})')
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags, takes_config=True)

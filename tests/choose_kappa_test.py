@@ -1,0 +1,81 @@
+"""The command tells what a tolerance means, without training."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from geco_jax import choose_kappa
+from geco_jax import gaussian_rate
+from geco_jax.build import COMPOSITIONS
+from geco_jax.datasets import sources
+
+
+def run(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'geco_jax.choose_kappa', *arguments],
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_channels_that_are_images_stand_side_by_side():
+  dataset = COMPOSITIONS['mnist_triplets'](sources.digits())
+  of = gaussian_rate.spectrum(dataset)
+  rows = choose_kappa.rows(dataset, of, [0.1, 0.2])
+  assert rows.shape == (3, 12, 8, 24, 1)
+  # What is asked more strictly is nearer to the data in the row above all.
+  near, far = (np.square(rows[i] - rows[0]).mean() for i in (1, 2))
+  assert near < far
+
+
+def test_rate_falls_and_fewer_components_are_kept_as_kappa_grows(make_dataset):
+  dataset = make_dataset()
+  of = gaussian_rate.spectrum(dataset)
+  said = choose_kappa.summary(dataset, of, [0.05, 0.1, 0.2, 0.9])
+  for name in ('rate_nats', 'components'):
+    values = [row[name] for row in said['kappas']]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] == 0
+  for row in said['kappas']:
+    assert row['rate_bits'] == pytest.approx(row['rate_nats'] / math.log(2))
+  assert len(choose_kappa.table(said).splitlines()) == 2 + 4
+
+
+@pytest.mark.slow
+def test_command_writes_table_numbers_and_picture(tmp_path):
+  process = run(
+    '--config=configs/digits_vae.py', f'--workdir={tmp_path / "made"}'
+  )
+  assert process.returncode == 0, process.stderr
+  said = json.loads((tmp_path / 'made' / 'choose_kappa.json').read_text())
+  assert choose_kappa.table(said) in process.stdout
+  assert [row['kappa'] for row in said['kappas']] == [
+    *(0.06, 0.08, 0.1, 0.125, 0.175)
+  ]
+  picture = Image.open(tmp_path / 'made' / 'choose_kappa.png')
+  assert np.asarray(picture).std() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('kappas', 'complaint'),
+  [
+    ('0.1,much', '--kappas must be numbers, got 0.1,much'),
+    ('', '--kappas is empty'),
+    ('0.1,-1', 'kappas must be finite and > 0, got -1.0, 0.1'),
+  ],
+)
+def test_bad_kappas_are_answered_in_one_line(tmp_path, kappas, complaint):
+  process = run(
+    '--config=configs/digits_vae.py',
+    f'--workdir={tmp_path}',
+    f'--kappas={kappas}',
+  )
+  assert process.returncode == 2
+  assert process.stderr.startswith('error:') and complaint in process.stderr
+  assert process.stderr.count('\n') == 1
