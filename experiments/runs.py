@@ -1,15 +1,18 @@
 """Runs of one model on one data set with one objective, by name.
 
-They live in `WORKDIR/DATASET_MODEL_OBJECTIVE_KAPPAS`: what is there already is
-not trained again, and experiments that share a workdir share their runs.
+They live in `WORKDIR/DATASET_MODEL_OBJECTIVE_KAPPAS`, and `_seed_SEED` if that
+is not 0: what is there already is neither trained nor evaluated again, and
+experiments that share a workdir share their runs.
 """
 
 from collections.abc import Mapping, Sequence
 import importlib
+import json
 import os
 from typing import Any, NamedTuple
 
 from absl import flags
+import jax
 from ml_collections.config_dict import ConfigDict
 
 from geco_jax import training
@@ -32,6 +35,7 @@ _TITLES = {
   'cla': 'CLA',
   'pncc': 'pNCC',
 }
+_NO_CHANGES: Mapping[str, Any] = {}
 
 
 class Run(NamedTuple):
@@ -41,12 +45,14 @@ class Run(NamedTuple):
   objective: str  # 'elbo', 'annealed_beta' or 'geco'.
   kappas: Mapping[str, float] = {}  # Of GECO's constraints.
   model: str = 'conv_draw'
+  seed: int = 0
 
   @property
   def name(self) -> str:
     """Of its folder."""
     parts = [self.data, self.model, self.objective]
-    return '_'.join([*parts, *(f'{k}_{v:g}' for k, v in self.kappas.items())])
+    parts += [f'{k}_{v:g}' for k, v in self.kappas.items()]
+    return '_'.join(parts + ([f'seed_{self.seed}'] if self.seed else []))
 
   @property
   def title(self) -> str:
@@ -59,14 +65,25 @@ class Run(NamedTuple):
     )
 
   def config(
-    self, preset: str | None = None, num_steps: int | None = None
+    self,
+    preset: str | None = None,
+    num_steps: int | None = None,
+    changes: Mapping[str, Any] = _NO_CHANGES,
   ) -> ConfigDict:
-    """Returns the run's config, of a model that has them in a preset."""
+    """Returns the run's config.
+
+    Args:
+      preset: the config's variant, of a model that has them.
+      num_steps: training steps, if not the config's.
+      changes: values that the config is to have instead, by dotted name.
+    """
     module = importlib.import_module(f'configs.{self.data}_{self.model}')
     objective = '+'.join([self.objective, *self.kappas])
     config = module.get_config(f'{preset},{objective}' if preset else objective)
     for name, kappa in self.kappas.items():
       config.constraints[name].kappa = kappa
+    config.seed = self.seed
+    config.update_from_flattened_dict(changes)
     if num_steps is not None:
       config.num_steps = num_steps
     return config.lock()
@@ -80,6 +97,23 @@ class Result(NamedTuple):
   dataset: Dataset
   params: Any
   evaluation: Mapping[str, Any]
+  infeasible: Sequence[str]  # A sentence per constraint that was out of reach.
+  preset: str | None
+
+
+def define_seed_flags() -> None:
+  """Defines --seed and --num_seeds, for `with_seeds`."""
+  flags.DEFINE_integer('seed', 0, 'Of the first of the runs.', lower_bound=0)
+  flags.DEFINE_integer(
+    'num_seeds', 1, 'Runs of each kind, seeds in a row.', lower_bound=1
+  )
+
+
+def with_seeds(runs: Sequence[Run]) -> list[Run]:
+  """Returns the runs at each of the seeds that the flags name."""
+  first = flags.FLAGS.seed
+  seeds = range(first, first + flags.FLAGS.num_seeds)
+  return [run._replace(seed=seed) for run in runs for seed in seeds]
 
 
 def train_all(
@@ -88,6 +122,7 @@ def train_all(
   preset: str | None = None,
   num_steps: int | None = None,
   data_dir: str | None = None,
+  changes: Mapping[str, Any] = _NO_CHANGES,
 ) -> list[Result]:
   """Trains the runs, or reuses them, and evaluates them.
 
@@ -97,12 +132,11 @@ def train_all(
     preset: of the configs, if they have presets.
     num_steps: training steps of each run, if not the configs'.
     data_dir: of TFDS.
+    changes: values that the configs are to have instead, by dotted name.
   """
-  configs = [each.config(preset, num_steps) for each in runs]
-  datasets = {
-    each.data: build_dataset(config, data_dir)
-    for each, config in zip(runs, configs, strict=True)
-  }
+  configs = [each.config(preset, num_steps, changes) for each in runs]
+  named = {each.data: c for each, c in zip(runs, configs, strict=True)}
+  datasets = {data: build_dataset(c, data_dir) for data, c in named.items()}
   for each, config in zip(runs, configs, strict=True):
     build(config, datasets[each.data])  # Refuses before an hour has passed.
   results = []
@@ -111,9 +145,33 @@ def train_all(
     dataset = datasets[each.data]
     folder = os.path.join(workdir, each.name)
     state = training.train(config, folder, dataset=dataset)
-    evaluation = evaluate(folder, ('train',), dataset=dataset)
-    results.append(Result(each, config, dataset, state.params, evaluation))
+    lines = training.infeasible(
+      folder, build(config, dataset), state.log_multipliers
+    )
+    results.append(
+      Result(
+        run=each,
+        config=config,
+        dataset=dataset,
+        params=state.params,
+        evaluation=_evaluation(folder, dataset, config.num_steps),
+        infeasible=[*lines],
+        preset=preset,
+      )
+    )
   return results
+
+
+def _evaluation(folder: str, dataset: Dataset, step: int) -> Mapping[str, Any]:
+  """Returns a run's evaluation on its training split, made if it is not."""
+  try:
+    with open(os.path.join(folder, 'evaluation.json')) as file:
+      evaluation = json.load(file)
+  except (OSError, ValueError):
+    evaluation = {}
+  if evaluation.get('step') == step and evaluation.get('split') == 'train':
+    return evaluation
+  return evaluate(folder, ('train',), dataset=dataset)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -136,10 +194,38 @@ def table(results: Sequence[Result]) -> str:
   return '\n'.join(lines)
 
 
-def save_records(path: str, results: Sequence[Result]) -> None:
-  """Writes the runs' names and evaluations as JSON."""
-  records = [
-    {'run': result.run.name, 'evaluation': result.evaluation}
+def provenance(preset: str | None) -> dict[str, Any]:
+  """Returns what a results file says of how its numbers came to be."""
+  device = jax.devices()[0]
+  return {
+    'preset': preset,
+    'device': 'CPU' if device.platform == 'cpu' else device.device_kind,
+    'num_devices': jax.device_count(),
+    'num_cores': os.cpu_count(),
+  }
+
+
+def records(results: Sequence[Result]) -> list[dict[str, Any]]:
+  """Returns what is written of each run."""
+  return [
+    {
+      'run': result.run.name,
+      **result.run._asdict(),
+      'steps': result.config.num_steps,
+      'infeasible': [*result.infeasible],
+      'evaluation': result.evaluation,
+    }
     for result in results
   ]
-  write_json(path, records)
+
+
+def save_records(path: str, results: Sequence[Result], **more: Any) -> None:
+  """Writes the runs and their evaluations as JSON.
+
+  Args:
+    path: of the file.
+    results: of one preset, at least one.
+    **more: what else is to stand in the file, by name.
+  """
+  header = provenance(results[0].preset)
+  write_json(path, {**header, **more, 'runs': records(results)})

@@ -56,6 +56,20 @@ def test_names_and_titles_tell_runs_apart():
   assert RUNS[1].title == r'GECO+RE $\kappa$=0.3+pNCC $\kappa$=0.4'
 
 
+def test_only_another_seed_than_0_stands_in_the_name():
+  assert RUNS[0]._replace(seed=3).name == 'digits_vae_elbo_seed_3'
+  assert RUNS[0]._replace(seed=3).config().seed == 3
+
+
+def test_changes_are_by_dotted_name_and_steps_come_last():
+  changes = {'model.kwargs.latent_size': 2, 'num_steps': 500}
+  assert RUNS[0].config(changes=changes).num_steps == 500
+  config = RUNS[0].config(num_steps=700, changes=changes)
+  assert config.num_steps == 700
+  assert config.learning_rate.kwargs.decay_steps == 700
+  assert config.model.kwargs.latent_size == 2
+
+
 def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch):
   monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
   results = runs.train_all(RUNS, str(tmp_path), num_steps=100)
@@ -68,12 +82,17 @@ def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch):
   for words in ('re 0.', 'for 0.3', 'pncc 0.', 'for 0.4', 'at lambda'):
     assert words in text[2]
   runs.save_records(str(tmp_path / 'table.json'), results)
-  records = json.loads((tmp_path / 'table.json').read_text())
-  assert [record['run'] for record in records] == [run.name for run in RUNS]
+  written = json.loads((tmp_path / 'table.json').read_text())
+  assert written['device'] and written['num_cores'] > 0
+  assert [record['run'] for record in written['runs']] == [r.name for r in RUNS]
+  for record in written['runs']:
+    assert (record['steps'], record['seed']) == (100, 0)
   panels.figure(results).savefig(tmp_path / 'figure.png', dpi=50)
   assert Image.open(tmp_path / 'figure.png').size[0] > 200
   saved = tmp_path / RUNS[0].name / 'checkpoints' / '100'
-  before = saved.stat().st_mtime_ns
+  evaluated = tmp_path / RUNS[0].name / 'evaluation.json'
+  before = [path.stat().st_mtime_ns for path in (saved, evaluated)]
   again = runs.train_all(RUNS, str(tmp_path), num_steps=100)
-  assert saved.stat().st_mtime_ns == before
+  after = [path.stat().st_mtime_ns for path in (saved, evaluated)]
+  assert after == before
   assert [r.evaluation for r in again] == [r.evaluation for r in results]
