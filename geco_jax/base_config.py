@@ -140,6 +140,10 @@ def get_base_config(
     alpha=0.0,
   )
   config.max_gradient_norm = placeholder(float)
+  # The runs of `geco_jax.sweep`; a single run takes no notice of it.
+  config.sweep = ()
+  if 're' in config.constraints:
+    config.sweep = ({'constraints.re.kappa': list(PAPER_KAPPAS)},)
   return config
 
 

@@ -1,6 +1,7 @@
 """From a config to the parts of a run. The only look-ups by name."""
 
 from collections.abc import Callable, Mapping
+import copy
 import difflib
 import functools
 import math
@@ -27,6 +28,7 @@ from geco_jax.models.conv_draw import conv_draw
 from geco_jax.models.vae import conv_vae
 from geco_jax.models.vae import mlp_vae
 from geco_jax.models.vae import vae_nvp
+from geco_jax.workdir import flatten
 
 
 class Multipliers(NamedTuple):
@@ -39,14 +41,21 @@ class Multipliers(NamedTuple):
 
 
 class Experiment(NamedTuple):
-  """The parts of a run, made from a config once."""
+  """The parts of a run, made from a config once.
+
+  What is a function of kappas or step sizes takes Python numbers and arrays
+  alike: these enter a compiled program as its inputs.
+  """
 
   dataset: Dataset
   model: Model
   constraints: Callable[[Mapping[str, Any]], dict[str, Constraint]]
   kappas: dict[str, float]
-  optimizer: optax.GradientTransformation
+  optimizer: Callable[[Mapping[str, Any]], optax.GradientTransformation]
   multipliers: Multipliers
+  move_multipliers: Callable[[Mapping[str, Any]], optax.GradientTransformation]
+  # 'learning_rate' and 'multipliers', those of the two that have one.
+  step_sizes: dict[str, float]
   seed: int
   batch_size: int
   tolerance: float
@@ -132,6 +141,22 @@ SCHEDULES = {
   'linear': optax.linear_schedule,
   'warmup_cosine': optax.warmup_cosine_decay_schedule,
 }
+# Which argument scales the schedule. warmup_cosine's takes no traced one.
+_RATE_ARGUMENTS = {
+  'constant': 'value',
+  'cosine': 'init_value',
+  'exponential': 'init_value',
+  'linear': 'init_value',
+}
+# What no compiled program depends on: the loop reads these, or the first state.
+_OF_THE_HOST = (
+  'seed',
+  'num_steps',
+  'checkpoint_every',
+  'tolerance',
+  'multipliers.kwargs.beta',
+  'multipliers.kwargs.initial',
+)
 
 
 def build(config: ConfigDict, dataset: Dataset) -> Experiment:
@@ -145,7 +170,13 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     UserError: if a name is unknown or a value out of its range.
   """
   _check_counts(config)
+  config = copy.deepcopy(config)  # What is built reads it when it is called.
   kappas, at_kappas = _constraints(config, dataset)
+  step_sizes = {
+    kind: config[kind].kwargs[argument]
+    for kind, argument in _step_size_arguments(config).items()
+  }
+  build_optimizer(config)  # So that bad values are refused here.
   model = _construct(
     'model',
     MODELS,
@@ -164,17 +195,53 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     model=model,
     constraints=at_kappas,
     kappas=kappas,
-    optimizer=build_optimizer(config),
-    multipliers=_construct(
-      'multipliers',
-      MULTIPLIERS,
-      config.multipliers.name,
-      **config.multipliers.kwargs,
-    ),
+    optimizer=functools.partial(_optimizer, config),
+    multipliers=_multipliers(config, step_sizes),
+    move_multipliers=lambda sizes: _multipliers(config, sizes).transformation,
+    step_sizes=step_sizes,
     seed=config.seed,
     batch_size=config.batch_size,
     tolerance=config.tolerance,
   )
+
+
+def build_like(config: ConfigDict, experiment: Experiment) -> Experiment:
+  """Returns the config's parts, its functions those of another experiment.
+
+  What was compiled of the other's then serves this one.
+
+  Args:
+    config: its `compiled_leaves` are those of the other's config.
+    experiment: the other.
+
+  Raises:
+    UserError: if a value is out of its range.
+  """
+  return build(config, experiment.dataset)._replace(
+    model=experiment.model,
+    constraints=experiment.constraints,
+    optimizer=experiment.optimizer,
+    move_multipliers=experiment.move_multipliers,
+  )
+
+
+def compiled_leaves(config: ConfigDict) -> dict[str, Any]:
+  """Returns what a run's compiled programs depend on, by dotted name.
+
+  Runs that agree in these share their programs, whatever else they differ in:
+  the rest enters as arrays, or is the loop's.
+  """
+  inputs = {
+    'sweep',
+    *_OF_THE_HOST,
+    *(f'constraints.{name}.kappa' for name in config.constraints),
+    *(
+      f'{kind}.kwargs.{argument}'
+      for kind, argument in _step_size_arguments(config).items()
+    ),
+  }
+  leaves = flatten(config)
+  return {name: leaves[name] for name in leaves if name not in inputs}
 
 
 def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
@@ -247,11 +314,45 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   Raises:
     UserError: if a name is unknown or a value out of its range.
   """
+  return _optimizer(config, {})
+
+
+def _step_size_arguments(config):
+  """Returns the argument that is the step size, by group of the config."""
+  arguments = {
+    'learning_rate': _RATE_ARGUMENTS.get(config.learning_rate.name),
+    'multipliers': 'step_size',
+  }
+  return {
+    kind: argument
+    for kind, argument in arguments.items()
+    if argument in config[kind].kwargs
+  }
+
+
+def _kwargs_at(config, kind, step_sizes):
+  """Returns a group's arguments, its step size that of `step_sizes`."""
+  kwargs = dict(config[kind].kwargs)
+  if kind in step_sizes:
+    kwargs[_step_size_arguments(config)[kind]] = step_sizes[kind]
+  return kwargs
+
+
+def _multipliers(config, step_sizes):
+  return _construct(
+    'multipliers',
+    MULTIPLIERS,
+    config.multipliers.name,
+    **_kwargs_at(config, 'multipliers', step_sizes),
+  )
+
+
+def _optimizer(config, step_sizes):
   rate = _construct(
     'learning_rate',
     SCHEDULES,
     config.learning_rate.name,
-    **config.learning_rate.kwargs,
+    **_kwargs_at(config, 'learning_rate', step_sizes),
   )
   optimizer = _construct(
     'optimizer',

@@ -159,6 +159,13 @@ class Checkpointer:
     return restored['state']
 
 
+def latest_step(workdir: str) -> int | None:
+  """Returns the step of a run's latest checkpoint, which may be damaged."""
+  folder = os.path.join(workdir, 'checkpoints')
+  names = os.listdir(folder) if os.path.isdir(folder) else []
+  return max((int(name) for name in names if name.isdigit()), default=None)
+
+
 def score(kl_nats: float, violations: Mapping[str, float], tolerance: float):
   """Returns the rank of a checkpoint, the lower the better.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import math
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from geco_jax import pictures
 from geco_jax import workdir as workdirs
 from geco_jax.build import build
 from geco_jax.build import build_dataset
+from geco_jax.build import build_like
 from geco_jax.build import Experiment
 from geco_jax.checkpoint import Checkpointer
 from geco_jax.constraints import squared_error
@@ -31,6 +32,25 @@ MIN_DRAWS = 2**15
 _NOISE_SEED = 0
 
 SplitMeans = Callable[..., dict[str, Any]]
+
+
+class EvaluationPrograms(NamedTuple):
+  """What an evaluation compiles; runs can share it (`build.build_like`)."""
+
+  experiment: Experiment  # Of one of the runs.
+  means: SplitMeans  # Without the likelihood.
+  likelihood_means: SplitMeans
+  rows: pictures.RowPrograms
+
+
+def evaluation_programs(experiment: Experiment) -> EvaluationPrograms:
+  """Returns the programs that evaluate an experiment and others like it."""
+  return EvaluationPrograms(
+    experiment=experiment,
+    means=split_means(experiment, likelihood=False),
+    likelihood_means=split_means(experiment),
+    rows=pictures.row_programs(experiment),
+  )
 
 
 def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
@@ -51,12 +71,13 @@ def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
     likelihood: whether to compute `nll_nats`, which costs as much as a model.
 
   Returns:
-    (params, images, stddev) -> means, with params and images replicated.
+    (params, kappas, images, stddev) -> means, with params and images
+    replicated; kappas are numbers by constraint.
   """
   local_batch_size = experiment.batch_size // jax.device_count()
-  constraints = experiment.constraints(experiment.kappas)
 
-  def batch_sums(params, images, stddev, start):
+  def batch_sums(params, kappas, images, stddev, start):
+    constraints = experiment.constraints(kappas)
     num_examples = images.image.shape[0]
     draws = start + parallel.device_index() * local_batch_size
     draws += jnp.arange(local_batch_size)
@@ -77,17 +98,19 @@ def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
       per_example['nll_nats'] = -log_prob.reshape(len(weights), -1).sum(axis=-1)
     return parallel.total({k: weights @ v for k, v in per_example.items()})
 
-  def all_batch_sums(params, images, stddev):
+  def all_batch_sums(params, kappas, images, stddev):
     draws = num_draws(images.image.shape[0])
     starts = jnp.arange(0, draws, experiment.batch_size)
     return jax.lax.map(
-      lambda start: batch_sums(params, images, stddev, start), starts
+      lambda start: batch_sums(params, kappas, images, stddev, start), starts
     )
 
   compiled = parallel.pmap(all_batch_sums)
 
-  def means(params, images, stddev=1.0):
-    sums = compiled(params, images, parallel.replicate(np.float32(stddev)))
+  def means(params, kappas, images, stddev=1.0):
+    kappas = {name: np.float32(kappa) for name, kappa in kappas.items()}
+    scalars = parallel.replicate((kappas, np.float32(stddev)))
+    sums = compiled(params, scalars[0], images, scalars[1])
     draws = num_draws(images.image.shape[1])  # Behind the devices' axis.
     return {
       # Batches are summed in float64: float32 loses digits on large splits.
@@ -124,7 +147,10 @@ def constraint_report(
 
 
 def evaluate_state(
-  experiment: Experiment, state: TrainState, splits: Sequence[str]
+  experiment: Experiment,
+  state: TrainState,
+  splits: Sequence[str],
+  programs: EvaluationPrograms | None = None,
 ) -> dict[str, Any]:
   """Returns the evaluation of a state, the first split at the top level.
 
@@ -132,19 +158,21 @@ def evaluate_state(
     experiment: of the run.
     state: NumPy arrays, not replicated.
     splits: names of splits, most wanted first.
+    programs: for callers that have them already.
   """
+  programs = programs or evaluation_programs(experiment)
+  kappas = experiment.kappas
   params = parallel.replicate(state.params)
   train = parallel.replicate(experiment.dataset.splits['train'])
   num_dims = math.prod(experiment.dataset.image_shape)
   # Eq. 26, with the division by D that it leaves out.
-  train_means = split_means(experiment, likelihood=False)(params, train)
+  train_means = programs.means(params, kappas, train)
   sigma_opt = math.sqrt(train_means['squared_error'] / num_dims)
-  full_means = split_means(experiment)
 
   def record(split):
     images = experiment.dataset.splits[split]
     on_device = train if split == 'train' else parallel.replicate(images)
-    means = full_means(params, on_device, sigma_opt)
+    means = programs.likelihood_means(params, kappas, on_device, sigma_opt)
     nll = means['nll_nats'] / num_dims
     num_examples = len(images.image)
     return {
@@ -175,6 +203,7 @@ def evaluate(
   data_dir: str | None = None,
   dataset: Dataset | None = None,
   step: int | None = None,
+  programs: EvaluationPrograms | None = None,
 ) -> dict[str, Any]:
   """Evaluates a run's checkpoint; writes evaluation.json and pictures.
 
@@ -184,6 +213,8 @@ def evaluate(
     data_dir: of TFDS.
     dataset: the run's, for callers that have it already.
     step: of the checkpoint; None is the latest that is intact.
+    programs: of a run that `build_like` makes this one like, for callers that
+      have them already; the data set is then theirs.
 
   Returns:
     What evaluation.json holds.
@@ -198,15 +229,20 @@ def evaluate(
       f'{",".join(splits) or "nothing"}'
     )
   config = workdirs.read_config(workdir)
-  experiment = build(config, dataset or build_dataset(config, data_dir))
+  if programs is None:
+    dataset = dataset or build_dataset(config, data_dir)
+    programs = evaluation_programs(build(config, dataset))
+  experiment = build_like(config, programs.experiment)
   state = restore_state(workdir, experiment, step)
-  evaluation = evaluate_state(experiment, state, splits)
+  evaluation = evaluate_state(experiment, state, splits, programs)
   if parallel.is_main_process():
     workdirs.write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
     for split in splits:
-      rows = pictures.image_rows(experiment, experiment.dataset.splits[split])
+      images = experiment.dataset.splits[split]
+      rows = pictures.image_rows(experiment, images, programs=programs.rows)
+      shown = rows(state.params)
       path = os.path.join(workdir, f'reconstructions_{split}.png')
-      pictures.save_png(path, pictures.grid(rows(state.params)))
+      pictures.save_png(path, pictures.grid(shown), len(shown))
   return evaluation
 
 

@@ -4,7 +4,8 @@ A program is pmapped over all devices of all processes. State and data are
 replicated; a device tells its share of the global batch by `device_index`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import os
 from typing import Any
 
 import jax
@@ -25,6 +26,17 @@ def initialize_distributed(
   With no argument the cluster's own environment (TPU pods, Slurm, ...) tells.
   """
   jax.distributed.initialize(coordinator_address, num_processes, process_id)
+
+
+def split_cpu(num_devices: int) -> None:
+  """Makes XLA see the host's CPU as several devices; call it before others.
+
+  Nothing happens where XLA_FLAGS say already how many.
+  """
+  if 'xla_force_host_platform_device_count' not in os.environ.get(
+    'XLA_FLAGS', ''
+  ):
+    jax.config.update('jax_num_cpu_devices', num_devices)
 
 
 def pmap(function: Callable, donate_argnums=()) -> Callable:
@@ -61,10 +73,7 @@ def device_index() -> jax.Array:
 def replicate(tree: Any) -> Any:
   """Returns the tree on every local device, with a leading device axis."""
   devices = jax.local_devices()
-  sharding = jax.sharding.NamedSharding(
-    jax.sharding.Mesh(np.array(devices), (_AXIS,)),
-    jax.sharding.PartitionSpec(_AXIS),
-  )
+  sharding = _per_device()
 
   def place(leaf):
     leaf = np.asarray(leaf)[np.newaxis]
@@ -82,6 +91,41 @@ def unreplicate(tree: Any) -> Any:
   # Indexing the array itself would reshard it over all devices.
   return jax.tree.map(
     lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], tree
+  )
+
+
+def spread(trees: Sequence[Any]) -> Any:
+  """Returns trees shared out to the devices of this process, the only one.
+
+  Leaves become [num_devices, trees per device, ...]; where the devices do not
+  divide the trees, the last tree stands in for those that are missing.
+  """
+  num_devices = jax.local_device_count()
+  per_device = -(-len(trees) // num_devices)
+  missing = num_devices * per_device - len(trees)
+  filled = [*trees, *[trees[-1]] * missing]
+
+  def place(*leaves):
+    stacked = np.stack([np.asarray(leaf) for leaf in leaves])
+    shape = num_devices, per_device, *stacked.shape[1:]
+    return jax.device_put(stacked.reshape(shape), _per_device())
+
+  return jax.tree.map(place, *filled)
+
+
+def collect(tree: Any, num_trees: int) -> list[Any]:
+  """Returns the trees that were `spread`, as NumPy arrays."""
+  leaves = jax.tree.map(
+    lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), tree
+  )
+  return [jax.tree.map(lambda x, i=i: x[i], leaves) for i in range(num_trees)]
+
+
+def _per_device():
+  """Returns the sharding whose leading axis is the local devices."""
+  return jax.sharding.NamedSharding(
+    jax.sharding.Mesh(np.array(jax.local_devices()), (_AXIS,)),
+    jax.sharding.PartitionSpec(_AXIS),
   )
 
 

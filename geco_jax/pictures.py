@@ -4,12 +4,14 @@ from collections.abc import Callable
 import functools
 import io
 import os
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from geco_jax.build import Experiment
 from geco_jax.datasets.batches import Batch
@@ -20,10 +22,37 @@ from geco_jax.workdir import write_bytes
 
 _MIN_TILE = 56  # Smaller images are enlarged by a whole factor.
 _GAP = 2
+_NUM_ROWS = 'rows'  # Key of a note in PNG files.
+
+
+class RowPrograms(NamedTuple):
+  """What `image_rows` compiles; runs of one model can share it."""
+
+  batch: Callable[[Images, jax.Array], Batch]
+  reconstructions_samples: Callable[[hk.Params, Batch], Any]
+
+
+def row_programs(experiment: Experiment) -> RowPrograms:
+  """Returns the programs behind `image_rows`."""
+
+  @jax.jit
+  def reconstructions_samples(params, batch):
+    keys = jax.random.split(jax.random.key(0), (2, len(batch.image)))
+    output = experiment.model.apply(params, keys[0], batch.image, batch.context)
+    samples = experiment.model.sample(params, keys[1], batch.context)
+    return output.reconstruction, samples
+
+  return RowPrograms(
+    batch=jax.jit(functools.partial(fixed_batch, experiment.dataset)),
+    reconstructions_samples=reconstructions_samples,
+  )
 
 
 def image_rows(
-  experiment: Experiment, images: Images, num_columns: int = 12
+  experiment: Experiment,
+  images: Images,
+  num_columns: int = 12,
+  programs: RowPrograms | None = None,
 ) -> Callable[[hk.Params], np.ndarray]:
   """Returns the function that makes data, reconstructions and samples.
 
@@ -35,30 +64,32 @@ def image_rows(
     images: of a split, on the host; `num_columns` of it are shown, evenly
       spaced.
     num_columns: images in a row.
+    programs: of `row_programs`, for callers that have them already.
 
   Returns:
     params, not replicated -> float32 [3 or 4, num_columns, height, width,
     channels].
   """
-  dataset = experiment.dataset
-  batch = shown_batch(dataset, images, num_columns)
+  programs = programs or row_programs(experiment)
+  batch = programs.batch(images, _evenly_spaced(images, num_columns))
 
-  @jax.jit
-  def rows(params, batch):
-    keys = jax.random.split(jax.random.key(0), (2, len(batch.image)))
-    output = experiment.model.apply(params, keys[0], batch.image, batch.context)
-    samples = experiment.model.sample(params, keys[1], batch.context)
-    return batch.image, output.reconstruction, samples
+  def rows(params):
+    shown = programs.reconstructions_samples(params, batch)
+    return stack_rows(experiment.dataset, batch.context, batch.image, *shown)
 
-  return lambda params: stack_rows(dataset, batch.context, *rows(params, batch))
+  return rows
 
 
 def shown_batch(dataset: Dataset, images: Images, num_examples: int) -> Batch:
   """Returns examples of a split, evenly spaced, fewer if it has fewer."""
+  indices = _evenly_spaced(images, num_examples)
+  return jax.jit(functools.partial(fixed_batch, dataset))(images, indices)
+
+
+def _evenly_spaced(images, num_examples):
   available = len(images.image)
   num_examples = min(num_examples, available)
-  indices = jnp.arange(num_examples) * (available // num_examples)
-  return jax.jit(functools.partial(fixed_batch, dataset))(images, indices)
+  return jnp.arange(num_examples) * (available // num_examples)
 
 
 def stack_rows(dataset: Dataset, *rows: jax.Array | None) -> np.ndarray:
@@ -112,8 +143,34 @@ def grid(rows: np.ndarray) -> np.ndarray:
   return tiles.reshape(num_rows * tiles.shape[1], -1, pixels.shape[-1])
 
 
-def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
-  """Writes a picture, uint8 [height, width, 3], whole or not at all."""
+def save_png(
+  path: str | os.PathLike, image: np.ndarray, num_rows: int | None = None
+) -> None:
+  """Writes a picture, whole or not at all.
+
+  Args:
+    path: of the file.
+    image: uint8 [height, width, 3].
+    num_rows: of a `grid`; noted in the file, for `read_rows`.
+  """
   buffer = io.BytesIO()
-  Image.fromarray(image).save(buffer, format='PNG', optimize=True)
+  notes = PngInfo()
+  if num_rows is not None:
+    notes.add_text(_NUM_ROWS, str(num_rows))
+  Image.fromarray(image).save(buffer, 'PNG', optimize=True, pnginfo=notes)
   write_bytes(path, buffer.getvalue())
+
+
+def read_rows(path: str | os.PathLike) -> np.ndarray:
+  """Returns the rows of a grid's file, uint8 [rows, height, width, 3].
+
+  Raises:
+    OSError: if there is no such file or it is damaged.
+    ValueError: if it does not say how many rows it has.
+  """
+  with Image.open(path) as file:
+    image = np.asarray(file.convert('RGB'))
+    num_rows = file.info.get(_NUM_ROWS)
+  if num_rows is None:
+    raise ValueError(f'{path} does not say how many rows it has')
+  return image.reshape(int(num_rows), -1, *image.shape[1:])

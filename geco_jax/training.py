@@ -1,33 +1,27 @@
 """The training loop: dispatch, log, save, stop."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import math
-import os
 import signal
 import time
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 from absl import logging
-import jax
 from ml_collections.config_dict import ConfigDict
 import numpy as np
 
-from geco_jax import checkpoint
 from geco_jax import metrics
 from geco_jax import parallel
-from geco_jax import pictures
 from geco_jax import workdir as workdirs
-from geco_jax.build import build
 from geco_jax.build import build_dataset
+from geco_jax.build import build_like
+from geco_jax.build import compiled_leaves
 from geco_jax.build import Experiment
 from geco_jax.datasets.batches import Dataset
-from geco_jax.errors import UserError
-from geco_jax.evaluation import constraint_report
-from geco_jax.evaluation import split_means
-from geco_jax.update import init_state
-from geco_jax.update import run_inputs
-from geco_jax.update import train_steps
+from geco_jax.grid import without_sweep
+from geco_jax.programs import build_programs
+from geco_jax.programs import Programs
+from geco_jax.recorder import Recorder
 from geco_jax.update import TrainState
 
 # A multiplier this close to its clip stands at it.
@@ -49,15 +43,18 @@ def train(
   *,
   data_dir: str | None = None,
   dataset: Dataset | None = None,
+  programs: Programs | None = None,
   show_progress: bool = True,
 ) -> TrainState:
   """Trains a run to its end, from its latest checkpoint if it has one.
 
   Args:
-    config: see configs/.
+    config: see configs/; its `sweep` is passed over.
     workdir: for checkpoints, logs and pictures; created if need be.
     data_dir: of TFDS.
     dataset: of `build_dataset(config)`, for callers that have it already.
+    programs: of a run like this one, for callers that have them already; the
+      data set is then theirs.
     show_progress: whether to draw a progress bar on stderr.
 
   Returns:
@@ -67,153 +64,194 @@ def train(
     UserError: on bad input, or a loss that is not finite.
     Interrupted: after SIGTERM or SIGINT, the state saved.
   """
-  experiment = build(config, dataset or build_dataset(config, data_dir))
-  if parallel.is_main_process():
-    workdirs.claim(workdir, config)
-  run = _Run(config, workdir, experiment, show_progress)
-  try:
-    with _stop_signals() as stopped:
-      run.loop(stopped)
-  finally:
-    run.close()
-  for line in infeasible(workdir, experiment, run.state.log_multipliers):
-    logging.warning(line)
+  config = without_sweep(config)
+  if programs is None:
+    dataset = dataset or build_dataset(config, data_dir)
+    programs = build_programs(config, dataset)
+  layout = _Layout(
+    programs.train_steps,
+    place=lambda trees: parallel.replicate(trees[0]),
+    fetch=lambda tree: [parallel.unreplicate(tree)],
+  )
+  with contextlib.closing(_open(config, workdir, programs)) as run:
+    (failure,) = _train_all([run], layout, programs, show_progress)
+  if failure is not None:
+    raise failure
   return run.state
 
 
-class _Run:
-  """One run while it is being trained."""
+def train_together(
+  configs: Mapping[str, ConfigDict],
+  programs: Programs,
+  *,
+  show_progress: bool = True,
+) -> dict[str, Exception | None]:
+  """Trains several runs at once, each whole on one device.
+
+  A run's folder is what `train` would have made, up to the rounding of its
+  numbers. A run that fails leaves the others alone.
+
+  Args:
+    configs: of the runs, by workdir.
+    programs: of all of these runs.
+    show_progress: whether to draw a progress bar on stderr.
+
+  Returns:
+    What went wrong, by workdir; None is nothing.
+
+  Raises:
+    Interrupted: after SIGTERM or SIGINT, the states saved.
+  """
+  failures: dict[str, Exception | None] = dict.fromkeys(configs)
+  with contextlib.ExitStack() as stack:
+    runs = []
+    for workdir, config in configs.items():
+      try:
+        run = _open(without_sweep(config), workdir, programs)
+      except Exception as error:  # Damaged checkpoints, folders of others, ...
+        failures[workdir] = error
+      else:
+        runs.append(stack.enter_context(contextlib.closing(run)))
+    layout = _Layout(
+      programs.train_steps_together,
+      place=parallel.spread,
+      fetch=lambda tree: parallel.collect(tree, len(runs)),
+    )
+    if runs:
+      trained = _train_all(runs, layout, programs, show_progress)
+      failures |= zip((run.workdir for run in runs), trained, strict=True)
+  return failures
+
+
+class _Layout(NamedTuple):
+  """How runs lie on the devices."""
+
+  take_steps: Callable
+  place: Callable[[list[Any]], Any]  # A tree per run -> on the devices.
+  fetch: Callable[[Any], list[Any]]  # And back, NumPy arrays.
+
+
+def _open(config, workdir, programs) -> Recorder:
+  """Returns the recorder of a run in its folder, made if need be."""
+  if compiled_leaves(config) != programs.key:
+    raise ValueError('these are the programs of another config')
+  build_like(config, programs.experiment)  # Refuses before a folder is made.
+  if parallel.is_main_process():
+    workdirs.claim(workdir, config)
+  return Recorder(config, workdir, programs)
+
+
+def _train_all(runs, layout, programs, show_progress):
+  """Trains runs to their ends; returns what went wrong with each, or None."""
+  loop = _Loop(runs, layout, programs, show_progress)
+  try:
+    with _stop_signals() as stopped:
+      loop.run(stopped)
+  finally:
+    loop.close()
+  for run, failure in zip(runs, loop.failures, strict=True):
+    multipliers = run.state.log_multipliers
+    if failure is None:
+      for line in infeasible(run.workdir, run.experiment, multipliers):
+        logging.warning(line)
+  return loop.failures
+
+
+class _Loop:
+  """The training of runs that lie on the devices together."""
 
   def __init__(
     self,
-    config: ConfigDict,
-    workdir: str,
-    experiment: Experiment,
+    runs: Sequence[Recorder],
+    layout: _Layout,
+    programs: Programs,
     show_progress: bool,
   ):
-    self._config = config
-    self._workdir = workdir
-    self._experiment = experiment
-    self._checkpointer = checkpoint.Checkpointer(workdir)
-    inputs = run_inputs(experiment)
-    self.state = jax.tree.map(np.asarray, init_state(experiment, inputs))
-    restored = self._checkpointer.restore(self.state)
-    if restored is not None:
-      self.state = restored.state
-      self._checkpointer.delete_after(restored.step)
-      metrics.say(f'continuing from step {restored.step} in {workdir}')
-    first_step = int(self.state.step)
-    self._violations = {}  # Relative, mean over the latest dispatch.
-    self._writes = parallel.is_main_process()
-    self._inputs = parallel.replicate(inputs)
-    self._train_images = parallel.replicate(experiment.dataset.splits['train'])
-    self._validation_images = parallel.replicate(
-      experiment.dataset.splits['validation']
+    self.failures: list[Exception | None] = [None] * len(runs)
+    self._runs = runs
+    self._layout = layout
+    self._steps_per_dispatch = programs.steps_per_dispatch
+    self._images = parallel.replicate(
+      programs.experiment.dataset.splits['train']
     )
-    self._validation_means = split_means(experiment, likelihood=False)
-    self._image_rows = pictures.image_rows(
-      experiment, experiment.dataset.splits['validation']
-    )
+    self._pending = {}, None  # Steps by run, metrics of the latest dispatch.
+    self._since = time.monotonic()  # When what was logged last was complete.
     self._progress = metrics.Progress(
-      config.num_steps, first_step, show_progress and self._writes
+      max(run.config.num_steps for run in runs),
+      min(run.step for run in runs),
+      show_progress and parallel.is_main_process(),
     )
-    if self._writes:
-      self._writer = metrics.MetricsWriter(workdir, first_step)
 
-  def loop(self, stopped) -> None:
+  def run(self, stopped) -> None:
     """Trains to the last step; saves and raises if a signal comes."""
-    config = self._config
-    run_steps = train_steps(self._experiment, config.steps_per_dispatch)
-    state = parallel.replicate(self.state)
-    step = int(self.state.step)
-    pending = None
-    since = time.monotonic()
-    while step < config.num_steps:
-      state, step_metrics = run_steps(state, self._inputs, self._train_images)
-      step += config.steps_per_dispatch
+    states = self._layout.place([run.state for run in self._runs])
+    inputs = self._layout.place([run.inputs for run in self._runs])
+    self._since = time.monotonic()
+    while active := self._active():
+      states, step_metrics = self._layout.take_steps(
+        states, inputs, self._images
+      )
+      for index in active:
+        self._runs[index].step += self._steps_per_dispatch
       # While the devices are busy with these steps, those before are logged.
-      if pending is not None:
-        since = self._log(*pending, since)
-      pending = (step, step_metrics)
-      signal_number = stopped()
-      stop = parallel.any_process(signal_number is not None)
-      if stop or step == config.num_steps or not step % config.checkpoint_every:
-        since = self._log(*pending, since)
-        pending = None
-        self._save(step, state)
-        since = time.monotonic()
-      if stop and step < config.num_steps:
-        raise Interrupted(signal_number or signal.SIGTERM, step)
+      self._log_pending()
+      self._pending = {i: self._runs[i].step for i in active}, step_metrics
+      number = stopped()
+      stop = parallel.any_process(number is not None)
+      due = [i for i in active if stop or self._runs[i].is_checkpoint_due]
+      if due:
+        self._log_pending()
+        self._save(due, states)
+      if stop and self._active():
+        step = min(self._runs[i].step for i in self._active())
+        raise Interrupted(number or signal.SIGTERM, step)
 
   def close(self) -> None:
-    """Waits for the last checkpoint and closes the logs."""
+    """Leaves the progress bar as it stands."""
     self._progress.close()
-    self._checkpointer.close()
-    if self._writes:
-      self._writer.close()
 
-  def _log(self, step, step_metrics, since) -> float:
-    """Logs the means over a dispatch; returns when it was complete."""
-    per_step = parallel.unreplicate(step_metrics)
-    num_steps = len(per_step['loss'])
-    finite = np.isfinite(per_step['loss']) & np.isfinite(per_step['kl_nats'])
-    if not finite.all():
-      self._stop_not_finite(step - num_steps + int(np.argmin(finite)) + 1)
+  def _log_pending(self) -> None:
+    """Logs the latest dispatch, when it is complete."""
+    steps, step_metrics = self._pending
+    self._pending = {}, None
+    if not steps:
+      return
+    per_run = self._layout.fetch(step_metrics)
     now = time.monotonic()
-    values = {k: float(v.mean()) for k, v in per_step.items()}
-    values['rmse'] = math.sqrt(values.pop('mse'))
-    values['steps_per_second'] = num_steps / (now - since)
-    if self._writes:
-      self._writer.scalars(step, values)
-    self._progress.update(step, _progress_text(self._experiment, values))
-    self._violations = {
-      name: values[f'{name}/violation'] for name in self._experiment.kappas
-    }
-    return now
+    seconds, self._since = now - self._since, now
+    texts = []
+    for index, step in steps.items():
+      if self.failures[index] is None:
+        with self._failing(index):
+          texts.append(self._runs[index].log(step, per_run[index], seconds))
+    if len(self._runs) > 1:
+      rate = len(steps) * self._steps_per_dispatch / seconds
+      texts = [f'{len(steps)} runs together, {rate:.0f} steps/s in all']
+    self._progress.update(min(steps.values()), ''.join(texts))
 
-  def _stop_not_finite(self, step) -> NoReturn:
-    saved = max(self._checkpointer.steps(), default=None)
-    checkpoint_left = (
-      f'the checkpoint of step {saved} in {self._workdir} is intact'
-      if saved is not None
-      else 'there was no checkpoint yet'
-    )
-    raise UserError(
-      f'the loss is not finite at step {step}; {checkpoint_left}; a smaller '
-      'learning rate or config.max_gradient_norm may help'
-    )
+  def _save(self, indices, states) -> None:
+    fetched = self._layout.fetch(states)
+    for index in indices:
+      if self.failures[index] is None:
+        with self._failing(index):
+          self._runs[index].save(fetched[index])
+    self._since = time.monotonic()
 
-  def _save(self, step, state) -> None:
-    """Evaluates the validation split, draws it and saves a checkpoint."""
-    self.state = parallel.unreplicate(state)
-    means = self._validation_means(state.params, self._validation_images)
-    if not all(np.all(np.isfinite(mean)) for mean in means.values()):
-      # The last update broke what its own loss did not see yet.
-      self._stop_not_finite(step + 1)
-    report = constraint_report(
-      self._experiment, means, self.state.log_multipliers
-    )
-    results = {'validation/kl_nats': means['kl_nats']}
-    for name, entry in report.items():
-      results[f'validation/{name}/value'] = entry['value']
-      results[f'validation/{name}/violation'] = entry['violation']
-    if self._writes:
-      self._writer.scalars(step, results)
-      self._writer.image(step, 'data_reconstructions_samples', self._picture())
-      if step == self._config.num_steps:
-        self._writer.hyperparameters(workdirs.flatten(self._config), results)
-    self._checkpointer.save(
-      step,
-      self.state,
-      checkpoint.score(
-        means['kl_nats'], self._violations, self._experiment.tolerance
-      ),
-    )
+  @contextlib.contextmanager
+  def _failing(self, index):
+    """Makes an error that of one run, which goes on no more."""
+    try:
+      yield
+    except Exception as error:  # Full disks, losses that are not finite, ...
+      self.failures[index] = error
 
-  def _picture(self):
-    picture = pictures.grid(self._image_rows(self.state.params))
-    pictures.save_png(os.path.join(self._workdir, 'progress.png'), picture)
-    return picture
+  def _active(self) -> list[int]:
+    """Returns which runs go on. The others' numbers are passed over."""
+    return [
+      index
+      for index, run in enumerate(self._runs)
+      if self.failures[index] is None and not run.is_finished
+    ]
 
 
 def infeasible(
@@ -258,19 +296,3 @@ def _stop_signals():
   finally:
     for number, handler in previous.items():
       signal.signal(number, handler)
-
-
-def _progress_text(experiment: Experiment, values: Mapping[str, float]) -> str:
-  """Returns KL and, for each constraint, value against kappa and lambda."""
-  parts = [
-    f'{values["steps_per_second"]:.0f} steps/s',
-    f'KL {values["kl_nats"]:.2f}',
-  ]
-  for name, kappa in experiment.kappas.items():
-    holds = values[f'{name}/violation'] <= experiment.tolerance
-    parts.append(
-      f'{name} {values[f"{name}/value"]:.4f}/{kappa:g} '
-      f'{"holds" if holds else "violated"} '
-      f'lambda {math.exp(values[f"{name}/log_multiplier"]):.3g}'
-    )
-  return ', '.join(parts)

@@ -5,6 +5,7 @@ transformation that moves the multipliers, not in this file.
 """
 
 from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import haiku as hk
@@ -38,6 +39,7 @@ class RunInputs(NamedTuple):
 
   seed: jax.Array  # uint32 [].
   kappas: dict[str, jax.Array]  # float32 [] by constraint.
+  step_sizes: dict[str, jax.Array]  # float32 [], `Experiment.step_sizes`.
 
 
 def run_inputs(experiment: Experiment) -> RunInputs:
@@ -45,6 +47,7 @@ def run_inputs(experiment: Experiment) -> RunInputs:
   return RunInputs(
     seed=jnp.uint32(experiment.seed),
     kappas={k: jnp.float32(v) for k, v in experiment.kappas.items()},
+    step_sizes={k: jnp.float32(v) for k, v in experiment.step_sizes.items()},
   )
 
 
@@ -63,9 +66,9 @@ def init_state(experiment: Experiment, inputs: RunInputs) -> TrainState:
   return TrainState(
     step=jnp.int32(0),
     params=params,
-    optimizer_state=experiment.optimizer.init(params),
+    optimizer_state=experiment.optimizer(inputs.step_sizes).init(params),
     log_multipliers=log_multipliers,
-    multiplier_state=experiment.multipliers.transformation.init(
+    multiplier_state=experiment.move_multipliers(inputs.step_sizes).init(
       log_multipliers
     ),
   )
@@ -130,13 +133,57 @@ def train_steps(
   Returns:
     (state, inputs, training images) -> (state, metrics of each step).
   """
-  batch_size = experiment.batch_size
-  local_batch_size = batch_size // jax.device_count()
+  local_batch_size = experiment.batch_size // jax.device_count()
+
+  def places():
+    start = parallel.device_index() * local_batch_size
+    return start + jnp.arange(local_batch_size)
+
+  run = _run_steps(experiment, num_steps, places, parallel.mean)
+  return parallel.pmap(run, donate_argnums=0)
+
+
+def train_steps_together(
+  experiment: Experiment, num_steps: int
+) -> Callable[[TrainState, RunInputs, Images], tuple[TrainState, Metrics]]:
+  """Returns the compiled program that takes steps of several runs at once.
+
+  Like `train_steps`, but for the leading axes of states, inputs and metrics,
+  which are [num_devices, runs per device]; the images are replicated. Every
+  device has the whole batches of its own runs.
+
+  Args:
+    experiment: what is trained, the same for all runs but for their inputs.
+    num_steps: steps per call, K.
+
+  Returns:
+    (states, inputs, training images) -> (states, metrics of each step).
+  """
+  places = functools.partial(jnp.arange, experiment.batch_size)
+  run = _run_steps(experiment, num_steps, places, lambda tree: tree)
+
+  def run_all(states, inputs, images):
+    if len(states.step) > 1:
+      return jax.vmap(run, in_axes=(0, 0, None))(states, inputs, images)
+    state, its_inputs = jax.tree.map(lambda x: x[0], (states, inputs))
+    one = run(state, its_inputs, images)
+    return jax.tree.map(lambda x: x[jnp.newaxis], one)
+
+  return parallel.pmap(run_all, donate_argnums=0)
+
+
+def _run_steps(experiment, num_steps, places, mean):
+  """Returns the function of `num_steps` steps on one device.
+
+  Args:
+    experiment: what is trained.
+    num_steps: K.
+    places: () -> which of the batch's examples are this device's.
+    mean: of a tree, over the devices that share the batch.
+  """
 
   def step(state, inputs, images):
-    start = parallel.device_index() * local_batch_size
-    places = start + jnp.arange(local_batch_size)
-    positions = state.step * batch_size + places
+    positions = state.step * experiment.batch_size + places()
     indices = batches.indices_at(
       _key(inputs.seed, 'data'), positions, images.image.shape[0]
     )
@@ -146,7 +193,7 @@ def train_steps(
       per_example_keys(_key(inputs.seed, 'assembly'), positions),
     )
     noise_key = jax.random.fold_in(_key(inputs.seed, 'noise'), state.step)
-    keys = per_example_keys(noise_key, places)
+    keys = per_example_keys(noise_key, places())
 
     def loss(params):
       return loss_and_metrics(
@@ -154,7 +201,7 @@ def train_steps(
       )
 
     gradients, (values, metrics) = jax.grad(loss, has_aux=True)(state.params)
-    gradients, values, metrics = parallel.mean((gradients, values, metrics))
+    gradients, values, metrics = mean((gradients, values, metrics))
     return _apply(experiment, state, inputs, gradients, values, metrics)
 
   def run(state, inputs, images):
@@ -162,22 +209,22 @@ def train_steps(
       lambda state, _: step(state, inputs, images), state, length=num_steps
     )
 
-  return parallel.pmap(run, donate_argnums=0)
+  return run
 
 
 def _apply(experiment, state, inputs, gradients, values, metrics):
   """Moves parameters down the gradients, multipliers up the constraints."""
-  updates, optimizer_state = experiment.optimizer.update(
+  optimizer = experiment.optimizer(inputs.step_sizes)
+  updates, optimizer_state = optimizer.update(
     gradients, state.optimizer_state, state.params
   )
   constraints = experiment.constraints(inputs.kappas)
   relative = {n: v / constraints[n].scale for n, v in values.items()}
-  multiplier_updates, multiplier_state = (
-    experiment.multipliers.transformation.update(
-      relative if experiment.multipliers.relative else values,
-      state.multiplier_state,
-      state.log_multipliers,
-    )
+  move_multipliers = experiment.move_multipliers(inputs.step_sizes)
+  multiplier_updates, multiplier_state = move_multipliers.update(
+    relative if experiment.multipliers.relative else values,
+    state.multiplier_state,
+    state.log_multipliers,
   )
   for name, constraint in constraints.items():
     metrics |= {

@@ -20,12 +20,36 @@ def claim(workdir: str, config: ConfigDict) -> None:
   Raises:
     UserError: if it was made by another config or cannot be written.
   """
-  if os.path.exists(os.path.join(workdir, _CONFIG)):
-    _check_same(workdir, read_config(workdir), config)
+  if holds_run(workdir):
+    check_same(workdir, config)
     return
   with _reporting_errors(workdir):
     create(workdir)
     write_json(os.path.join(workdir, _CONFIG), _plain(config))
+
+
+def holds_run(workdir: str) -> bool:
+  """Returns whether a run was started in a folder."""
+  return os.path.exists(os.path.join(workdir, _CONFIG))
+
+
+def check_same(workdir: str, config: ConfigDict) -> None:
+  """Makes sure that the run in a folder is that of a config.
+
+  Raises:
+    UserError: if it was made by another.
+  """
+  made_by, asked = flatten(read_config(workdir)), flatten(config)
+  differences = [
+    f'{name} was {made_by.get(name)}, is {asked.get(name)}'
+    for name in sorted(made_by | asked)
+    if made_by.get(name) != asked.get(name)
+  ]
+  if differences:
+    raise UserError(
+      f'--workdir={workdir} was made by another config '
+      f'({"; ".join(differences)}); choose another workdir or that config'
+    )
 
 
 def create(workdir: str) -> None:
@@ -101,17 +125,3 @@ def _reporting_errors(workdir):
 def _plain(config):
   """Returns the config as it reads back from JSON."""
   return json.loads(config.to_json())
-
-
-def _check_same(workdir, ours, theirs):
-  made_by, asked = flatten(ours), flatten(theirs)
-  differences = [
-    f'{name} was {made_by.get(name)}, is {asked.get(name)}'
-    for name in sorted(made_by | asked)
-    if made_by.get(name) != asked.get(name)
-  ]
-  if differences:
-    raise UserError(
-      f'--workdir={workdir} was made by another config '
-      f'({"; ".join(differences)}); choose another workdir or that config'
-    )

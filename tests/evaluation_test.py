@@ -40,6 +40,7 @@ def test_means_are_over_every_example_of_a_split(run, split):
   experiment, state = run
   means = evaluation.split_means(experiment)(
     parallel.replicate(state.params),
+    experiment.kappas,
     parallel.replicate(experiment.dataset.splits[split]),
     0.3,
   )

@@ -15,6 +15,7 @@ from geco_jax.build import build
 from geco_jax.errors import UserError
 from geco_jax.evaluation import restore_state
 from geco_jax.metrics import read_metrics
+from geco_jax.recorder import Recorder
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_signal_saves_and_the_run_continues_bit_for_bit(
   config = tiny_config()
   whole = train(config, tmp_path / 'whole')
 
-  log = training._Run._log
+  log = Recorder.log
 
   def log_and_signal(self, step, *args):
     if step == 5:
@@ -76,7 +77,7 @@ def test_a_signal_saves_and_the_run_continues_bit_for_bit(
     return log(self, step, *args)
 
   with monkeypatch.context() as patch:
-    patch.setattr(training._Run, '_log', log_and_signal)
+    patch.setattr(Recorder, 'log', log_and_signal)
     with pytest.raises(training.Interrupted, match=number.name) as stopped:
       train(config, tmp_path / 'parts')
   assert stopped.value.signal_number == number

@@ -119,7 +119,9 @@ def test_seed_and_kappa_are_inputs_of_one_compiled_program(
   images = parallel.replicate(experiment.dataset.splits['train'])
   results = []
   for seed, kappa in ((0, 0.2), (1, 0.2), (0, 0.1)):
-    inputs = update.RunInputs(jnp.uint32(seed), {'re': jnp.float32(kappa)})
+    inputs = update.run_inputs(experiment)._replace(
+      seed=jnp.uint32(seed), kappas={'re': jnp.float32(kappa)}
+    )
     state = parallel.replicate(update.init_state(experiment, inputs))
     _, metrics = run(state, parallel.replicate(inputs), images)
     results.append(parallel.unreplicate(metrics))

@@ -1,0 +1,159 @@
+"""The grid of a sweep: which configs `config.sweep` stands for.
+
+`config.sweep` is a sequence of groups, each a mapping of dotted names of the
+config to lists of values:
+
+    config.sweep = (
+      {'constraints.re.kappa': [0.06, 0.1]},
+      {'model.kwargs.latent_size': [8, 16], 'num_steps': [2_000, 4_000]},
+    )
+
+The names of a group change together (its lists are zipped), the groups are
+multiplied: these are four runs. On the command line it is the same literal:
+
+    --config.sweep="[{'constraints.re.kappa': [0.06, 0.1]}, {'seed': [0, 1]}]"
+"""
+
+from collections.abc import Mapping, Sequence
+import copy
+import difflib
+import itertools
+import re
+from typing import Any, NamedTuple
+
+from ml_collections.config_dict import ConfigDict
+
+from geco_jax.errors import UserError
+from geco_jax.workdir import flatten
+
+_KEY = 'sweep'
+_FORM = "config.sweep must be like [{'seed': [0, 1]}]"
+
+
+class Point(NamedTuple):
+  """One run of a grid."""
+
+  name: str  # Of its folder: the values, by the ends of their dotted names.
+  values: dict[str, Any]  # What is swept, by dotted name.
+  config: ConfigDict  # Of the run, without a sweep.
+
+
+def points(config: ConfigDict) -> list[Point]:
+  """Returns the runs of `config.sweep`, the last group's values fastest.
+
+  Raises:
+    UserError: if a name is unknown, a value has the wrong type, zipped lists
+      differ in length or two runs would be the same.
+  """
+  groups = [_rows(group) for group in config.get(_KEY, ())]
+  if not groups:
+    raise UserError(f'config.sweep is empty: nothing to sweep; {_FORM}')
+  names = [name for rows in groups for name in rows[0]]
+  _check_names(names, config)
+  base = without_sweep(config)
+  short = _short_names(names)
+  grid = []
+  for rows in itertools.product(*groups):
+    asked = {name: value for row in rows for name, value in row.items()}
+    changed = _changed(base, asked)
+    leaves = flatten(changed)
+    values = {name: leaves[name] for name in names}
+    folder = '_'.join(
+      f'{short[name]}_{_text(value)}' for name, value in values.items()
+    )
+    grid.append(Point(folder, values, changed))
+  _check_distinct(grid)
+  return grid
+
+
+def without_sweep(config: ConfigDict) -> ConfigDict:
+  """Returns the config of a single run: all but `sweep`."""
+  if _KEY not in config:
+    return config
+  single = copy.deepcopy(config)
+  with single.unlocked():
+    del single[_KEY]
+  return single
+
+
+def short_names(grid: Sequence[Point]) -> dict[str, str]:
+  """Returns the ends of the swept names that tell them apart, by name."""
+  return _short_names([*grid[0].values])
+
+
+def _rows(group: Any) -> list[dict[str, Any]]:
+  """Returns the values of a group, a mapping per run."""
+  if not isinstance(group, Mapping) or not group:
+    raise UserError(f'{_FORM}, a list of mappings, got {group!r} in it')
+  for name, values in group.items():
+    if not isinstance(values, (list, tuple)) or not values:
+      raise UserError(
+        f'config.sweep: {name} needs a list of values, got {values!r}'
+      )
+  lengths = {name: len(values) for name, values in group.items()}
+  if len(set(lengths.values())) > 1:
+    counts = ', '.join(f'{name} has {n}' for name, n in lengths.items())
+    raise UserError(
+      f'config.sweep: the lists of a group are zipped and must be equally '
+      f'long, but {counts}'
+    )
+  columns = zip(*group.values(), strict=True)
+  return [dict(zip(group, row, strict=True)) for row in columns]
+
+
+def _check_names(names: Sequence[str], config: ConfigDict) -> None:
+  leaves = [name for name in flatten(config) if name != _KEY]
+  for name in names:
+    if name not in leaves:
+      close = difflib.get_close_matches(str(name), leaves, n=1)
+      hint = f' (did you mean {close[0]}?)' if close else ''
+      raise UserError(f'config.sweep: the config has no value {name!r}{hint}')
+    if names.count(name) > 1:
+      raise UserError(f'config.sweep names {name} in more than one group')
+
+
+def _changed(base: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+  config = copy.deepcopy(base)
+  for name, value in values.items():
+    try:
+      config.update_from_flattened_dict({name: value})
+    except (TypeError, ValueError) as error:
+      kind = type(flatten(base)[name]).__name__
+      raise UserError(
+        f'config.sweep: {name} must be of type {kind}, got {value!r}'
+      ) from error
+  return config
+
+
+def _check_distinct(grid: Sequence[Point]) -> None:
+  seen: dict[str, Point] = {}
+  for point in grid:
+    if point.name in seen:
+      raise UserError(
+        f'config.sweep: two runs would both be {point.name}; '
+        'every value may stand once'
+      )
+    seen[point.name] = point
+
+
+def _short_names(names: Sequence[str]) -> dict[str, str]:
+  def end(name, length):
+    return '.'.join(name.split('.')[-length:])
+
+  short = {}
+  for name in names:
+    ends = (end(name, length) for length in range(1, name.count('.') + 1))
+    unique = (
+      e
+      for e in ends
+      if sum(f'.{other}'.endswith(f'.{e}') for other in names) == 1
+    )
+    short[name] = next(unique, name)
+  return short
+
+
+def _text(value: Any) -> str:
+  """Returns a value as a part of a folder's name."""
+  if isinstance(value, (list, tuple)):
+    return 'x'.join(_text(part) for part in value)
+  return re.sub(r'[^A-Za-z0-9.+-]+', '-', str(value))

@@ -1,0 +1,180 @@
+"""A run while it is being trained: its state, logs, checkpoints, pictures."""
+
+from collections.abc import Mapping
+import math
+import os
+from typing import Any, NoReturn
+
+import jax
+from ml_collections.config_dict import ConfigDict
+import numpy as np
+
+from geco_jax import checkpoint
+from geco_jax import metrics
+from geco_jax import parallel
+from geco_jax import pictures
+from geco_jax import workdir as workdirs
+from geco_jax.build import build_like
+from geco_jax.errors import UserError
+from geco_jax.evaluation import constraint_report
+from geco_jax.programs import Programs
+from geco_jax.update import init_state
+from geco_jax.update import run_inputs
+from geco_jax.update import TrainState
+
+
+class Recorder:
+  """What one run remembers and writes.
+
+  Attributes:
+    config: of the run.
+    workdir: its folder.
+    experiment: its parts.
+    inputs: of the compiled program.
+    state: the latest that was saved or restored, NumPy arrays.
+    step: training steps taken; the training loop moves it.
+  """
+
+  def __init__(self, config: ConfigDict, workdir: str, programs: Programs):
+    """Opens a run's folder, and its latest checkpoint if it has one."""
+    self.config = config
+    self.workdir = workdir
+    self.experiment = build_like(config, programs.experiment)
+    self.inputs = run_inputs(self.experiment)
+    self._checkpointer = checkpoint.Checkpointer(workdir)
+    self.state: TrainState = jax.tree.map(
+      np.asarray, init_state(self.experiment, self.inputs)
+    )
+    restored = self._checkpointer.restore(self.state)
+    if restored is not None:
+      self.state = restored.state
+      self._checkpointer.delete_after(restored.step)
+      metrics.say(f'continuing from step {restored.step} in {workdir}')
+    self.step = int(self.state.step)
+    self._violations = {}  # Relative, mean over the latest dispatch.
+    self._validation_means = programs.evaluation.means
+    self._validation_images = self.experiment.dataset.splits['validation']
+    self._image_rows = pictures.image_rows(
+      self.experiment,
+      self._validation_images,
+      programs=programs.evaluation.rows,
+    )
+    self._writes = parallel.is_main_process()
+    if self._writes:
+      self._writer = metrics.MetricsWriter(workdir, self.step)
+
+  @property
+  def is_finished(self) -> bool:
+    """Whether the last step was taken."""
+    return self.step >= self.config.num_steps
+
+  @property
+  def is_checkpoint_due(self) -> bool:
+    """Whether the state after this step is to be saved."""
+    return self.is_finished or self.step % self.config.checkpoint_every == 0
+
+  def log(
+    self, step: int, per_step: Mapping[str, np.ndarray], seconds: float
+  ) -> str:
+    """Logs the means over a dispatch.
+
+    Args:
+      step: after the dispatch.
+      per_step: metrics by name, each [steps of the dispatch].
+      seconds: that the dispatch took.
+
+    Returns:
+      The numbers that matter, for people.
+
+    Raises:
+      UserError: if the loss is not finite.
+    """
+    num_steps = len(per_step['loss'])
+    finite = np.isfinite(per_step['loss']) & np.isfinite(per_step['kl_nats'])
+    if not finite.all():
+      self._stop_not_finite(step - num_steps + int(np.argmin(finite)) + 1)
+    values = {k: float(v.mean()) for k, v in per_step.items()}
+    values['rmse'] = math.sqrt(values.pop('mse'))
+    values['steps_per_second'] = num_steps / seconds
+    if self._writes:
+      self._writer.scalars(step, values)
+    self._violations = {
+      name: values[f'{name}/violation'] for name in self.experiment.kappas
+    }
+    return self._progress_text(values)
+
+  def save(self, state: TrainState) -> None:
+    """Evaluates the validation split, draws it and saves a checkpoint.
+
+    Args:
+      state: after `step`, NumPy arrays.
+
+    Raises:
+      UserError: if the last update broke the parameters.
+    """
+    self.state = state
+    means = self._validation_means(
+      parallel.replicate(state.params),
+      self.experiment.kappas,
+      parallel.replicate(self._validation_images),
+    )
+    if not all(np.all(np.isfinite(mean)) for mean in means.values()):
+      # The last update broke what its own loss did not see yet.
+      self._stop_not_finite(self.step + 1)
+    if self._writes:
+      self._write_validation(means)
+    self._checkpointer.save(
+      self.step,
+      state,
+      checkpoint.score(
+        means['kl_nats'], self._violations, self.experiment.tolerance
+      ),
+    )
+
+  def close(self) -> None:
+    """Waits for the last checkpoint and closes the logs."""
+    self._checkpointer.close()
+    if self._writes:
+      self._writer.close()
+
+  def _write_validation(self, means):
+    report = constraint_report(
+      self.experiment, means, self.state.log_multipliers
+    )
+    results = {'validation/kl_nats': means['kl_nats']}
+    for name, entry in report.items():
+      results[f'validation/{name}/value'] = entry['value']
+      results[f'validation/{name}/violation'] = entry['violation']
+    self._writer.scalars(self.step, results)
+    picture = pictures.grid(self._image_rows(self.state.params))
+    pictures.save_png(os.path.join(self.workdir, 'progress.png'), picture)
+    self._writer.image(self.step, 'data_reconstructions_samples', picture)
+    if self.is_finished:
+      self._writer.hyperparameters(workdirs.flatten(self.config), results)
+
+  def _stop_not_finite(self, step) -> NoReturn:
+    saved = max(self._checkpointer.steps(), default=None)
+    checkpoint_left = (
+      f'the checkpoint of step {saved} in {self.workdir} is intact'
+      if saved is not None
+      else 'there was no checkpoint yet'
+    )
+    raise UserError(
+      f'the loss is not finite at step {step}; {checkpoint_left}; a smaller '
+      'learning rate or config.max_gradient_norm may help'
+    )
+
+  def _progress_text(self, values: Mapping[str, Any]) -> str:
+    """Returns KL and, for each constraint, value against kappa and lambda."""
+    parts = [
+      f'{values["steps_per_second"]:.0f} steps/s',
+      f'KL {values["kl_nats"]:.2f}',
+    ]
+    for name, kappa in self.experiment.kappas.items():
+      holds = values[f'{name}/violation'] <= self.experiment.tolerance
+      parts.append(
+        f'{name} {values[f"{name}/value"]:.4f}/{kappa:g} '
+        f'{"holds" if holds else "violated"} '
+        f'lambda {math.exp(values[f"{name}/log_multiplier"]):.3g}'
+      )
+    return ', '.join(parts)

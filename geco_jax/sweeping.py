@@ -1,0 +1,182 @@
+"""Runs of a grid in this process, each program compiled once.
+
+Runs that agree in all but what enters a program as an array
+(`build.compiled_leaves`) share their programs. They are trained in turn, every
+one shared by all devices, or several at once, every one whole on its device.
+"""
+
+from collections.abc import Callable, Sequence
+import json
+import os
+import traceback
+
+from geco_jax import pictures
+from geco_jax import training
+from geco_jax import workdir as workdirs
+from geco_jax.build import build
+from geco_jax.build import build_dataset
+from geco_jax.build import compiled_leaves
+from geco_jax.checkpoint import latest_step
+from geco_jax.datasets.batches import Dataset
+from geco_jax.evaluation import evaluate
+from geco_jax.grid import Point
+from geco_jax.metrics import say
+from geco_jax.programs import build_programs
+from geco_jax.programs import Programs
+
+SPLITS = ('train', 'test')  # Of each run's evaluation.
+ERROR_LOG = 'error.log'  # In the folder of a run that failed.
+
+# Programs and the runs that share them -> how many to train at once.
+ChooseWidth = Callable[[Programs, Sequence[Point]], int]
+
+
+def in_turn(programs: Programs, points: Sequence[Point]) -> int:
+  """Returns 1: one run after another, as `geco_jax.train` does each."""
+  del programs, points
+  return 1
+
+
+def run_here(
+  grid: Sequence[Point],
+  workdir: str,
+  choose_width: ChooseWidth = in_turn,
+  *,
+  data_dir: str | None = None,
+  show_progress: bool = True,
+) -> list[Point]:
+  """Trains and evaluates those runs of a grid that are not finished.
+
+  Args:
+    grid: the runs; each has its folder in `workdir`.
+    workdir: of the sweep.
+    choose_width: says how many runs to train at once.
+    data_dir: of TFDS.
+    show_progress: whether to draw progress bars on stderr.
+
+  Returns:
+    The runs that failed; `ERROR_LOG` in the folder of each says why.
+
+  Raises:
+    UserError: if a config is refused or a folder is another run's; then
+      nothing is trained.
+    training.Interrupted: after SIGTERM or SIGINT, what was trained saved.
+  """
+  todo = unfinished(grid, workdir)
+  datasets = {}
+  for point in todo:
+    key = _dataset_key(point)
+    if key not in datasets:
+      datasets[key] = build_dataset(point.config, data_dir)
+    build(point.config, datasets[key])  # Refuses before an hour has passed.
+  failed = []
+  for alike in _by_programs(todo):
+    dataset = datasets[_dataset_key(alike[0])]
+    failed += _run_alike(alike, workdir, dataset, choose_width, show_progress)
+  return failed
+
+
+def unfinished(grid: Sequence[Point], workdir: str) -> list[Point]:
+  """Returns the runs that are not trained and evaluated to the end yet.
+
+  Raises:
+    UserError: if the folder of one is another run's.
+  """
+  for point in grid:
+    folder = os.path.join(workdir, point.name)
+    if workdirs.holds_run(folder):
+      workdirs.check_same(folder, point.config)
+  return [point for point in grid if not is_finished(point, workdir)]
+
+
+def is_finished(point: Point, workdir: str) -> bool:
+  """Returns whether a run's final evaluation and its pictures are there."""
+  folder = os.path.join(workdir, point.name)
+  try:
+    with open(os.path.join(folder, 'evaluation.json')) as file:
+      evaluation = json.load(file)
+    for split in SPLITS:
+      pictures.read_rows(os.path.join(folder, f'reconstructions_{split}.png'))
+  except (OSError, ValueError):
+    return False
+  first, *others = SPLITS
+  return (
+    evaluation['step'] == point.config.num_steps
+    and evaluation['split'] == first
+    and set(others) <= set(evaluation['other_splits'])
+  )
+
+
+def _dataset_key(point: Point) -> str:
+  return point.config.dataset.to_json(sort_keys=True)
+
+
+def _by_programs(points: Sequence[Point]) -> list[list[Point]]:
+  """Returns the runs in groups that share their programs."""
+  groups: dict[str, list[Point]] = {}
+  for point in points:
+    key = json.dumps(compiled_leaves(point.config), sort_keys=True)
+    groups.setdefault(key, []).append(point)
+  return [*groups.values()]
+
+
+def _run_alike(alike, workdir, dataset: Dataset, choose_width, show_progress):
+  """Runs the points that share programs; returns those that failed."""
+  programs = build_programs(alike[0].config, dataset)
+  untrained = [p for p in alike if not _is_trained(p, workdir)]
+  width = choose_width(programs, untrained) if len(untrained) > 1 else 1
+  failed = []
+  for start in range(0, len(alike), width):
+    chunk = alike[start : start + width]
+    say(', '.join(point.name for point in chunk))
+    failures = _train(chunk, workdir, programs, width, show_progress)
+    for point in chunk:
+      folder = os.path.join(workdir, point.name)
+      failure = failures[folder] or _evaluate(folder, programs)
+      _write_error_log(folder, failure)
+      failed += [point] if failure else []
+  return failed
+
+
+def _is_trained(point: Point, workdir: str) -> bool:
+  folder = os.path.join(workdir, point.name)
+  return latest_step(folder) == point.config.num_steps
+
+
+def _train(chunk, workdir, programs, width, show_progress):
+  """Trains the runs of a chunk; returns what went wrong, by folder."""
+  configs = {os.path.join(workdir, p.name): p.config for p in chunk}
+  if width > 1:
+    return training.train_together(
+      configs, programs, show_progress=show_progress
+    )
+  ((folder, config),) = configs.items()
+  try:
+    training.train(
+      config, folder, programs=programs, show_progress=show_progress
+    )
+  except training.Interrupted:
+    raise
+  except Exception as error:  # The others go on.
+    return {folder: error}
+  return {folder: None}
+
+
+def _evaluate(folder, programs):
+  try:
+    evaluate(folder, SPLITS, programs=programs.evaluation)
+  except Exception as error:  # The others go on.
+    return error
+
+
+def _write_error_log(folder, failure) -> None:
+  """Leaves a failure's traceback in a run's folder, or removes an old one."""
+  path = os.path.join(folder, ERROR_LOG)
+  if failure is None:
+    if os.path.exists(path):
+      os.remove(path)
+    return
+  workdirs.create(folder)
+  text = ''.join(traceback.format_exception(failure))
+  workdirs.write_bytes(path, text.encode())
+  say(f'failed: {failure} (see {path}); the others go on')
