@@ -165,7 +165,10 @@ def test_one_failure_leaves_the_others_alone_and_is_started_again(
 @pytest.mark.parametrize(
   ('groups', 'message'),
   [
-    ({'constraints.re.kappa': [0.2, -1.0]}, 'kappa must be > 0 and finite, got -1'),
+    (
+      {'constraints.re.kappa': [0.2, -1.0]},
+      'kappa must be > 0 and finite, got -1',
+    ),
     ({'model.name': ['mlp_vae', 'mlp']}, "config.model: unknown name 'mlp'"),
   ],
 )
