@@ -44,18 +44,20 @@ class MetricsWriter:
     self, config: Mapping[str, Any], results: Mapping[str, float]
   ) -> None:
     """Writes the run's row of TensorBoard's HPARAMS table."""
-    summaries = tensorboardX.summary.hparams(
-      {k: _tensorboard_value(v) for k, v in config.items()}, dict(results)
-    )
-    for summary in summaries:
-      self._tensorboard.file_writer.add_summary(summary)
-    for name, value in results.items():
-      self._tensorboard.add_scalar(name, value)
+    _add_hyperparameters(self._tensorboard, config, results)
 
   def close(self) -> None:
     """Flushes and closes the logs."""
     self._file.close()
     self._tensorboard.close()
+
+
+def write_hyperparameters(
+  folder: str, values: Mapping[str, Any], results: Mapping[str, float]
+) -> None:
+  """Writes one row of TensorBoard's HPARAMS table to a folder of its own."""
+  with tensorboardX.SummaryWriter(folder) as writer:
+    _add_hyperparameters(writer, values, results)
 
 
 def say(line: str) -> None:
@@ -105,6 +107,16 @@ def _lines(path: str) -> Iterator[dict[str, float]]:
     for line in file:
       if line.endswith('\n'):
         yield json.loads(line)
+
+
+def _add_hyperparameters(writer, values, results) -> None:
+  summaries = tensorboardX.summary.hparams(
+    {k: _tensorboard_value(v) for k, v in values.items()}, dict(results)
+  )
+  for summary in summaries:
+    writer.file_writer.add_summary(summary)
+  for name, value in results.items():
+    writer.add_scalar(name, value)
 
 
 def _tensorboard_value(value):

@@ -17,6 +17,9 @@ from absl import flags
 from geco_jax import cli
 from geco_jax import grid as grids
 from geco_jax import parallel
+from geco_jax import sweep_curves
+from geco_jax import sweep_report
+from geco_jax import sweep_results
 from geco_jax import sweeping
 from geco_jax import throughput
 from geco_jax.grid import Point
@@ -52,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
   except Interrupted as interrupted:
     say(f'{interrupted}; the same command goes on from there')
     return 128 + interrupted.signal_number
+  _report(grid, workdir)
   for point in failed:
     log = os.path.join(workdir, point.name, sweeping.ERROR_LOG)
     print(f'failed: {point.name}, see {log}')
@@ -70,6 +74,17 @@ def _run(grid: Sequence[Point], workdir: str) -> list[Point]:
     data_dir=cli.DATA_DIR.value,
     show_progress=flags.FLAGS.progress,
   )
+
+
+def _report(grid: Sequence[Point], workdir: str) -> None:
+  """Writes the report, prints the table and where what is."""
+  curves = sweep_curves.curves(grid, workdir, cli.DATA_DIR.value)
+  results = sweep_report.write(grid, workdir, curves)
+  if results:
+    print(sweep_results.as_text(sweep_results.table(results)))
+    print(f'\nthe report: {os.path.join(workdir, sweep_report.PAGE)}')
+    board = os.path.join(workdir, 'tensorboard')
+    print(f'TensorBoard: tensorboard --logdir={board}')
 
 
 def _num_cpu_devices(grid: Sequence[Point]) -> int:
