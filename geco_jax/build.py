@@ -88,9 +88,9 @@ def _fixed(*, beta: float = 1.0):
 
 def _annealed_beta(**kwargs):
   schedule = multipliers.annealed_beta(**kwargs)
-  return Multipliers(
-    multipliers.scheduled(schedule), math.log(schedule(jnp.int32(0)))
-  )
+  with jax.ensure_compile_time_eval():  # A number, also while a step is traced.
+    initial = math.log(schedule(jnp.int32(0)))
+  return Multipliers(multipliers.scheduled(schedule), initial)
 
 
 def _sgdw(learning_rate, *, weight_decay: float = 5e-4, **kwargs):
