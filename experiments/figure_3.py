@@ -17,11 +17,13 @@ from typing import Any
 from matplotlib.figure import Figure
 import numpy as np
 
+from experiments import runs
 from geco_jax import cli
 from geco_jax.build import build_dataset
 from geco_jax.errors import UserError
 from geco_jax.metrics import read_metrics
 from geco_jax.training import train
+from geco_jax.workdir import write_json
 
 _MAX_LINES = 400  # Of the log; more would not show.
 
@@ -86,6 +88,24 @@ def figure_3(
   return figure
 
 
+def numbers(
+  logged: Mapping[str, np.ndarray], kappa: float, name: str
+) -> dict[str, Any]:
+  """Returns what is drawn, for figure_3.json."""
+  return {
+    **runs.provenance(None),
+    'dataset': name,
+    'kappa': kappa,
+    'steps': int(logged['step'][-1]),
+    'curve': {
+      'step': logged['step'].tolist(),
+      'kl_nats': logged['kl_nats'].tolist(),
+      'rmse': logged['rmse'].tolist(),
+      'beta': np.exp(-logged['re/log_multiplier']).tolist(),
+    },
+  }
+
+
 def main(argv: Sequence[str]) -> None:
   """Trains the run that the flags name, or reuses it, and draws it."""
   del argv
@@ -99,9 +119,10 @@ def main(argv: Sequence[str]) -> None:
   trained = np.isfinite(logged['loss'])
   every = -(-trained.sum() // _MAX_LINES)
   logged = {name: values[trained][::every] for name, values in logged.items()}
+  drawn = logged, config.constraints.re.kappa, dataset.name
+  write_json(os.path.join(workdir, 'figure_3.json'), numbers(*drawn))
   path = os.path.join(workdir, 'figure_3.png')
-  figure = figure_3(logged, config.constraints.re.kappa, dataset.name)
-  figure.savefig(path, dpi=110)
+  figure_3(*drawn).savefig(path, dpi=110)
   print(f'figure 3: {path}')
 
 

@@ -18,9 +18,13 @@ from ml_collections.config_dict import ConfigDict
 from geco_jax import training
 from geco_jax.build import build
 from geco_jax.build import build_dataset
+from geco_jax.build import build_like
+from geco_jax.build import compiled_leaves
 from geco_jax.datasets.batches import Dataset
 from geco_jax.evaluation import evaluate
 from geco_jax.metrics import say
+from geco_jax.programs import build_programs
+from geco_jax.programs import Programs
 from geco_jax.workdir import write_json
 
 NUM_STEPS = flags.DEFINE_integer(
@@ -139,22 +143,25 @@ def train_all(
   datasets = {data: build_dataset(c, data_dir) for data, c in named.items()}
   for each, config in zip(runs, configs, strict=True):
     build(config, datasets[each.data])  # Refuses before an hour has passed.
+  made: list[Programs] = []
   results = []
   for each, config in zip(runs, configs, strict=True):
     say(each.name)
-    dataset = datasets[each.data]
+    programs = _programs(made, config, datasets[each.data])
     folder = os.path.join(workdir, each.name)
-    state = training.train(config, folder, dataset=dataset)
+    state = training.train(config, folder, programs=programs)
     lines = training.infeasible(
-      folder, build(config, dataset), state.log_multipliers
+      folder,
+      build_like(config, programs.experiment),
+      state.log_multipliers,
     )
     results.append(
       Result(
         run=each,
         config=config,
-        dataset=dataset,
+        dataset=datasets[each.data],
         params=state.params,
-        evaluation=_evaluation(folder, dataset, config.num_steps),
+        evaluation=_evaluation(folder, programs, config.num_steps),
         infeasible=[*lines],
         preset=preset,
       )
@@ -162,7 +169,21 @@ def train_all(
   return results
 
 
-def _evaluation(folder: str, dataset: Dataset, step: int) -> Mapping[str, Any]:
+def _programs(
+  made: list[Programs], config: ConfigDict, dataset: Dataset
+) -> Programs:
+  """Returns a run's programs, of those made if any are its."""
+  key = compiled_leaves(config)
+  for programs in made:
+    if programs.key == key:
+      return programs
+  made.append(build_programs(config, dataset))
+  return made[-1]
+
+
+def _evaluation(
+  folder: str, programs: Programs, step: int
+) -> Mapping[str, Any]:
   """Returns a run's evaluation on its training split, made if it is not."""
   try:
     with open(os.path.join(folder, 'evaluation.json')) as file:
@@ -171,7 +192,7 @@ def _evaluation(folder: str, dataset: Dataset, step: int) -> Mapping[str, Any]:
     evaluation = {}
   if evaluation.get('step') == step and evaluation.get('split') == 'train':
     return evaluation
-  return evaluate(folder, ('train',), dataset=dataset)
+  return evaluate(folder, ('train',), programs=programs.evaluation)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -217,6 +238,22 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
     }
     for result in results
   ]
+
+
+def save_row(path: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+  """Puts a row into a JSON file of rows by name; returns all of them.
+
+  So the rows of an experiment can be run one by one, each with the preset that
+  there is time for.
+  """
+  try:
+    with open(path) as file:
+      rows = json.load(file)
+  except FileNotFoundError:
+    rows = {}
+  rows[name] = row
+  write_json(path, rows)
+  return rows
 
 
 def save_records(path: str, results: Sequence[Result], **more: Any) -> None:
