@@ -1,0 +1,161 @@
+r"""Figure 5: the average KL of GECO and the ELBO at one reconstruction error.
+
+  python -m experiments.figure_5 --preset=quick --workdir=runs/figures \
+      --data=mnist,cifar10
+  python -m experiments.figure_5 --workdir=runs/figures --data=digits
+
+Trains with the ELBO, takes the RMSE that it ends with on the training split,
+trains the same model with GECO at kappa = that RMSE, and draws both KLs against
+iterations. The paper's is ConvDRAW on CIFAR-10; digits is the VAE of
+configs/digits_vae.py, a minute. Data sets can be run one by one: figure_5.json
+keeps those that it has, and the figure shows all of them.
+"""
+
+from collections.abc import Mapping, Sequence
+import os
+from typing import Any
+
+from absl import flags
+from matplotlib.figure import Figure
+import numpy as np
+
+from experiments import panels
+from experiments import runs
+from experiments.runs import Result
+from experiments.runs import Run
+from geco_jax import cli
+from geco_jax.metrics import read_metrics
+
+TOLERANCE = 0.02  # Between RMSEs that are called equal, relative.
+DATA = ('cifar10', 'mnist', 'digits')
+_DIGITS = 4  # Of kappa, which stands in the run's name.
+_MAX_POINTS = 200  # Of a curve; more would not show.
+_COLOURS = {'elbo': 'tab:green', 'geco': 'tab:blue'}  # The paper's.
+
+
+def run_row(
+  data: str,
+  workdir: str,
+  preset: str,
+  seed: int = 0,
+  num_steps: int | None = None,
+  data_dir: str | None = None,
+) -> dict[str, Any]:
+  """Trains both runs, or reuses them; returns what is drawn of them.
+
+  Args:
+    data: of `DATA`.
+    workdir: for the runs' folders.
+    preset: of the configs; that of digits has none.
+    seed: of both runs.
+    num_steps: training steps of each run, if not the configs'.
+    data_dir: of TFDS.
+  """
+  variant = None if data == 'digits' else preset
+  elbo = Run(
+    data, 'elbo', model='vae' if data == 'digits' else 'conv_draw', seed=seed
+  )
+  (first,) = runs.train_all([elbo], workdir, variant, num_steps, data_dir)
+  kappa = float(f'{first.evaluation["rmse"]:.{_DIGITS}g}')
+  geco = elbo._replace(objective='geco', kappas={'re': kappa})
+  (second,) = runs.train_all([geco], workdir, variant, num_steps, data_dir)
+  return {
+    **runs.provenance(variant),
+    'dataset': first.dataset.name,
+    'runs': runs.records([first, second]),
+    'curves': {
+      result.run.objective: curve(result, workdir) for result in (first, second)
+    },
+  }
+
+
+def curve(result: Result, workdir: str) -> dict[str, list[float]]:
+  """Returns a run's training curves, at most 200 points of each."""
+  logged = read_metrics(os.path.join(workdir, result.run.name))
+  trained = np.flatnonzero(np.isfinite(logged['loss']))
+  chosen = trained[:: -(-len(trained) // _MAX_POINTS)]
+  return {
+    name: [float(f'{value:.6g}') for value in logged[name][chosen]]
+    for name in ('step', 'kl_nats', 'rmse')
+  }
+
+
+def table(rows: Mapping[str, Any]) -> str:
+  """Returns a line per data set: both RMSEs and both KLs."""
+  lines = [
+    f'{"":<16}  RMSE: ELBO     GECO  difference   KL: ELBO     GECO  GECO/ELBO'
+  ]
+  for name, row in rows.items():
+    elbo, geco = (run['evaluation'] for run in row['runs'])
+    lines.append(
+      f'{name:<16} {elbo["rmse"]:>11.4f} {geco["rmse"]:>8.4f} '
+      f'{geco["rmse"] / elbo["rmse"] - 1:>+11.2%} {elbo["kl_nats"]:>10.1f} '
+      f'{geco["kl_nats"]:>8.1f} {geco["kl_nats"] / elbo["kl_nats"]:>10.3f}'
+    )
+  return '\n'.join(lines)
+
+
+def figure(rows: Mapping[str, Any]) -> Figure:
+  """Returns the KLs against iterations, and below them the RMSEs."""
+  drawn = Figure(figsize=(4.6 * len(rows), 5.6), layout='constrained')
+  grid = drawn.subplots(
+    2, len(rows), squeeze=False, sharex='col', height_ratios=[2, 1]
+  )
+  for (kl, rmse), (name, row) in zip(grid.T, rows.items(), strict=True):
+    for objective, values in row['curves'].items():
+      for axes, what in ((kl, 'kl_nats'), (rmse, 'rmse')):
+        axes.plot(
+          values['step'],
+          values[what],
+          color=_COLOURS[objective],
+          label=objective.upper(),
+        )
+    kappa = row['runs'][1]['kappas']['re']
+    kl.set(title=rf'{name}, $\kappa$ = {kappa:g}', ylabel='KL [nats]')
+    kl.legend()
+    rmse.axhline(kappa, color='grey', linestyle='--')
+    rmse.set(xlabel='iteration', ylabel='RMSE', yscale='log')
+    for axes in (kl, rmse):
+      axes.grid(alpha=0.3)
+  return drawn
+
+
+def define_flags() -> None:
+  """Defines the command's flags."""
+  panels.define_flags()
+  runs.define_seed_flags()
+  flags.DEFINE_list('data', ['cifar10', 'mnist'], f'Any of {", ".join(DATA)}.')
+  flags.register_validator(
+    'data',
+    lambda names: names and set(names) <= set(DATA),
+    f'choose from {", ".join(DATA)}',
+  )
+
+
+def main(argv: Sequence[str]) -> None:
+  """Trains what is missing, prints the table and draws the figure."""
+  del argv
+  workdir = cli.workdir()
+  numbers = os.path.join(workdir, 'figure_5.json')
+  rows: Mapping[str, Any] = {}
+  first = flags.FLAGS.seed
+  for data in flags.FLAGS.data:
+    for seed in range(first, first + flags.FLAGS.num_seeds):
+      row = run_row(
+        data,
+        workdir,
+        flags.FLAGS.preset,
+        seed,
+        runs.NUM_STEPS.value,
+        cli.DATA_DIR.value,
+      )
+      name = f'{data}, seed {seed}' if seed else data
+      rows = runs.save_row(numbers, name, row)
+  print(table(rows))
+  path = os.path.join(workdir, 'figure_5.png')
+  figure(rows).savefig(path, dpi=110)
+  print(f'\nnumbers: {numbers}\nfigure 5: {path}')
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags)

@@ -1,0 +1,58 @@
+"""Figure 5 trains GECO at the RMSE that the ELBO ended with."""
+
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from experiments import figure_5
+
+
+def made_row(elbo_kl=300.0, geco_kl=200.0, geco_rmse=0.0302):
+  """Returns a row with these results; the ELBO's RMSE is 0.03."""
+
+  def run(objective, rmse, kl, kappas):
+    evaluation = {'rmse': rmse, 'kl_nats': kl}
+    return {'objective': objective, 'kappas': kappas, 'evaluation': evaluation}
+
+  curve = {'step': [100, 200], 'kl_nats': [10.0, 20.0], 'rmse': [0.1, 0.05]}
+  return {
+    'dataset': 'made up',
+    'runs': [
+      run('elbo', 0.03, elbo_kl, {}),
+      run('geco', geco_rmse, geco_kl, {'re': 0.03}),
+    ],
+    'curves': {'elbo': curve, 'geco': curve},
+  }
+
+
+def test_table_compares_rmse_and_kl():
+  (_, line) = figure_5.table({'cifar10': made_row()}).splitlines()
+  assert line.split() == [
+    *('cifar10', '0.0300', '0.0302', '+0.67%', '300.0', '200.0', '0.667')
+  ]
+
+
+def test_figure_has_a_column_per_data_set(tmp_path):
+  drawn = figure_5.figure({'mnist': made_row(), 'cifar10': made_row()})
+  assert len(drawn.axes) == 4
+  drawn.savefig(tmp_path / 'figure.png', dpi=50)
+  assert np.asarray(Image.open(tmp_path / 'figure.png')).std() > 0
+
+
+@pytest.mark.slow
+def test_geco_is_asked_for_the_rmse_of_the_elbo(tmp_path, monkeypatch):
+  monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
+  row = figure_5.run_row('digits', str(tmp_path), 'quick', num_steps=200)
+  row = json.loads(json.dumps(row))
+  elbo, geco = row['runs']
+  assert geco['kappas']['re'] == pytest.approx(
+    elbo['evaluation']['rmse'], rel=1e-3
+  )
+  assert row['curves']['geco']['step'] == [100, 200]
+  assert row['preset'] is None  # The config of digits has none.
+  # What was trained is found again by its name.
+  assert (
+    figure_5.run_row('digits', str(tmp_path), 'quick', num_steps=200) == row
+  )
