@@ -1,0 +1,171 @@
+"""Figure 4 has the paper's rows and points, and draws what was measured."""
+
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from experiments import figure_4
+from experiments import figure_4_plane
+from experiments import runs
+from experiments.runs import Run
+from geco_jax.base_config import PAPER_KAPPAS
+
+
+def made_row(panel='ConvDRAW', scale=1.0, seeds=(0,)):
+  """Returns a row in which GECO is as it should be; KL times `scale`."""
+
+  def run(objective, rmse, kl, kappa=None, seed=0):
+    violation = None if kappa is None else rmse**2 / kappa**2 - 1
+    return {
+      'objective': objective,
+      'kappas': {} if kappa is None else {'re': kappa},
+      'seed': seed,
+      'infeasible': [],
+      'evaluation': {
+        'rmse': rmse,
+        'kl_nats': kl * (1 + seed),
+        'nll_nats_per_dim': 4 + np.log(rmse),
+        'constraints': {'re': {'violation': violation}},
+      },
+    }
+
+  each = [
+    (('elbo', 0.03, 900.0), ('annealed_beta', 0.035, 700.0)),
+    tuple(('geco', k, scale * 3.0 / k, k) for k in PAPER_KAPPAS[::-1]),
+  ]
+  return {
+    'panel': panel,
+    'dataset': 'made up',
+    'gaussian': {
+      'kappas': [*PAPER_KAPPAS],
+      'rate_nats': [6.0 / kappa for kappa in PAPER_KAPPAS],
+      'nll_nats_per_dim': [4 + np.log(kappa) for kappa in PAPER_KAPPAS],
+    },
+    'runs': [
+      run(*point, seed=seed)
+      for seed in seeds
+      for part in each
+      for point in part
+    ],
+  }
+
+
+def test_rows_are_the_papers_models_and_data_sets():
+  panels = {}
+  for row in figure_4.ROWS.values():
+    panels.setdefault(row.panel, set()).add(row.data)
+  assert panels == {
+    'Conditional ConvDRAW': {'mnist_sum', 'mnist_sum_hard', 'mnist_rotate'},
+    'ConvDRAW': {
+      'celeb_a',
+      'cifar10',
+      'mnist',
+      'color_mnist',
+      'mnist_triplets',
+    },
+    'VAE+NVP': {'color_mnist', 'cifar10'},
+  }
+
+
+@pytest.mark.parametrize('preset', ['quick', 'gpu', 'paper'])
+@pytest.mark.parametrize('name', figure_4.ROWS)
+def test_every_point_of_every_row_has_a_config(name, preset):
+  points = figure_4.ROWS[name].runs()
+  assert len({point.name for point in points}) == 2 + len(PAPER_KAPPAS)
+  for point in points:
+    config = point.config(preset)
+    conditional = config.model.kwargs.get('conditional', False)
+    assert conditional == ('Conditional' in figure_4.ROWS[name].panel)
+    asked = {k: v.kappa for k, v in config.constraints.items()}
+    assert asked == (point.kappas or {'nll': 0.0})
+
+
+def test_short_runs_are_those_of_conv_draw_on_digits_with_as_many_latents():
+  short = {
+    name
+    for name, row in figure_4.ROWS.items()
+    if figure_4.is_short(row, 'quick')
+  }
+  assert short == {
+    *('color_mnist', 'mnist_triplets', 'mnist_sum', 'mnist_sum_hard'),
+    'mnist_rotate',
+  }
+  assert not any(
+    figure_4.is_short(row, preset)
+    for row in figure_4.ROWS.values()
+    for preset in ('gpu', 'paper')
+  )
+  for name in short:
+    (full, small) = (
+      figure_4.ROWS[name].runs()[0].config('quick', changes=changes)
+      for changes in ({}, figure_4.SHORT)
+    )
+    latents = [
+      c.model.kwargs.num_steps * c.model.kwargs.latent_channels
+      for c in (full, small)
+    ]
+    assert latents[1] >= latents[0]
+    assert small.num_steps <= full.num_steps
+
+
+def test_points_are_in_order_and_means_over_seeds():
+  row = made_row(seeds=(0, 1))
+  elbo, annealed, *geco = figure_4_plane.points(row)
+  assert (elbo.objective, annealed.objective) == ('elbo', 'annealed_beta')
+  assert [point.kappa for point in geco] == [*PAPER_KAPPAS]
+  assert elbo.kl_nats == pytest.approx(1.5 * 900)
+  assert {point.num_seeds for point in geco} == {2}
+
+
+def test_table_tells_what_was_met_and_how_much_is_saved():
+  row = made_row()
+  row['runs'][-1]['infeasible'] = ['constraint re is infeasible in this run']
+  row['runs'][-2]['evaluation']['constraints']['re']['violation'] = 0.03
+  text = figure_4_plane.table({'mnist': row}).splitlines()
+  assert len(text) == 1 + 7
+  assert ' infeasible ' in text[3] and ' violated ' in text[4]
+  assert all(' met ' in line for line in text[5:])
+  last = text[-1].split()  # Kappa 0.175: 900 / (3 / 0.175), 6 / 0.175.
+  assert last[-2:] == ['52.5', '34.3']
+
+
+def test_figure_has_a_panel_per_model_and_a_line_per_row(tmp_path):
+  rows = {
+    'mnist': made_row(),
+    'color_mnist': made_row(scale=2.0),
+    'color_mnist_nvp': made_row('VAE+NVP'),
+  }
+  drawn = figure_4_plane.figure(rows)
+  assert [axes.get_title() for axes in drawn.axes] == ['ConvDRAW', 'VAE+NVP']
+  # A Gaussian, the ELBO, annealed beta and GECO for each row.
+  assert [len(axes.lines) for axes in drawn.axes] == [8, 4]
+  drawn.savefig(tmp_path / 'figure.png', dpi=50)
+  assert np.asarray(Image.open(tmp_path / 'figure.png')).std() > 0
+
+
+def test_rows_that_were_run_before_stay_in_the_file(tmp_path):
+  path = str(tmp_path / 'rows.json')
+  assert runs.save_row(path, 'mnist', {'preset': 'quick'}) == {
+    'mnist': {'preset': 'quick'}
+  }
+  rows = runs.save_row(path, 'cifar10', {'preset': 'gpu'})
+  assert rows == json.loads((tmp_path / 'rows.json').read_text())
+  assert [*rows] == ['mnist', 'cifar10']
+
+
+@pytest.mark.slow
+def test_a_row_is_trained_and_drawn(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
+  points = [
+    Run('digits', 'elbo', model='vae'),
+    Run('digits', 'geco', {'re': 0.3}, 'vae'),
+  ]
+  # One that has no presets, in the place of a data set that has.
+  row = figure_4.run_row('mnist', str(tmp_path), None, points, num_steps=100)
+  assert points[1].name in capsys.readouterr().out
+  rows = json.loads(json.dumps({'mnist': row}))
+  assert len(rows['mnist']['gaussian']['rate_nats']) == len(PAPER_KAPPAS)
+  assert len(figure_4_plane.table(rows).splitlines()) == 3
+  assert len(figure_4_plane.figure(rows).axes) == 1
