@@ -34,6 +34,8 @@ setuptools.setup(
     # TFDS downloads and prepares through TensorFlow; reading needs neither.
     'prepare': ['tensorflow-cpu', 'importlib_resources'],
     'benchmarks': ['torch==2.13.0'],
-    'dev': ['chex', 'pyright', 'pytest', 'pytest-xdist', 'ruff'],
+    # geco_jax.sweep --executor=slurm.
+    'slurm': ['submitit>=1.5'],
+    'dev': ['chex', 'pyright', 'pytest', 'pytest-xdist', 'ruff', 'submitit'],
   },
 )

@@ -17,6 +17,7 @@ from absl import flags
 from geco_jax import cli
 from geco_jax import grid as grids
 from geco_jax import parallel
+from geco_jax import submission
 from geco_jax import sweep_curves
 from geco_jax import sweep_report
 from geco_jax import sweep_results
@@ -34,9 +35,25 @@ def define_flags() -> None:
   flags.DEFINE_enum(
     'executor',
     'auto',
-    ['auto', 'local', 'vectorised'],
+    ['auto', 'local', 'vectorised', 'slurm'],
     'local: one run after another, each as geco_jax.train would. vectorised: '
-    'several at once where that is measured to be faster. auto: vectorised.',
+    'several at once where that is measured to be faster, a CPU split into a '
+    'device per core. auto: vectorised. slurm: a job per run.',
+  )
+  flags.DEFINE_enum(
+    'cluster',
+    'slurm',
+    ['slurm', 'local'],
+    'Where the jobs of --executor=slurm run; local is this machine.',
+  )
+  flags.DEFINE_list(
+    'job_options',
+    [],
+    "Of the jobs, in submitit's words: timeout_min=60,gpus_per_node=1,"
+    'slurm_partition=gpu',
+  )
+  flags.DEFINE_integer(
+    'max_jobs', None, 'Jobs at a time, else all.', lower_bound=1
   )
   flags.DEFINE_bool('dry_run', False, 'Print the grid and train nothing.')
   flags.DEFINE_bool('progress', True, 'Draw progress bars.')
@@ -64,6 +81,15 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(grid: Sequence[Point], workdir: str) -> list[Point]:
   """Runs what is not finished; returns what failed."""
+  if flags.FLAGS.executor == 'slurm':
+    return submission.run_jobs(
+      grid,
+      workdir,
+      flags.FLAGS.cluster,
+      submission.parse_options(flags.FLAGS.job_options),
+      flags.FLAGS.max_jobs,
+      data_dir=cli.DATA_DIR.value,
+    )
   local = flags.FLAGS.executor == 'local'
   if not local:
     parallel.split_cpu(_num_cpu_devices(grid))

@@ -16,7 +16,6 @@ from geco_jax.metrics import say
 from geco_jax.workdir import write_json
 
 _FILE = 'gaussian_rate.json'
-_NUM_KAPPAS = 12
 _MOST_DIMS = 4096  # Of an image; the covariance has the square of it.
 
 
@@ -38,7 +37,7 @@ def curves(
   known = _read(workdir)
   found = {}
   for name, config in configs.items():
-    wanted = _between(min(kappas[name]), max(kappas[name]))
+    wanted = _enough(sorted(set(kappas[name])))
     kept = known.get(name)
     if kept is not None and np.array_equal(kept.kappas, wanted):
       found[name] = kept
@@ -57,10 +56,14 @@ def _name(config: ConfigDict) -> str:
   return f'{config.dataset.name}({kwargs})' if kwargs else config.dataset.name
 
 
-def _between(lowest: float, highest: float) -> list[float]:
-  if lowest == highest:  # A line needs two ends.
+def _enough(kappas: Sequence[float]) -> list[float]:
+  """Returns rising kappas from which a curve can be drawn."""
+  if len(kappas) > 2:
+    return [*kappas]
+  lowest, highest = kappas[0], kappas[-1]
+  if lowest == highest:
     lowest, highest = lowest / 1.25, highest * 1.25
-  return np.geomspace(lowest, highest, _NUM_KAPPAS).tolist()
+  return np.geomspace(lowest, highest, 4).tolist()
 
 
 def _read(workdir: str) -> dict[str, Curve]:
