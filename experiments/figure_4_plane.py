@@ -127,7 +127,10 @@ def figure(rows: Mapping[str, Any]) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend(handles=handles, fontsize=8)
   drawn.legend(
-    handles=[*_objectives()], loc='outside lower center', ncols=4, fontsize=9
+    handles=[*_objectives()],
+    loc='outside lower center',
+    ncols=2 if len(names) == 1 else 4,
+    fontsize=9,
   )
   return drawn
 
@@ -162,4 +165,4 @@ def _objectives() -> Iterator[Line2D]:
     yield Line2D(
       [], [], color='k', marker=marker, ls=line, label=_LABELS[objective]
     )
-  yield Line2D([], [], color='k', ls='--', label="Gaussian of the data's cov.")
+  yield Line2D([], [], color='k', ls='--', label="Gaussian, data's covariance")
