@@ -1,0 +1,144 @@
+"""Writes RESULTS.md: the paper's claims beside what came of our runs.
+
+  python -m experiments.results_page
+
+Every number of ours is read from a file in results/, which a command wrote:
+copy it there from the workdir and run this again. A claim whose file is not
+there is said not to have been run, with its command; a verdict is computed
+(`findings`), never typed.
+"""
+
+from collections.abc import Iterator, Sequence
+import json
+import os
+from typing import Any
+
+from absl import flags
+
+from experiments.claims import Claim
+from experiments.claims import CLAIMS
+from experiments.findings import Finding
+from geco_jax import cli
+from geco_jax.workdir import write_bytes
+
+_VERDICTS = {True: 'holds', False: '**does not hold**', None: ''}
+_INTRODUCTION = """# Results
+
+The claims of *Taming VAEs* (Rezende & Viola, 2018) beside what came of our
+runs. `python -m experiments.results_page` writes this page from the files in
+`results/`, which the commands below wrote: no number of ours is typed, and a
+verdict is computed from the numbers. Presets are the configs' variants; `quick`
+is minutes on two CPU cores and far from the paper's models and 2e6 steps.
+"""
+
+
+def page(results: str, listed: Sequence[Claim] = CLAIMS) -> str:
+  """Returns the page.
+
+  Args:
+    results: folder of the results files.
+    listed: the claims, in order.
+  """
+  contents = {claim.file: _read(results, claim.file) for claim in listed}
+  findings = {
+    claim.title: _findings(claim, contents[claim.file]) for claim in listed
+  }
+  sections = [
+    '\n'.join(_section(claim, contents[claim.file], findings[claim.title]))
+    for claim in listed
+  ]
+  return '\n'.join([_INTRODUCTION, _overview(listed, findings), *sections])
+
+
+def _read(results: str, name: str) -> Any:
+  """Returns the content of a file, None if it is not there."""
+  try:
+    with open(os.path.join(results, name)) as file:
+      return json.load(file)
+  except FileNotFoundError:
+    return None
+
+
+def _findings(claim: Claim, content: Any) -> list[Finding]:
+  return [] if content is None else [*claim.check(content)]
+
+
+def _overview(listed: Sequence[Claim], findings: dict) -> str:
+  """Returns the table of claims and in how many lines they hold."""
+  lines = ['| claim | holds in |', '| --- | --- |']
+  for claim in listed:
+    verdicts = [f.holds for f in findings[claim.title] if f.holds is not None]
+    held = f'{sum(verdicts)} of {len(verdicts)}' if verdicts else ''
+    if not findings[claim.title]:
+      held = 'not run yet'
+    lines.append(f'| {claim.title} | {held} |')
+  return '\n'.join([*lines, ''])
+
+
+def _section(
+  claim: Claim, content: Any, findings: Sequence[Finding]
+) -> Iterator[str]:
+  """Yields the lines of a claim's section."""
+  yield f'## {claim.title}\n\n{claim.statement}\n'
+  if content is None:
+    yield f'Not run yet: `{claim.command}`\n'
+    return
+  yield '| | paper | ours | |\n| --- | --- | --- | --- |'
+  for finding in findings:
+    yield (
+      f'| {finding.what} | {finding.paper} | {finding.ours} | '
+      f'{_VERDICTS[finding.holds]} |'
+    )
+  yield f'\n`{claim.command}`; {_origin(content)}.\n'
+
+
+def _origin(content: Any) -> str:
+  """Returns preset, device, steps and seeds as the file tells them."""
+  asked = (
+    ('preset', ('preset',)),
+    ('device', ('device',)),
+    ('cores', ('num_cores',)),
+    ('steps', ('steps', 'step', 'num_steps')),
+    ('seeds', ('seed',)),
+  )
+  told = {label: _join(_values(content, names)) for label, names in asked}
+  told['device'] = told['device'] or 'not recorded'
+  return ', '.join(f'{label}: {text}' for label, text in told.items() if text)
+
+
+def _values(content: Any, names: Sequence[str]) -> Iterator[Any]:
+  """Yields the plain values that stand under any of the names, anywhere."""
+  if isinstance(content, dict):
+    for key, value in content.items():
+      if key in names and isinstance(value, (str, int)):
+        yield value
+      yield from _values(value, names)
+  elif isinstance(content, list):
+    for value in content:
+      yield from _values(value, names)
+
+
+def _join(values: Iterator[Any]) -> str:
+  distinct = set(values)
+  return ', '.join(str(value) for value in sorted(distinct, key=_order))
+
+
+def _order(value):
+  return (isinstance(value, str), value)
+
+
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_string('results', 'results', 'Folder of the results files.')
+  flags.DEFINE_string('output', 'RESULTS.md', 'The page.')
+
+
+def main(argv: Sequence[str]) -> None:
+  """Writes the page."""
+  del argv
+  write_bytes(flags.FLAGS.output, page(flags.FLAGS.results).encode())
+  print(f'results: {flags.FLAGS.output}')
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags)

@@ -1,0 +1,194 @@
+"""RESULTS.md is what its command makes of results/, verdicts included."""
+
+import importlib
+import os
+import re
+
+import pytest
+
+from experiments import findings
+from experiments import results_page
+from experiments.claims import Claim
+from experiments.claims import CLAIMS
+from experiments.figure_4 import ROWS
+from tests.experiments.figure_4_test import made_row as row_of_figure_4
+from tests.experiments.figure_5_test import made_row as row_of_figure_5
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+
+
+def verdicts(found):
+  return [finding.holds for finding in found if finding.holds is not None]
+
+
+def test_committed_page_is_what_the_command_makes_of_the_committed_results():
+  made = results_page.page(os.path.join(ROOT, 'results'))
+  with open(os.path.join(ROOT, 'RESULTS.md')) as file:
+    assert file.read() == made, 'run python -m experiments.results_page'
+
+
+def test_claims_name_commands_that_exist():
+  assert len({claim.title for claim in CLAIMS}) == len(CLAIMS)
+  for claim in CLAIMS:
+    (module,) = re.findall(r'python -m ([\w.]+)', claim.command)
+    assert importlib.util.find_spec(module), module
+
+
+def test_what_was_not_run_is_said_with_its_command(tmp_path):
+  text = results_page.page(str(tmp_path))
+  assert text.count('not run yet') == text.count('Not run yet') == len(CLAIMS)
+  for claim in CLAIMS:
+    assert f'Not run yet: `{claim.command}`' in text
+
+
+def test_a_failed_claim_is_said_plainly_with_where_its_numbers_are_from(
+  tmp_path,
+):
+  (tmp_path / 'made.json').write_text(
+    '{"preset": "quick", "device": "CPU", "num_cores": 2, "runs": '
+    '[{"steps": 100, "seed": 0}, {"steps": 100, "seed": 1}]}'
+  )
+
+  def check(content):
+    del content
+    yield findings.Finding('KL', 'below 1', '2', False)
+    yield findings.Finding('RMSE', '0.1', '0.1', True)
+
+  claim = Claim('Made', 'KL is low.', 'made.json', 'python -m made', check)
+  text = results_page.page(str(tmp_path), [claim])
+  assert '| KL | below 1 | 2 | **does not hold** |' in text
+  assert '| RMSE | 0.1 | 0.1 | holds |' in text
+  assert '| Made | 1 of 2 |' in text
+  assert 'preset: quick, device: CPU, cores: 2, steps: 100, seeds: 0, 1' in text
+
+
+FIGURE_4 = (
+  findings.figure_4_kl,
+  findings.figure_4_nll,
+  findings.figure_4_monotone,
+  findings.figure_4_met,
+  findings.figure_4_gaussian,
+)
+
+
+@pytest.mark.parametrize('check', FIGURE_4)
+def test_claims_of_figure_4_hold_where_they_should(check):
+  assert verdicts(check({name: row_of_figure_4() for name in ROWS})) == [
+    True
+  ] * len(ROWS)
+
+
+def test_claims_of_figure_4_fail_where_they_should():
+  dear = {'mnist': row_of_figure_4(scale=20.0)}  # 1,000 nats at kappa 0.06.
+  assert verdicts(findings.figure_4_kl(dear)) == [False]
+  assert verdicts(findings.figure_4_gaussian(dear)) == [False]
+  worse = {'mnist': row_of_figure_4()}
+  evaluations = [run['evaluation'] for run in worse['mnist']['runs']]
+  evaluations[0]['nll_nats_per_dim'] = 5.0
+  evaluations[2]['kl_nats'] = 1e3  # At the largest kappa.
+  evaluations[3]['constraints']['re']['violation'] = 0.021
+  assert verdicts(findings.figure_4_nll(worse)) == [False]
+  assert verdicts(findings.figure_4_monotone(worse)) == [False]
+  assert verdicts(findings.figure_4_met(worse)) == [False]
+
+
+def test_an_infeasible_kappa_does_not_count_and_is_told():
+  row = row_of_figure_4()
+  run = row['runs'][-1]  # Kappa 0.06.
+  run['infeasible'] = ['constraint re is infeasible in this run: ...']
+  run['evaluation']['constraints']['re']['violation'] = 0.5
+  (finding,) = findings.figure_4_met({'mnist': row})
+  assert finding.holds
+  assert '4 feasible kappas, 1 infeasible' in finding.what
+
+
+def test_rows_of_figure_4_that_lack_are_named():
+  found = [*findings.figure_4_kl({'mnist': row_of_figure_4()})]
+  assert len(found) == len(ROWS)
+  assert 'not run yet: `--only=cifar10`' in [finding.ours for finding in found]
+
+
+@pytest.mark.parametrize(
+  ('changed', 'expected'),
+  [
+    ({}, [True, True]),
+    ({'geco_kl': 301.0}, [True, False]),
+    ({'geco_rmse': 0.0307}, [False, True]),
+  ],
+)
+def test_figure_5_compares_at_equal_rmse(changed, expected):
+  content = {'cifar10': row_of_figure_5(**changed)}
+  assert verdicts(findings.figure_5(content)) == expected
+
+
+def test_figure_8_asks_for_ln_7_and_a_filled_prior():
+  def run(name, average, marginal):
+    kl = {'average_kl_nats': average, 'marginal_kl_nats': marginal}
+    return {
+      'run': f'micro_mnist_nvp_{name}',
+      'marginal': {'ln_n_nats': 1.9459, **kl},
+    }
+
+  good = [
+    run('elbo', 9.0, 7.0),
+    run('geco_re_0.05', 1.97, 0.04),
+    run('geco_re_0.5', 0.01, 0.0),
+  ]
+  assert verdicts(findings.figure_8(good)) == [True] * 4
+  bad = [good[0], run('geco_re_0.05', 2.2, 8.0), run('geco_re_0.5', 3.0, 0.0)]
+  assert verdicts(findings.figure_8({'runs': bad})) == [False] * 4
+
+
+def test_table_2_compares_with_the_papers_ratio():
+  def row(elbo, geco):
+    return {
+      'data': 'color_mnist',
+      'elbo': {'marginal_kl_nats': elbo},
+      'geco': {'marginal_kl_nats': geco},
+      'ratio': elbo / geco,
+    }
+
+  assert verdicts(findings.table_2([row(200, 10)])) == [True, True]
+  found = [*findings.table_2([row(200, 20)])]
+  assert verdicts(found) == [True, False]
+  assert (found[1].paper, found[1].ours) == ('17.7', '10.0')
+
+
+def test_figure_3_wants_validity_first_and_a_falling_kl_after():
+  curve = {
+    'step': [100, 200, 300, 400],
+    'rmse': [0.2, 0.1, 0.09, 0.1],
+    'kl_nats': [1.0, 30.0, 20.0, 12.0],
+    'beta': [1.0, 0.01, 0.02, 0.05],
+  }
+  content = {'dataset': 'made', 'kappa': 0.1, 'curve': curve}
+  assert verdicts(findings.figure_3(content)) == [True] * 4
+  late = {**curve, 'rmse': [0.2, 0.2, 0.2, 0.11], 'kl_nats': [1, 2, 3, 4]}
+  late['beta'] = [1.0, 0.5, 0.2, 0.1]
+  assert verdicts(findings.figure_3({**content, 'curve': late})) == [False] * 4
+
+
+def test_constraints_that_are_out_of_reach_have_no_verdict():
+  def run(kappa, violation, infeasible):
+    report = {
+      'kappa': kappa,
+      'value': kappa,
+      'unit': 'RMSE',
+      'violation': violation,
+    }
+    return {
+      'run': 'made',
+      'kappas': {'re': kappa},
+      'infeasible': infeasible,
+      'evaluation': {'constraints': {'re': report}},
+    }
+
+  content = {
+    'runs': [
+      run(0.1, 0.01, []),
+      run(0.1, 0.5, []),
+      run(1e-4, 9.0, ['constraint re is infeasible in this run: ...']),
+    ]
+  }
+  found = [*findings.constraints_of_runs(content)]
+  assert [finding.holds for finding in found] == [True, False, None]
