@@ -30,7 +30,7 @@ from geco_jax.datasets.batches import fixed_batch
 from geco_jax.distributions import per_example_keys
 from geco_jax.workdir import write_json
 
-KAPPAS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.5)
+KAPPAS = (0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.5)
 SHOWN = (
   Run('micro_mnist', 'elbo', model='nvp'),
   Run('micro_mnist', 'geco', {'re': 0.05}, 'nvp'),

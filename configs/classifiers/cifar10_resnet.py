@@ -1,6 +1,11 @@
-"""A residual network for CIFAR-10, whose features make the FRE constraint.
+r"""A residual network for CIFAR-10, whose features make the FRE constraint.
 
-COST
+  python -m geco_jax.models.train_classifier \
+      --config=configs/classifiers/cifar10_resnet.py
+
+takes COST on two CPU cores and should read ACC% of the test images right.
+Variants, after a colon: quick (the default), gpu (not run yet; three blocks a
+stage and four times the channels).
 """
 
 from ml_collections.config_dict import ConfigDict
@@ -19,10 +24,10 @@ def get_config(variant: str = 'quick') -> ConfigDict:
     dataset=base_config.group('cifar10'),
     model=base_config.group(
       'resnet',
-      channels=(32, 64, 128) if quick else (64, 128, 256),
+      channels=(16, 32, 64) if quick else (64, 128, 256),
       blocks_per_stage=1 if quick else 3,
     ),
-    num_steps=4_000 if quick else 60_000,
+    num_steps=3_000 if quick else 60_000,
     max_shift=4,
     flip=True,
   )

@@ -110,6 +110,26 @@ def test_interrupted_training_continues(tmp_path, monkeypatch):
   assert train_classifier.train(config, folder, show_progress=False) == whole
 
 
+def test_what_fades_into_noise_is_less_sure():
+  image = jax.random.uniform(jax.random.key(0), (6, 6, 1))
+  target = jax.nn.one_hot(2, 4)
+  keys = jax.random.split(jax.random.key(1), 500)
+  faded, targets = jax.vmap(
+    lambda key: train_classifier.fade(key, image, target)
+  )(keys)
+  shares = (targets[:, 2] - 1 / 4) / (1 - 1 / 4)
+  others = (1 - targets[:, 2]) / 3
+  np.testing.assert_allclose(targets[:, 0], others, atol=1e-6)
+  # What is not the image's share is noise in [0, 1].
+  noise = faded - shares[:, None, None, None] * image[None]
+  assert noise.min() > -1e-5
+  assert np.all(noise.max(axis=(1, 2, 3)) <= 1 - shares + 1e-5)
+  kept = np.isclose(shares, 1, atol=1e-6)
+  assert 0.4 < kept.mean() < 0.6
+  np.testing.assert_allclose(faded[kept][0], image, atol=1e-6)
+  assert shares.min() < 0.1
+
+
 def test_augmentation_shifts_and_mirrors():
   image = jnp.arange(1.0, 13).reshape(3, 4, 1)
   keys = jax.random.split(jax.random.key(0), 400)
