@@ -11,6 +11,7 @@ reconstruction, as in the paper's Figure 4.
 
 from collections.abc import Mapping, Sequence
 import copy
+import math
 import os
 from typing import Any
 
@@ -21,50 +22,73 @@ import numpy as np
 
 from geco_jax import cli
 from geco_jax import pictures
+from geco_jax import sweep_results
+from geco_jax import sweeping
 from geco_jax import training
 from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
-from geco_jax.evaluation import evaluate
-from geco_jax.metrics import read_metrics
-from geco_jax.metrics import say
+from geco_jax.grid import points
+from geco_jax.sweep_results import Result
 from geco_jax.workdir import write_json
 
 _KAPPAS = flags.DEFINE_list(
   'kappas', ['0.06', '0.08', '0.1', '0.15'], 'RMSEs per pixel to reach.'
 )
-_COLUMNS = 12  # Images in a row of the picture.
 
 
-def run_one(
-  config: ConfigDict, kappa: float, workdir: str, dataset: Dataset
-) -> tuple[dict[str, Any], np.ndarray]:
-  """Trains and evaluates one kappa.
+def train_kappas(
+  config: ConfigDict,
+  kappas: Sequence[float],
+  workdir: str,
+  data_dir: str | None = None,
+) -> list[Result]:
+  """Trains and evaluates the config at each kappa, compiled once.
 
-  Returns:
-    Its row of the table, and [2, columns, height, width, channels]: training
-    images and their reconstructions.
+  Raises:
+    UserError: if a kappa failed.
   """
   config = copy.deepcopy(config)
-  config.constraints.re.kappa = kappa
-  state = training.train(config, workdir, dataset=dataset)
-  evaluation = evaluate(workdir, dataset=dataset)
-  experiment = build(config, dataset)
-  logged = read_metrics(workdir)
-  row = {
-    'kappa': kappa,
-    'steps': int(state.step),
-    'seconds': float(
-      np.nansum(config.steps_per_dispatch / logged['steps_per_second'])
-    ),
-    'infeasible': [
-      *training.infeasible(workdir, experiment, state.log_multipliers)
-    ],
+  config.sweep = ({'constraints.re.kappa': kappas},)
+  grid = points(config)
+  failed = sweeping.run_here(grid, workdir, data_dir=data_dir)
+  if failed:
+    names = ', '.join(point.name for point in failed)
+    raise UserError(
+      f'{names} failed; {sweeping.ERROR_LOG} in its folder in {workdir} says '
+      'why'
+    )
+  return sweep_results.read(grid, workdir)
+
+
+def as_row(result: Result, dataset: Dataset) -> dict[str, Any]:
+  """Returns what is kept of a kappa, a row of the table."""
+  config, evaluation = result.point.config, result.evaluation
+  log_multipliers = {
+    name: math.log(constraint['multiplier'])
+    for name, constraint in evaluation['constraints'].items()
+  }
+  infeasible = training.infeasible(
+    result.folder, build(config, dataset), log_multipliers
+  )
+  return {
+    'kappa': config.constraints.re.kappa,
+    'steps': evaluation['step'],
+    'seconds': sweep_results.seconds(result),
+    'infeasible': [*infeasible],
     'evaluation': evaluation,
   }
-  rows = pictures.image_rows(experiment, dataset.splits['train'], _COLUMNS)
-  return row, rows(state.params)[:2]
+
+
+def reconstructions(results: Sequence[Result]) -> np.ndarray:
+  """Returns training images, then a row per kappa, uint8, one picture."""
+  rows = [
+    pictures.read_rows(os.path.join(r.folder, 'reconstructions_train.png'))
+    for r in results
+  ]
+  # The last three: data, reconstructions, samples.
+  return np.concatenate([rows[0][-3], *(row[-2] for row in rows)])
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -145,15 +169,9 @@ def main(argv: Sequence[str]) -> None:
     raise UserError(
       'the sweep needs --kappas and a config with an RE constraint'
     )
+  results = train_kappas(config, kappas, workdir, cli.DATA_DIR.value)
   dataset = build_dataset(config, cli.DATA_DIR.value)
-  rows, reconstructions = [], []
-  for kappa in kappas:
-    say(f'kappa {kappa:g}')
-    row, images = run_one(
-      config, kappa, os.path.join(workdir, f'kappa_{kappa:g}'), dataset
-    )
-    rows.append(row)
-    reconstructions.append(images)
+  rows = [as_row(result, dataset) for result in results]
   print(table(rows))
   for row in rows:
     for line in row['infeasible']:
@@ -164,10 +182,7 @@ def main(argv: Sequence[str]) -> None:
   figure = plane_figure(rows, dataset.name)
   figure.savefig(plane, dpi=120)
   picture = os.path.join(workdir, 'reconstructions.png')
-  data = reconstructions[0][0]
-  pictures.save_png(
-    picture, pictures.grid(np.stack([data, *(r[1] for r in reconstructions)]))
-  )
+  pictures.save_png(picture, reconstructions(results))
   print(f'\nthe information plane: {plane}')
   print(f'reconstructions:       {picture}')
   names = ', '.join(f'{kappa:g}' for kappa in kappas)

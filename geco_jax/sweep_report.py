@@ -62,7 +62,7 @@ def write(
     write_bytes(os.path.join(workdir, f'{name}.png'), figures[title])
   page = _page(grid, results, figures)
   write_bytes(os.path.join(workdir, PAGE), page.encode())
-  _write_tensorboard(results, os.path.join(workdir, 'tensorboard'))
+  write_tensorboard(results, os.path.join(workdir, 'tensorboard'))
   return results
 
 
@@ -143,7 +143,7 @@ def _common_config(results: Sequence[Result]) -> str:
   )
 
 
-def _write_tensorboard(results: Sequence[Result], folder: str) -> None:
+def write_tensorboard(results: Sequence[Result], folder: str) -> None:
   """Writes the sweep as TensorBoard's HPARAMS table, a session per run."""
   shutil.rmtree(folder, ignore_errors=True)
   for result in results:

@@ -40,35 +40,39 @@ def test_figure_3_has_its_four_panels(quick, make_dataset, tmp_path):
   figure.savefig(tmp_path / 'figure.png')
 
 
-def test_information_plane_runs_each_kappa_and_reuses_it(
-  quick, make_dataset, tmp_path
-):
-  dataset = make_dataset()
-  rows = []
-  for kappa in (0.3, 0.4):
-    row, images = information_plane.run_one(
-      quick, kappa, str(tmp_path / f'{kappa}'), dataset
-    )
-    rows.append(row)
-    assert images.shape[0] == 2
-  again, _ = information_plane.run_one(
-    quick, 0.3, str(tmp_path / '0.3'), dataset
+@pytest.fixture
+def train_kappas(make_dataset, monkeypatch):
+  """Returns (config, kappas, workdir) -> results, on the small data set."""
+  monkeypatch.setattr(
+    'geco_jax.sweeping.build_dataset', lambda *_: make_dataset()
   )
-  assert again == rows[0]
+  return information_plane.train_kappas
+
+
+def test_information_plane_runs_each_kappa_and_reuses_it(
+  quick, make_dataset, train_kappas, tmp_path
+):
+  results = train_kappas(quick, [0.3, 0.4], str(tmp_path))
+  rows = [information_plane.as_row(r, make_dataset()) for r in results]
+  assert [row['kappa'] for row in rows] == [0.3, 0.4]
+  again = train_kappas(quick, [0.3], str(tmp_path))
+  assert information_plane.as_row(again[0], make_dataset()) == rows[0]
   text = information_plane.table(rows)
   assert len(text.splitlines()) == 3
   json.dumps(rows)
   figure = information_plane.plane_figure(rows, 'test')
   figure.savefig(tmp_path / 'plane.png')
   assert Image.open(tmp_path / 'plane.png').size[0] > 100
+  height, _, channels = information_plane.reconstructions(results).shape
+  assert (height % 3, channels) == (0, 3)
 
 
 def test_an_infeasible_kappa_is_named_in_the_table(
-  quick, make_dataset, tmp_path
+  quick, make_dataset, train_kappas, tmp_path
 ):
   config = copy.deepcopy(quick)
   config.multipliers.kwargs.log_multiplier_range = (-1.0, 0.1)
-  row, _ = information_plane.run_one(
-    config, 1e-4, str(tmp_path), make_dataset()
-  )
+  (result,) = train_kappas(config, [1e-4], str(tmp_path))
+  row = information_plane.as_row(result, make_dataset())
   assert 'infeasible' in information_plane.table([row])
+  assert 'kappa 0.0001 was asked' in row['infeasible'][0]

@@ -1,0 +1,39 @@
+"""What was measured to be fastest is chosen, and said."""
+
+import re
+
+import jax
+import pytest
+
+from geco_jax import throughput
+
+
+def test_only_what_can_win_is_measured():
+  assert throughput._widths(10, num_devices=1, backend='cpu') == [1]
+  assert throughput._widths(10, num_devices=4, backend='cpu') == [1, 4]
+  assert throughput._widths(3, num_devices=4, backend='cpu') == [1, 3]
+  assert throughput._widths(10, num_devices=1, backend='gpu') == [1, 10]
+  assert throughput._widths(10, num_devices=4, backend='gpu') == [1, 4, 10]
+
+
+@pytest.mark.parametrize(
+  ('rates', 'best', 'said'),
+  [
+    ({1: 50.0, 10: 40.0}, 1, 'one run after another: .*are 50 .*40 with 10'),
+    ({1: 50.0, 10: 60.0}, 10, '10 runs at once: .*are 50 .*60 with 10'),
+    ({1: 50.0}, 1, '10 runs at once cannot be: RESOURCE_EXHAUSTED'),
+  ],
+)
+def test_the_fastest_that_fits_is_chosen_and_its_rates_are_said(
+  rates, best, said, monkeypatch, capsys
+):
+  def measured(programs, points):
+    del programs
+    if len(points) not in rates:
+      raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
+    return rates[len(points)]
+
+  monkeypatch.setattr(throughput, '_widths', lambda *_: [1, 10])
+  monkeypatch.setattr(throughput, '_steps_per_second', measured)
+  assert throughput.fastest_width(None, [None] * 10) == best
+  assert re.search(said, capsys.readouterr().err)
