@@ -68,7 +68,8 @@ def figure_4_kl(content: Content) -> Iterator[Finding]:
     length = ' (short runs)' if row.get('short') else ''
     yield Finding(
       f'{name}{length}: ELBO {elbo.kl_nats:.1f} nats at RMSE '
-      f'{elbo.rmse:.4f}, over GECO at kappa {points[0].kappa:g} to {points[-1].kappa:g}',
+      f'{elbo.rmse:.4f}, over GECO at kappa {points[0].kappa:g} to '
+      f'{points[-1].kappa:g}',
       'GECO below',
       ', '.join(f'{ratio:.1f}x' for ratio in ratios),
       min(ratios) > 1,
