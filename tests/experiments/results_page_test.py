@@ -8,6 +8,7 @@ import pytest
 
 from experiments import findings
 from experiments import results_page
+from experiments import theory_findings
 from experiments.claims import Claim
 from experiments.claims import CLAIMS
 from experiments.figure_4 import ROWS
@@ -192,3 +193,33 @@ def test_constraints_that_are_out_of_reach_have_no_verdict():
   }
   found = [*findings.constraints_of_runs(content)]
   assert [finding.holds for finding in found] == [True, False, None]
+
+
+def test_figure_2_wants_points_to_merge_and_the_last_transition_in_place():
+  def content(counts, ratio):
+    return {
+      'panels': [
+        {'beta': beta, 'distinct_fixed_points': n, 'squared_error': beta}
+        for beta, n in zip([0.01, 0.02, 0.04], counts, strict=True)
+      ],
+      'last_transition': {'lines': {'ratio': ratio, 'proxy_ratio': 1.0}},
+    }
+
+  good, bad = content([20, 4, 1], 1.02), content([20, 4, 5], 1.06)
+  assert verdicts(theory_findings.figure_2(good)) == [True, True, True]
+  assert verdicts(theory_findings.figure_2(bad)) == [False, True, False]
+
+
+def test_figure_7_judges_constrained_slopes_alone():
+  panels = [
+    {
+      'data': 'lines',
+      'constraint': 'local',
+      'beta': 0.01,
+      'lipschitz': bound,
+      'largest_slope': slope,
+    }
+    for bound, slope in ((None, 50.0), (1.0, 1.005), (1.0, 1.2))
+  ]
+  found = theory_findings.figure_7({'panels': panels})
+  assert verdicts(found) == [True, False]
