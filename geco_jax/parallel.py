@@ -39,6 +39,13 @@ def split_cpu(num_devices: int) -> None:
     jax.config.update('jax_num_cpu_devices', num_devices)
 
 
+def num_cores() -> int:
+  """Returns how many of the host's cores this process may use."""
+  if hasattr(os, 'sched_getaffinity'):  # Not on macOS.
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def pmap(function: Callable, donate_argnums=()) -> Callable:
   """Returns `function` compiled for all devices, arguments replicated."""
   return jax.pmap(function, axis_name=_AXIS, donate_argnums=donate_argnums)

@@ -96,7 +96,7 @@ def _run(grid: Sequence[Point], workdir: str) -> list[Point]:
   return sweeping.run_here(
     grid,
     workdir,
-    sweeping.in_turn if local else throughput.fastest_width,
+    sweeping.in_turn if local else throughput.remembered_width(workdir),
     data_dir=cli.DATA_DIR.value,
     show_progress=flags.FLAGS.progress,
   )
@@ -119,7 +119,7 @@ def _num_cpu_devices(grid: Sequence[Point]) -> int:
   Every run must still be able to share a batch between them.
   """
   common = math.gcd(*(point.config.batch_size for point in grid))
-  most = min(len(os.sched_getaffinity(0)), len(grid))
+  most = min(parallel.num_cores(), len(grid))
   return max(n for n in range(1, most + 1) if common % n == 0)
 
 

@@ -6,20 +6,51 @@ saves the splitting of every batch, an accelerator is filled by many small runs.
 """
 
 from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import os
 import time
 
 import jax
 import numpy as np
 
 from geco_jax import parallel
+from geco_jax import workdir as workdirs
 from geco_jax.build import build_like
 from geco_jax.grid import Point
 from geco_jax.metrics import say
 from geco_jax.programs import Programs
+from geco_jax.sweeping import ChooseWidth
 from geco_jax.update import init_state
 from geco_jax.update import run_inputs
 
+_FILE = 'runs_at_once.json'  # By programs and number of devices.
 _DISPATCHES = 3  # The median of these is what counts.
+
+
+def remembered_width(workdir: str) -> ChooseWidth:
+  """Returns `fastest_width`, its choices kept in a sweep's folder.
+
+  A sweep that goes on trains as it began, so that it ends as if it had never
+  been interrupted.
+  """
+  path = os.path.join(workdir, _FILE)
+
+  def choose(programs, points):
+    try:
+      with open(path) as file:
+        known = json.load(file)
+    except (OSError, ValueError):
+      known = {}
+    of = json.dumps([programs.key, jax.device_count()], sort_keys=True)
+    key = hashlib.sha256(of.encode()).hexdigest()[:16]
+    if key not in known:
+      known[key] = fastest_width(programs, points)
+      workdirs.create(workdir)
+      workdirs.write_json(path, known)
+    return known[key]
+
+  return choose
 
 
 def fastest_width(programs: Programs, points: Sequence[Point]) -> int:

@@ -1,6 +1,7 @@
 """What was measured to be fastest is chosen, and said."""
 
 import re
+import types
 
 import jax
 import pytest
@@ -37,3 +38,14 @@ def test_the_fastest_that_fits_is_chosen_and_its_rates_are_said(
   monkeypatch.setattr(throughput, '_steps_per_second', measured)
   assert throughput.fastest_width(None, [None] * 10) == best
   assert re.search(said, capsys.readouterr().err)
+
+
+def test_a_choice_is_made_once_per_sweep(monkeypatch, tmp_path):
+  choices = iter([2, 3])
+  monkeypatch.setattr(throughput, 'fastest_width', lambda *_: next(choices))
+  programs = types.SimpleNamespace(key={'batch_size': 8})
+  workdir = str(tmp_path / 'sweep')
+  for _ in range(2):
+    assert throughput.remembered_width(workdir)(programs, []) == 2
+  programs.key = {'batch_size': 16}
+  assert throughput.remembered_width(workdir)(programs, []) == 3
