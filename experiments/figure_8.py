@@ -28,7 +28,6 @@ from geco_jax.aggregate_posterior import estimate
 from geco_jax.build import build
 from geco_jax.datasets.batches import fixed_batch
 from geco_jax.distributions import per_example_keys
-from geco_jax.workdir import write_json
 
 KAPPAS = (0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.5)
 SHOWN = (
@@ -136,12 +135,13 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
   """Trains what is missing, draws the figure and the curve."""
   del argv
-  workdir = cli.workdir()
+  workdir, preset = cli.workdir(), flags.FLAGS.preset
+  folder = os.path.join(workdir, preset)
   wanted = {run.name: run for run in (*SHOWN, *CURVE)}
   results = runs.train_all(
     [*wanted.values()],
-    workdir,
-    flags.FLAGS.preset,
+    folder,
+    preset,
     runs.NUM_STEPS.value,
     cli.DATA_DIR.value,
   )
@@ -149,7 +149,7 @@ def main(argv: Sequence[str]) -> None:
     result.run.name: Panel(
       result,
       estimate(
-        os.path.join(workdir, result.run.name),
+        os.path.join(folder, result.run.name),
         flags.FLAGS.num_samples,
         dataset=result.dataset,
         show_progress=False,
@@ -159,15 +159,16 @@ def main(argv: Sequence[str]) -> None:
   }
   print(table([*panels.values()]))
   records = [
-    {'run': name, 'evaluation': panel.result.evaluation, 'marginal': panel.kl}
-    for name, panel in panels.items()
+    {**record, 'marginal': panels[record['run']].kl}
+    for record in runs.records(results)
   ]
-  write_json(os.path.join(workdir, 'figure_8.json'), records)
+  row = {**runs.provenance(preset), 'runs': records}
+  runs.save_row(os.path.join(workdir, 'figure_8.json'), preset, row)
   for name, figure in (
     ('figure_8', tiles_figure([panels[run.name] for run in SHOWN])),
     ('figure_8_kappa', curve_figure([panels[run.name] for run in CURVE])),
   ):
-    path = os.path.join(workdir, f'{name}.png')
+    path = os.path.join(workdir, f'{name}_{preset}.png')
     figure.savefig(path, dpi=100)
     print(f'{name}: {path}')
 

@@ -5,7 +5,7 @@ to read beside the paper's statement; `results_page` prints them. No number of
 ours stands here: only the paper's, and the tolerances of the verdicts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -190,7 +190,14 @@ def kl_of_runs(content: Content) -> Iterator[Finding]:
 
 def figure_8(content: Content) -> Iterator[Finding]:
   """Yields how Micro-MNIST's posteriors fill the prior (Proposition 2)."""
-  runs = {run['run']: run['marginal'] for run in _runs(content)}
+  for preset, row in content.items():
+    for finding in _tiles(row):
+      yield finding._replace(what=f'{preset}: {finding.what}')
+
+
+def _tiles(row: Content) -> Iterator[Finding]:
+  """Yields it of the runs of one preset."""
+  runs = {run['run']: run['marginal'] for run in row['runs']}
   tight = runs['micro_mnist_nvp_geco_re_0.05']
   bound = tight['ln_n_nats']
   average = tight['average_kl_nats']
@@ -225,7 +232,7 @@ def figure_8(content: Content) -> Iterator[Finding]:
 def table_2(content: Content) -> Iterator[Finding]:
   """Yields the marginal KLs of VAE+NVP and their ratio."""
   paper = {'color_mnist': (182.5, 10.3), 'cifar10': (725.2, 45.3)}
-  for row in content if isinstance(content, list) else content['rows']:
+  for row in content.values():
     elbo, geco = paper[row['data']]
     ours = [row[name]['marginal_kl_nats'] for name in ('elbo', 'geco')]
     yield Finding(
@@ -324,10 +331,6 @@ def arithmetic(content: Content) -> Iterator[Finding]:
     f'{counts["samples_right"]:.1%}; {counts["real_targets_right"]:.1%}',
     counts['samples_right'] > 0.9,
   )
-
-
-def _runs(content: Content) -> Sequence[Mapping[str, Any]]:
-  return content if isinstance(content, list) else content['runs']
 
 
 def _falls(values: Sequence[float]) -> bool:

@@ -16,7 +16,6 @@ from experiments import runs
 from experiments.runs import Run
 from geco_jax import cli
 from geco_jax.aggregate_posterior import estimate
-from geco_jax.workdir import write_json
 
 KAPPA = 0.1  # The paper does not tell which of its own it took.
 
@@ -50,7 +49,11 @@ def row(
     num_steps,
     data_dir,
   )
-  record: dict[str, Any] = {'data': data, 'preset': preset}
+  record: dict[str, Any] = {
+    'data': data,
+    **runs.provenance(preset),
+    'steps': results[0].config.num_steps,
+  }
   for result in results:
     kl = estimate(
       os.path.join(workdir, result.run.name),
@@ -103,8 +106,10 @@ def main(argv: Sequence[str]) -> None:
   """Trains what is missing, prints the table and writes the numbers."""
   del argv
   workdir = cli.workdir()
-  rows = [
-    row(
+  path = os.path.join(workdir, 'table_2.json')
+  rows = {}
+  for data in flags.FLAGS.only:
+    found = row(
       data,
       workdir,
       flags.FLAGS.preset,
@@ -112,11 +117,8 @@ def main(argv: Sequence[str]) -> None:
       runs.NUM_STEPS.value,
       cli.DATA_DIR.value,
     )
-    for data in flags.FLAGS.only
-  ]
-  print(table(rows))
-  path = os.path.join(workdir, 'table_2.json')
-  write_json(path, rows)
+    rows = runs.save_row(path, data, found)
+  print(table([*rows.values()]))
   print(f'\nnumbers: {path}')
 
 

@@ -135,9 +135,9 @@ def test_figure_8_asks_for_ln_7_and_a_filled_prior():
     run('geco_re_0.05', 1.97, 0.04),
     run('geco_re_0.5', 0.01, 0.0),
   ]
-  assert verdicts(findings.figure_8(good)) == [True] * 4
+  assert verdicts(findings.figure_8({'digits': {'runs': good}})) == [True] * 4
   bad = [good[0], run('geco_re_0.05', 2.2, 8.0), run('geco_re_0.5', 3.0, 0.0)]
-  assert verdicts(findings.figure_8({'runs': bad})) == [False] * 4
+  assert verdicts(findings.figure_8({'digits': {'runs': bad}})) == [False] * 4
 
 
 def test_table_2_compares_with_the_papers_ratio():
@@ -149,8 +149,11 @@ def test_table_2_compares_with_the_papers_ratio():
       'ratio': elbo / geco,
     }
 
-  assert verdicts(findings.table_2([row(200, 10)])) == [True, True]
-  found = [*findings.table_2([row(200, 20)])]
+  assert verdicts(findings.table_2({'color_mnist': row(200, 10)})) == [
+    True,
+    True,
+  ]
+  found = [*findings.table_2({'color_mnist': row(200, 20)})]
   assert verdicts(found) == [True, False]
   assert (found[1].paper, found[1].ours) == ('17.7', '10.0')
 
