@@ -17,7 +17,6 @@ from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.build import compiled_leaves
 from geco_jax.checkpoint import latest_step
-from geco_jax.datasets.batches import Dataset
 from geco_jax.evaluation import evaluate
 from geco_jax.grid import Point
 from geco_jax.metrics import say
@@ -70,9 +69,16 @@ def run_here(
       datasets[key] = build_dataset(point.config, data_dir)
     build(point.config, datasets[key])  # Refuses before an hour has passed.
   failed = []
-  for alike in _by_programs(todo):
-    dataset = datasets[_dataset_key(alike[0])]
-    failed += _run_alike(alike, workdir, dataset, choose_width, show_progress)
+  names = {point.name for point in todo}
+  # By the whole grid, so that what is left is trained as it would have been.
+  for alike in _by_programs(grid):
+    left = [point for point in alike if point.name in names]
+    if left:
+      programs = build_programs(left[0].config, datasets[_dataset_key(left[0])])
+      untrained = any(not _is_trained(point, workdir) for point in left)
+      choose = untrained and len(alike) > 1
+      width = choose_width(programs, alike) if choose else 1
+      failed += _run_alike(left, workdir, programs, width, show_progress)
   return failed
 
 
@@ -120,14 +126,11 @@ def _by_programs(points: Sequence[Point]) -> list[list[Point]]:
   return [*groups.values()]
 
 
-def _run_alike(alike, workdir, dataset: Dataset, choose_width, show_progress):
-  """Runs the points that share programs; returns those that failed."""
-  programs = build_programs(alike[0].config, dataset)
-  untrained = [p for p in alike if not _is_trained(p, workdir)]
-  width = choose_width(programs, untrained) if len(untrained) > 1 else 1
+def _run_alike(points, workdir, programs: Programs, width, show_progress):
+  """Runs points that share programs; returns those that failed."""
   failed = []
-  for start in range(0, len(alike), width):
-    chunk = alike[start : start + width]
+  for start in range(0, len(points), width):
+    chunk = points[start : start + width]
     say(', '.join(point.name for point in chunk))
     failures = _train(chunk, workdir, programs, width, show_progress)
     for point in chunk:

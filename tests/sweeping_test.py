@@ -162,6 +162,35 @@ def test_one_failure_leaves_the_others_alone_and_is_started_again(
   assert all(sweeping.is_finished(point, str(tmp_path)) for point in grid)
 
 
+@pytest.mark.slow
+def test_killed_together_they_end_as_if_they_had_not_been(
+  sweep, make_dataset, tmp_path, monkeypatch
+):
+  groups = {'seed': [0, 1]}
+  grid, _ = sweep(tmp_path / 'whole', groups, width=2)
+  save = Recorder.save
+
+  def kill(self, state):
+    if (self.config.seed, self.step) == (1, 20):
+      raise KeyboardInterrupt
+    save(self, state)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Recorder, 'save', kill)
+    with pytest.raises(KeyboardInterrupt):
+      sweep(tmp_path / 'parts', groups, width=2)
+  sweep(tmp_path / 'parts', groups, width=2)
+  for point in grid:
+    whole, parts = (tmp_path / name / point.name for name in ('whole', 'parts'))
+    assert files(whole) == files(parts)
+    for a, b in zip(
+      final_leaves(whole, point.config, make_dataset()),
+      final_leaves(parts, point.config, make_dataset()),
+      strict=True,
+    ):
+      np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize(
   ('groups', 'message'),
   [

@@ -1,0 +1,115 @@
+"""The sweep as a person types it: killed, wrong, listed, reported."""
+
+import os
+import re
+import signal
+import time
+
+from cli_test import CONFIG
+from cli_test import newest_checkpoint
+from cli_test import QUICK
+from cli_test import run
+from cli_test import start
+import pytest
+
+GRID = "--config.sweep=[{'constraints.re.kappa': [0.1, 0.2, 0.3]}]"
+STEPS = (
+  '--config.num_steps=600',
+  '--config.checkpoint_every=20',
+  '--config.batch_size=32',
+)
+RUNS = ('kappa_0.1', 'kappa_0.2', 'kappa_0.3')
+
+
+def sweep(*arguments, **kwargs):
+  return run('geco_jax.sweep', *QUICK, *STEPS, GRID, *arguments, **kwargs)
+
+
+@pytest.mark.slow
+def test_killed_half_way_it_loses_an_interval_and_its_report_is_the_same(
+  tmp_path,
+):
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  arguments = ('--executor=local', '--noprogress')
+  code, out, err = sweep(*arguments, f'--workdir={whole}')
+  assert code == 0, err
+  command = (*QUICK, *STEPS, GRID, *arguments, f'--workdir={parts}')
+  process = start('geco_jax.sweep', *command)
+  while newest_checkpoint(parts / RUNS[1]) < 100:
+    assert process.poll() is None
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  reached = newest_checkpoint(parts / RUNS[1])
+  code, again, err = sweep(*arguments, f'--workdir={parts}')
+  assert code == 0, err
+  steps = re.findall(rf'continuing from step (\d+) in .*{RUNS[1]}', err)
+  assert [int(step) for step in steps] == [reached]
+  assert again.replace(str(parts), '') == out.replace(str(whole), '')
+  for name in ('report.html', 'plane.png', 'multipliers.png', 'strip_0.png'):
+    assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
+  command = (*QUICK, *STEPS, GRID, f'--workdir={tmp_path}', '--executor=local')
+  process = start('geco_jax.sweep', *command)
+  while newest_checkpoint(tmp_path / RUNS[0]) == 0:
+    assert process.poll() is None
+    time.sleep(0.02)
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate()
+  assert process.returncode == 128 + signal.SIGTERM
+  assert 'the same command goes on from there' in err
+  assert not (tmp_path / RUNS[1]).exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_named_at_the_end_with_its_log(tmp_path):
+  (tmp_path / RUNS[1]).mkdir()
+  (tmp_path / RUNS[1] / 'checkpoints').write_text('not a folder')
+  code, out, _ = sweep(f'--workdir={tmp_path}', '--executor=local')
+  assert code == 1
+  log = os.path.join(tmp_path, RUNS[1], 'error.log')
+  assert out.splitlines()[-1] == f'failed: {RUNS[1]}, see {log}'
+  assert os.path.exists(log)
+  page = (tmp_path / 'report.html').read_text()
+  assert f'Not finished: {RUNS[1]}' in page
+  _, out, _ = sweep(f'--workdir={tmp_path}', '--dry_run')
+  assert [line.split()[1] for line in out.splitlines()[1:]] == [
+    'finished',
+    '0.2',
+    'finished',
+  ]
+
+
+@pytest.mark.slow
+def test_jobs_of_this_machine_train_the_same_runs(tmp_path):
+  jobs, local = tmp_path / 'jobs', tmp_path / 'local'
+  code, _, err = sweep(
+    f'--workdir={jobs}',
+    '--executor=slurm',
+    '--cluster=local',
+    '--job_options=timeout_min=30',
+    '--max_jobs=1',
+  )
+  assert code == 0, err
+  code, _, err = sweep(f'--workdir={local}', '--executor=local')
+  assert code == 0, err
+  page = (local / 'report.html').read_bytes()
+  assert (jobs / 'report.html').read_bytes() == page
+
+
+def test_a_wrong_grid_is_one_line_and_leaves_nothing(tmp_path):
+  workdir = tmp_path / 'sweep'
+  code, out, err = run(
+    'geco_jax.sweep',
+    f'--config={CONFIG}',
+    f'--workdir={workdir}',
+    "--config.sweep=[{'constraints.re.kapa': [0.1]}]",
+  )
+  assert code == 2
+  (line,) = [x for x in err.splitlines() if 'rror' in x]
+  assert re.search('did you mean constraints.re.kappa', line)
+  assert 'Traceback' not in out + err
+  assert not workdir.exists()
