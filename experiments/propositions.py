@@ -1,0 +1,244 @@
+r"""Propositions 1 to 6 of the paper, as numbers.
+
+  python -m experiments.propositions --workdir=runs/propositions
+
+Each line of the table is one claim: what was measured, beside what it should
+be. Takes half a minute. The claims and their corrections are explained in
+docs/theory.md.
+"""
+
+from collections.abc import Iterator, Sequence
+import os
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from geco_jax import cli
+from geco_jax.theory import fixed_points
+from geco_jax.theory import lipschitz
+from geco_jax.theory import propositions
+from geco_jax.theory import rate_distortion
+from geco_jax.theory import toy_data
+from geco_jax.workdir import create
+from geco_jax.workdir import write_json
+
+BETA = 0.02
+HALF_DISTANCES = (0.3, 0.1)
+NUM_DATA = 40
+TILES_PER_SIDE = 16
+
+
+class Claim(NamedTuple):
+  """One measured number and what the theory says of it."""
+
+  proposition: int
+  what: str
+  measured: float
+  expected: str
+
+
+class _Setting(NamedTuple):
+  """A small problem, iterated to its fixed points."""
+
+  data: np.ndarray  # [n, 2].
+  tiles: fixed_points.Tiles
+  initial: np.ndarray  # [tiles, 2].
+  psi: np.ndarray  # [tiles, 2], converged.
+  prior: np.ndarray  # [tiles].
+
+
+def claims() -> Iterator[Claim]:
+  """Yields every claim, in the paper's order."""
+  setting = _setting()
+  yield from _stationarity(setting)
+  yield from _partition(setting)
+  yield from _overlap(setting)
+  yield from _kernel_pca(setting)
+  yield from _equipartition(setting)
+  yield from _lipschitz(setting)
+
+
+def _setting():
+  data = toy_data.cluster_hierarchy(HALF_DISTANCES, NUM_DATA, 0, 0.01)
+  tiles = fixed_points.grid(TILES_PER_SIDE)
+  initial = fixed_points.initial_psi(tiles.centres, 0)
+  found = fixed_points.fixed_points(
+    *(data, initial, [BETA]), smoothing=0.0, max_steps=2_000, tolerance=1e-6
+  )
+  prior = np.full(len(initial), 1 / len(initial))
+  return _Setting(data, tiles, initial, np.asarray(found.psi[0]), prior)
+
+
+def _stationarity(setting):
+  """Prop. 1: both gradients of the Lagrangian vanish at the fixed points."""
+  data, log_prior = (
+    jnp.asarray(x, jnp.float32) for x in (setting.data, np.log(setting.prior))
+  )
+  for name, psi in (('start', setting.initial), ('fixed points', setting.psi)):
+    psi = jnp.asarray(psi, jnp.float32)
+    logits = propositions.optimal_logits(data, psi, log_prior, 0.5 / BETA)
+    gradients = jax.grad(propositions.lagrangian, argnums=(0, 1))(
+      logits, psi, data, log_prior, 0.5 / BETA
+    )
+    for what, gradient in zip(('encoder', 'decoder'), gradients, strict=True):
+      expected = '> 0' if (name, what) == ('start', 'decoder') else '0'
+      yield Claim(
+        1,
+        f'largest gradient, {what}, at the {name}',
+        float(jnp.abs(gradient).max()),
+        expected,
+      )
+
+
+def _partition(setting):
+  """Prop. 2: partitions stay as they are; the equal one has the least KL."""
+  n, num_tiles = 8, len(setting.prior)
+  data = np.random.default_rng(0).uniform(-0.5, 0.5, (n, 2))
+  equal = np.arange(num_tiles) % n
+  unequal = np.where(np.arange(num_tiles) < num_tiles // 2, 0, equal)
+  for name, owner in (('equiprobable', equal), ('another', unequal)):
+    found = fixed_points.fixed_points(data, data[owner], [1e-6], max_steps=1)
+    masses = np.bincount(owner, minlength=n) / num_tiles
+    moved = np.abs(np.asarray(found.psi[0]) - data[owner]).max()
+    yield Claim(2, f'{name} partition, psi moves by', float(moved), '0')
+    kl = propositions.partition_kl(masses)
+    yield Claim(
+      2,
+      f'{name} partition, average KL [nats]',
+      float(found.kl_nats[0]),
+      f'{kl:.4f}' + (' = log n' if name == 'equiprobable' else ' > log n'),
+    )
+
+
+def _overlap(setting):
+  """Prop. 3: Eq. 17 is Eq. 4 for indicator posteriors."""
+  del setting
+  rng = np.random.default_rng(0)
+  data = rng.normal(size=(5, 2))
+  supports = rng.uniform(size=(64, 5)) < 0.5
+  supports[0] = True
+  masses = supports.mean(axis=0)
+  blurred = propositions.overlap_reconstruction(data, masses, supports)
+  # log q over the prior: -log pi_i within the support.
+  log_m = np.log(np.where(supports, 1 / masses[None], 0) + 1e-38)
+  used = supports.any(axis=1)
+  decoded = fixed_points.decode(
+    jnp.asarray(data, jnp.float32), jnp.asarray(log_m[used], jnp.float32)
+  )
+  apart = np.abs(np.asarray(decoded) - blurred[used]).max()
+  yield Claim(3, 'Eq. 17 against Eq. 4, largest difference', float(apart), '0')
+
+
+def _kernel_pca(setting):
+  """Prop. 4: the same iterates, step for step."""
+  psi = setting.initial
+  ours = jnp.asarray(psi, jnp.float32)
+  args = (
+    jnp.asarray(np.log(setting.prior), jnp.float32),
+    jnp.float32(BETA),
+  )
+  largest = 0.0
+  for _ in range(20):
+    coefficients = propositions.normalised_coefficients(
+      setting.data, psi, setting.prior, BETA
+    )
+    psi = propositions.kernel_pca_preimage_step(
+      setting.data, psi, coefficients, BETA
+    )
+    ours = fixed_points.transition(
+      jnp.asarray(setting.data, jnp.float32), ours, *args
+    )
+    largest = max(largest, float(np.abs(np.asarray(ours) - psi).max()))
+  yield Claim(
+    4, 'against pre-images, largest difference, 20 steps', largest, '0'
+  )
+
+
+def _equipartition(setting):
+  """Prop. 5: sums are n once the masses have adapted, and not before."""
+  n = len(setting.data)
+  data, psi, prior = (
+    jnp.asarray(x, jnp.float32)
+    for x in (setting.data, setting.psi, setting.prior)
+  )
+  plain = propositions.balance(data, psi, prior, BETA)
+  found = propositions.equilibrium(setting.data, setting.psi, BETA)
+  for name, sums, expected in (
+    ('masses of the grid', plain, 'not 0'),
+    ('masses adapted', found.balance, '0'),
+  ):
+    worst = float(jnp.abs(sums / n - 1).max())
+    yield Claim(5, f'sum / n - 1, largest, {name}', worst, expected)
+  covariance = np.cov(setting.data, rowvar=False, bias=True)
+  bound = rate_distortion.rate(
+    np.linalg.eigvalsh(covariance), float(found.squared_error)
+  )
+  yield Claim(
+    5,
+    'average KL [nats]',
+    float(found.kl_nats),
+    f'<= {float(bound):.4f}, a Gaussian source',
+  )
+
+
+def _lipschitz(setting):
+  """Prop. 6: no two centres' reconstructions are steeper than L."""
+  points = setting.tiles._replace(side=0.0)
+  pairs = lipschitz.pairs_within(points, 2.0)
+  yield Claim(
+    6,
+    'largest slope between centres, without',
+    float(lipschitz.slopes(setting.psi, pairs).max()),
+    '> L = 1',
+  )
+  found = lipschitz.lipschitz_fixed_points(
+    setting.data, setting.initial, BETA, pairs, 1.0, slope_tolerance=0.01
+  )
+  yield Claim(
+    6,
+    'largest slope between centres, with',
+    found.largest_slope,
+    '<= 1.01 L = 1.01',
+  )
+
+
+def table(rows: Sequence[Claim]) -> str:
+  """Returns the claims as text, a line each."""
+  lines = [f'Prop.  {"what":<50}  measured  expected']
+  for row in rows:
+    lines.append(
+      f'{row.proposition:>5}  {row.what:<50}  {row.measured:>8.3g}'
+      f'  {row.expected}'
+    )
+  return '\n'.join(lines)
+
+
+def run(workdir: str) -> list[Claim]:
+  """Measures, prints and writes all claims; returns them."""
+  rows = [*claims()]
+  print(table(rows))
+  create(workdir)
+  path = os.path.join(workdir, 'propositions.json')
+  settings = {
+    'beta': BETA,
+    'half_distances': HALF_DISTANCES,
+    'num_data': NUM_DATA,
+    'num_tiles': TILES_PER_SIDE**2,
+  }
+  write_json(
+    path, {'settings': settings, 'claims': [row._asdict() for row in rows]}
+  )
+  print(f'\nnumbers: {path}')
+  return rows
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs what the flags ask for."""
+  del argv
+  run(cli.workdir())
+
+
+if __name__ == '__main__':
+  cli.run(main)

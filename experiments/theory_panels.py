@@ -1,0 +1,85 @@
+"""What the figures of the theory share: flags, points, trajectories, files."""
+
+import os
+from typing import Any
+
+from absl import flags
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+import numpy as np
+from PIL import Image
+
+from geco_jax.errors import UserError
+from geco_jax.workdir import create
+from geco_jax.workdir import write_json
+
+TILES_PER_SIDE = flags.DEFINE_integer(
+  'tiles_per_side', None, "Of the latent grid; the figure's own if not given."
+)
+NUM_POINTS = flags.DEFINE_integer('num_points', 300, 'Of the data.')
+MAX_ITERATIONS = flags.DEFINE_integer('max_iterations', 400, 'For each beta.')
+DATA_SEED = flags.DEFINE_integer('data_seed', 0, 'Seed of data and start.')
+
+
+def at_least(**least: int) -> None:
+  """Checks flags, given their least values by name.
+
+  Raises:
+    UserError: if one is less.
+  """
+  for name, bound in least.items():
+    value = flags.FLAGS[name].value
+    if value is not None and value < bound:
+      raise UserError(f'--{name} must be >= {bound}, got {value}')
+
+
+def draw_fixed_points(
+  axes: Axes,
+  data: np.ndarray,
+  psi: np.ndarray,
+  trajectory: np.ndarray,
+  title: str,
+  psi_size: float = 2.5,
+) -> None:
+  """Draws data blue, fixed points red and the ways to them grey.
+
+  Args:
+    axes: to draw into.
+    data: [n, 2].
+    psi: [tiles, 2].
+    trajectory: [steps, tiles, 2].
+    title: of the panel.
+    psi_size: of the red points' markers.
+  """
+  # One collection a panel, and no more points than show: lines of 1,024 tiles
+  # over 400 steps would be slow to draw.
+  steps = np.unique(np.geomspace(1, len(trajectory), 40).astype(int)) - 1
+  ways = np.concatenate(
+    [trajectory[steps], np.full_like(trajectory[:1], np.nan)]
+  )
+  axes.plot(
+    *ways.transpose(2, 1, 0).reshape(2, -1), color='0.82', linewidth=0.3
+  )
+  axes.plot(*data.T, '.', color='#2f5fd0', markersize=2.5)
+  axes.plot(*psi.T, '.', color='#d0312d', markersize=psi_size)
+  axes.set(xlim=(-0.62, 0.62), ylim=(-0.62, 0.62), xticks=[], yticks=[])
+  axes.set_aspect('equal')
+  axes.set_title(title, fontsize=9, pad=3)
+
+
+def save(workdir: str, name: str, figure: Figure, numbers: Any) -> None:
+  """Writes NAME.png, with few colours, and NAME.json; says where."""
+  create(workdir)
+  path = os.path.join(workdir, name)
+  write_json(f'{path}.json', numbers)
+  write_small_png(f'{path}.png', figure)
+  print(f'\nfigure:  {path}.png\nnumbers: {path}.json')
+
+
+def write_small_png(path: str, figure: Figure) -> None:
+  """Writes the figure in 48 colours: a third of the bytes, to the eye equal."""
+  canvas = FigureCanvasAgg(figure)
+  canvas.draw()
+  image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+  image.quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)
