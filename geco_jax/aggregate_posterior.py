@@ -64,6 +64,7 @@ def marginal_kl(
   images: Images,
   num_samples: int,
   *,
+  num_data: int | None = None,
   seed: int = 0,
   tiles: Tiles = DEFAULT_TILES,
   resume_from: str | None = None,
@@ -80,8 +81,10 @@ def marginal_kl(
     posterior: q(z|x) and p(z).
     params: of the model, not replicated.
     dataset: makes batches of the images; of composed ones the fixed batches.
-    images: of the split, n of them.
+    images: of the split.
     num_samples: M > 1.
+    num_data: n; None is the number of images. A composed data set has more
+      examples than images, each in any company: then n may be larger.
     seed: of the samples.
     tiles: any; they change the time and the memory, not the answer.
     resume_from: file in which the sums so far are kept, and from which an
@@ -96,7 +99,13 @@ def marginal_kl(
     raise ValueError(f'num_samples must be > 1, got {num_samples}')
   if min(tiles) < 1:
     raise ValueError(f'tiles must be >= 1, got {tuple(tiles)}')
-  num_data = len(images.image)
+  num_images = len(images.image)
+  num_data = num_images if num_data is None else num_data
+  if num_data > num_images and not dataset.is_composed:
+    raise ValueError(
+      f'num_data must be at most {num_images}, the images of {dataset.name}, '
+      f'got {num_data}'
+    )
   # As many as fill the last tile; the excess is left out at the end.
   num_tiles = math.ceil(num_samples / tiles.samples)
   draw = jax.jit(_draw(posterior, dataset, num_data))
@@ -145,6 +154,7 @@ def estimate(
   num_samples: int = 1_000,
   *,
   split: str = 'train',
+  num_data: int | None = None,
   step: int | None = None,
   seed: int = 0,
   tiles: Tiles = DEFAULT_TILES,
@@ -158,6 +168,7 @@ def estimate(
     workdir: of the run.
     num_samples: of q(z), > 1.
     split: whose images make q(z).
+    num_data: n, how many of its examples; None is the number of its images.
     step: of the checkpoint; None is the latest that is intact.
     seed: of the samples.
     tiles: see `Tiles`.
@@ -169,8 +180,8 @@ def estimate(
     What marginal_kl.json holds.
 
   Raises:
-    UserError: if there is no such run or checkpoint, or the model's posterior
-      depends on a context.
+    UserError: if there is no such run or checkpoint, the model's posterior
+      depends on a context, or a number is out of its range.
   """
   config = workdirs.read_config(workdir)
   experiment = build(config, dataset or build_dataset(config, data_dir))
@@ -182,18 +193,22 @@ def estimate(
     )
   state = restore_state(workdir, experiment, step)
   partial = os.path.join(workdir, PARTIAL)
-  found = marginal_kl(
-    posterior,
-    state.params,
-    experiment.dataset,
-    experiment.dataset.splits[split],
-    num_samples,
-    seed=seed,
-    tiles=tiles,
-    resume_from=partial,
-    resume_key=f'{split} {int(state.step)} {seed} {num_samples}',
-    show_progress=show_progress,
-  )
+  try:
+    found = marginal_kl(
+      posterior,
+      state.params,
+      experiment.dataset,
+      experiment.dataset.splits[split],
+      num_samples,
+      num_data=num_data,
+      seed=seed,
+      tiles=tiles,
+      resume_from=partial,
+      resume_key=f'{split} {int(state.step)} {seed} {num_samples} {num_data}',
+      show_progress=show_progress,
+    )
+  except ValueError as error:
+    raise UserError(str(error)) from error
   result = {
     'split': split,
     'step': int(state.step),

@@ -39,7 +39,7 @@ CONV_DRAW_SIZES = {
 # Of VAE+NVP's; the paper names none.
 NVP_SIZES = {
   'quick': dict(
-    latent_size=32,
+    latent_size=64,
     channels=(32, 64),
     hidden_size=256,
     num_couplings=8,
@@ -223,6 +223,10 @@ def get_nvp_config(
     # Only the likelihood's own objectives train sigma.
     learn_likelihood_stddev=not objective.startswith('geco'),
   )
+  if objective.startswith('geco'):
+    # 1 / (2 sigma^2), where the ELBO starts too. The posterior starts as the
+    # prior: at 1 the KL would hold it there until the decoder ignores z.
+    config.multipliers.kwargs.initial = 50.0
   config.max_gradient_norm = 100.0
   if size == 'paper':
     config.learning_rate = group('constant', value=1e-6)

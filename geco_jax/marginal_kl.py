@@ -21,7 +21,9 @@ from geco_jax.evaluation import SPLITS
 
 def summary(result: Mapping[str, Any]) -> str:
   """Returns the result as a table."""
-  lines = [f'{result["num_samples"]} samples, n = {result["num_data"]} images']
+  lines = [
+    f'{result["num_samples"]} samples, n = {result["num_data"]} examples'
+  ]
   for name in ('average', 'marginal'):
     lines.append(
       f'{name + " KL":<14}{result[f"{name}_kl_nats"]:>10.4f} nats, standard '
@@ -39,6 +41,13 @@ def define_flags() -> None:
   """Defines the command's flags."""
   flags.DEFINE_integer('num_samples', 1_000, 'Samples of q(z).', lower_bound=2)
   flags.DEFINE_enum('split', 'train', SPLITS, 'Whose images make q(z).')
+  flags.DEFINE_integer(
+    'num_data',
+    None,
+    'Examples that make q(z); else as many as the split has images. Composed '
+    'sets may have more.',
+    lower_bound=1,
+  )
   flags.DEFINE_integer(
     'step', None, "Checkpoint's step; else the latest that is intact."
   )
@@ -65,6 +74,7 @@ def main(argv: Sequence[str]) -> None:
     workdir,
     flags.FLAGS.num_samples,
     split=flags.FLAGS.split,
+    num_data=flags.FLAGS.num_data,
     step=flags.FLAGS.step,
     seed=flags.FLAGS.seed,
     tiles=Tiles(samples=flags.FLAGS.sample_tile, data=flags.FLAGS.data_tile),

@@ -15,7 +15,10 @@ from geco_jax import aggregate_posterior
 from geco_jax.aggregate_posterior import estimate
 from geco_jax.aggregate_posterior import marginal_kl
 from geco_jax.aggregate_posterior import Tiles
+from geco_jax.datasets import compositions
+from geco_jax.datasets import sources
 from geco_jax.datasets.batches import as_dataset
+from geco_jax.datasets.batches import fixed_batch
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
@@ -131,6 +134,52 @@ def test_of_the_prior_it_is_zero():
   assert found.average_kl == pytest.approx(0, abs=1e-6)
 
 
+def test_of_fewer_data_it_is_theirs():
+  found = run(num_data=2)
+  assert abs(found.marginal_kl - integrated(MEANS[:2], STDDEVS[:2])) < (
+    3 * found.marginal_kl_error
+  )
+  assert found.num_data == 2
+
+
+def test_composed_sets_have_more_examples_than_images():
+  digits = sources.digits()
+  images = Images(*(x[:40] for x in digits.splits['train']))
+  dataset = compositions.color_mnist(
+    ImageSet('few', dict.fromkeys(digits.splits, images))
+  )
+  batch = fixed_batch(dataset, dataset.splits['train'], jnp.array([3, 43]))
+  first, again = np.asarray(batch.image)
+  np.testing.assert_array_equal(first[..., 0], again[..., 0])
+  assert not np.array_equal(first, again)
+
+
+def test_more_composed_examples_than_images_make_the_aggregate():
+  digits = sources.digits()
+  images = Images(*(x[:40] for x in digits.splits['train']))
+  dataset = compositions.color_mnist(
+    ImageSet('few', dict.fromkeys(digits.splits, images))
+  )
+
+  def condition(params, image):
+    del params
+    mean = 100 * image.mean(axis=(1, 2, 3))[:, jnp.newaxis]
+    return mean, jnp.full_like(mean, 1e-3)
+
+  found = marginal_kl(
+    gaussian_posterior()._replace(condition=condition),
+    {},
+    dataset,
+    dataset.splits['train'],
+    50,
+    num_data=80,
+    show_progress=False,
+  )
+  # So narrow that nearly all are told apart: of 40 it would be at most log 40.
+  information = found.average_kl - found.marginal_kl
+  assert np.log(60) < information <= np.log(80) + 1e-3
+
+
 def test_an_interrupted_estimate_goes_on(tmp_path, monkeypatch):
   tiles = Tiles(samples=8, data=1, data_per_call=1)
   kwargs = dict(num_samples=32, tiles=tiles, resume_key='a')
@@ -171,6 +220,7 @@ class _Silent:
   [
     (dict(num_samples=1), 'num_samples must be > 1, got 1'),
     (dict(tiles=Tiles(data=0)), 'tiles must be >= 1'),
+    (dict(num_data=6), 'num_data must be at most 5, .* gaussians, got 6'),
   ],
 )
 def test_wrong_numbers_are_refused(kwargs, message):

@@ -57,6 +57,11 @@ class Dataset(NamedTuple):
   context_shape: tuple[int, int, int] | None = None
   channels_are_images: bool = False
 
+  @property
+  def is_composed(self) -> bool:
+    """Whether examples are composed of images, so that there are many more."""
+    return self.assemble is not _decoded
+
 
 def as_dataset(image_set: ImageSet) -> Dataset:
   """Returns the data set whose examples are the images themselves."""
@@ -69,9 +74,16 @@ def as_dataset(image_set: ImageSet) -> Dataset:
 
 
 def fixed_batch(dataset: Dataset, images: Images, indices: jax.Array) -> Batch:
-  """Returns the batch in which an example is what its index says, always."""
+  """Returns the batch in which an example is what its index says, always.
+
+  Args:
+    dataset: makes the batch.
+    images: of a split.
+    indices: int32 [batch], >= 0; beyond the split's end its images come again,
+      in other company where the data set is composed.
+  """
   keys = per_example_keys(jax.random.key(_FIXED_SEED), indices)
-  return dataset.assemble(images, indices, keys)
+  return dataset.assemble(images, indices % images.image.shape[0], keys)
 
 
 def decode(image: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.batches import decode
@@ -176,12 +177,7 @@ def micro_mnist(base: ImageSet) -> Dataset:
     )
     splits[name] = Images(*(array[chosen] for array in images))
 
-  def assemble(images, indices, keys):
-    del keys
-    image, label = _stack(images, [indices])
-    return Batch(image, label[:, 0])
-
-  return Dataset(f'micro_mnist of {base.name}', splits, (*shape, 1), assemble)
+  return as_dataset(ImageSet(f'micro_mnist of {base.name}', splits))
 
 
 def _sorted_by_label(
