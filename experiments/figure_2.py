@@ -10,9 +10,9 @@ them. Half a minute on two idle CPU cores.
 The table then holds the last transition of four data sets against the largest
 eigenvalue of their covariance, above which the mean attracts: the ratio should
 be within 5% of 1 where the variance proxy agrees with the eigenvalue. For the
-circles, which are skewed, the proxy is 6% larger, and so is the transition. It
-comes from 64 betas around the eigenvalue, without smoothing, since at a
-transition convergence is slow.
+circles, which are skewed, the proxy is 6% larger, and the transition is about
+there. It comes from 64 betas around the eigenvalue, without smoothing, since at
+a transition convergence is slow.
 """
 
 from collections.abc import Mapping, Sequence

@@ -25,6 +25,7 @@ class Point(NamedTuple):
   nll_nats_per_dim: float
   rmse: float
   violation: float | None  # Of GECO, the largest.
+  multiplier: float | None  # Of GECO.
   infeasible: bool  # In any of the runs.
   num_seeds: int
 
@@ -50,15 +51,17 @@ def _point(same: Sequence[Mapping[str, Any]]) -> Point:
     return float(np.mean([evaluation[name] for evaluation in evaluations]))
 
   kappa = same[0]['kappas'].get('re')
+  reports = [e['constraints']['re'] for e in evaluations if kappa is not None]
   return Point(
     objective=same[0]['objective'],
     kappa=kappa,
     kl_nats=mean('kl_nats'),
     nll_nats_per_dim=mean('nll_nats_per_dim'),
     rmse=mean('rmse'),
-    violation=None
-    if kappa is None
-    else max(e['constraints']['re']['violation'] for e in evaluations),
+    violation=max((r['violation'] for r in reports), default=None),
+    multiplier=float(np.mean([r['multiplier'] for r in reports]))
+    if reports
+    else None,
     infeasible=any(run['infeasible'] for run in same),
     num_seeds=len(same),
   )

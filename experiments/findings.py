@@ -79,6 +79,22 @@ def figure_4_kl(content: Content) -> Iterator[Finding]:
       yield Finding(name, '', f'not run yet: `--only={name}`', None)
 
 
+def figure_4_rest(content: Content) -> Iterator[Finding]:
+  """Yields the multipliers in units of those at which the ELBO rests."""
+  for name, row in content.items():
+    points = figure_4_plane.of(row, 'geco')
+    units = [2 * (p.kappa or 0) ** 2 * (p.multiplier or 0) for p in points]
+    (elbo,) = figure_4_plane.of(row, 'elbo')
+    yield Finding(
+      f'{name}: 2 kappa^2 lambda, kappa {points[0].kappa:g} to '
+      f"{points[-1].kappa:g}; the ELBO's RMSE",
+      'not in the paper: above 1 at the kappas below that RMSE, below 1 at the '
+      'others',
+      ', '.join(f'{unit:.2f}' for unit in units) + f'; {elbo.rmse:.4f}',
+      None,
+    )
+
+
 def figure_4_nll(content: Content) -> Iterator[Finding]:
   """Yields whether the ELBO's NLL is below all of GECO's."""
   for name, row in content.items():

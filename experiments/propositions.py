@@ -179,7 +179,7 @@ def _equipartition(setting):
     5,
     'average KL [nats]',
     float(found.kl_nats),
-    f'<= {float(bound):.4f}, a Gaussian source',
+    f'<= {float(bound):.4f} if optimal, a Gaussian source',
   )
 
 

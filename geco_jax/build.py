@@ -240,8 +240,9 @@ def compiled_leaves(config: ConfigDict) -> dict[str, Any]:
       for kind, argument in _step_size_arguments(config).items()
     ),
   }
-  leaves = flatten(config)
-  return {name: leaves[name] for name in leaves if name not in inputs}
+  leaves = {k: v for k, v in flatten(config).items() if k not in inputs}
+  # A constraint that has no argument but kappa would leave no trace.
+  return {'constraints': sorted(config.constraints), **leaves}
 
 
 def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:

@@ -6,9 +6,11 @@ from ml_collections.config_dict import ConfigDict
 import numpy as np
 import pytest
 
+from configs import digits_vae
 from geco_jax.base_config import group
 from geco_jax.build import build
 from geco_jax.build import build_dataset
+from geco_jax.build import compiled_leaves
 from geco_jax.build import COMPOSITIONS
 from geco_jax.build import CONSTRAINTS
 from geco_jax.build import MODELS
@@ -258,6 +260,31 @@ def test_a_base_that_cannot_be_composed_is_the_configs_fault(
   config = ConfigDict({'dataset': group('mnist_sum', base='cifar10')})
   with pytest.raises(UserError, match='config.dataset: cifar10 .* 3 channels'):
     build_dataset(config)
+
+
+def test_runs_that_differ_in_kappa_seed_or_step_size_share_programs():
+  config = digits_vae.get_config('geco+re+cla')
+  other = digits_vae.get_config('geco+re+cla')
+  other.seed = 7
+  other.constraints.re.kappa = 0.3
+  other.multipliers.kwargs.step_size = 0.5
+  other.learning_rate.kwargs.init_value = 0.5
+  assert compiled_leaves(other) == compiled_leaves(config)
+
+
+@pytest.mark.parametrize(
+  ('variants', 'change'),
+  [
+    (('geco+cla', 'geco+re+cla'), {}),
+    (('geco+re', 'elbo'), {}),
+    (('geco', 'geco'), {'batch_size': 64}),
+    (('geco', 'geco'), {'model.kwargs.latent_size': 3}),
+  ],
+)
+def test_runs_that_differ_in_anything_else_do_not(variants, change):
+  first, second = (digits_vae.get_config(variant) for variant in variants)
+  second.update_from_flattened_dict(change)
+  assert compiled_leaves(first) != compiled_leaves(second)
 
 
 def test_every_choice_is_a_function_with_a_docstring_or_private():

@@ -1,5 +1,8 @@
 """The pages under docs/ do what they say."""
 
+import glob
+import importlib
+import importlib.util
 import os
 import re
 
@@ -7,6 +10,13 @@ from geco_jax.build import CONSTRAINTS
 from geco_jax.evaluation import evaluate
 
 DOCS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'docs')
+
+
+def pages():
+  """Yields the text of every page."""
+  for path in glob.glob(os.path.join(DOCS, '*.md')):
+    with open(path) as file:
+      yield file.read()
 
 
 def test_a_constraint_of_ones_own_is_trained_with(tmp_path, monkeypatch):
@@ -22,3 +32,25 @@ def test_a_constraint_of_ones_own_is_trained_with(tmp_path, monkeypatch):
   assert set(reports) == {'re', 'edges'}
   assert reports['edges']['unit'] == 'RMSE of differences'
   assert all(report['holds'] for report in reports.values())
+
+
+def test_theory_and_other_pages_link_to_what_exists():
+  links = re.findall(r'\[`(\w+)\.(\w+)`\]\((\S+?)\.py\)', ''.join(pages()))
+  assert ('fixed_points', 'transition') in {link[:2] for link in links}
+  for name, attribute, path in links:
+    path = os.path.relpath(os.path.join(DOCS, path), os.path.dirname(DOCS))
+    assert os.path.basename(path) == name, path
+    module = importlib.import_module(path.replace(os.sep, '.'))
+    assert hasattr(module, attribute), f'{path} has no {attribute}'
+
+
+def test_theory_and_other_pages_name_modules_that_exist():
+  modules = set(re.findall(r'python -m ([\w.]+)', ''.join(pages())))
+  assert 'experiments.figure_2' in modules
+  for module in modules:
+    assert importlib.util.find_spec(module), module
+
+
+def test_pictures_of_the_pages_exist():
+  for path in re.findall(r'!\[[^\]]*\]\(([^)]+)\)', ''.join(pages())):
+    assert os.path.exists(os.path.join(DOCS, path)), path

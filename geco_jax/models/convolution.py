@@ -5,7 +5,8 @@ XLA:CPU has a fast kernel for convolutions whose dimension labels are
 `b01f_01io->b01f`. The gradients that autodiff derives have other labels, which
 are rewritten at the top level of a program but not in the body of a loop: there
 they run ten times slower and worse. So both gradients of both convolutions are
-written here as convolutions with those labels.
+written here as convolutions with those labels, and on a CPU those that gain by
+it are taken by `winograd`.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
+
+from geco_jax.models import winograd
 
 _LABELS = ('NHWC', 'HWIO', 'NHWC')
 
@@ -137,18 +140,36 @@ def conv2d_transpose(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv2d(x, w, stride):
-  return _forward(x, w, stride)
+  direct = functools.partial(_forward, stride=stride)
+  if not _is_for_winograd(x, w, stride):
+    return direct(x, w)
+  return lax.platform_dependent(x, w, cpu=winograd.conv2d, default=direct)
 
 
 def _conv2d_fwd(x, w, stride):
-  return _forward(x, w, stride), (x, w)
+  return _conv2d(x, w, stride), (x, w)
 
 
 def _conv2d_bwd(stride, residuals, g):
+  def direct(x, w, g):
+    return (
+      _input_gradient(g, w, stride, x.shape[1:3]),
+      _weight_gradient(x, g, stride, w.shape[:2]),
+    )
+
   x, w = residuals
+  if not _is_for_winograd(x, w, stride):
+    return direct(x, w, g)
+  return lax.platform_dependent(
+    *(x, w, g), cpu=winograd.gradients, default=direct
+  )
+
+
+def _is_for_winograd(x, w, stride):
   return (
-    _input_gradient(g, w, stride, x.shape[1:3]),
-    _weight_gradient(x, g, stride, w.shape[:2]),
+    stride == 1
+    and x.dtype == w.dtype
+    and winograd.is_faster(x.shape, w.shape, x.dtype)
   )
 
 

@@ -137,10 +137,10 @@ def project(
 
 
 def literal_projection(num_data: int) -> Projector:
-  """Returns Eq. 25 as printed, with its minus, to show what it does.
+  """Returns Eq. 25 with the minus, factor and n of the print, to show them.
 
   That is `[I - diag(n sigma^2 / (1^T m o pi)) Lap]^-1 F`, which may be
-  singular and moves tiles apart.
+  singular and moves tiles apart. (Printed is `sum_a F_a P_ab`, that is P^T F.)
 
   Args:
     num_data: n.

@@ -83,9 +83,9 @@ def last_critical_beta(data: ArrayLike) -> float:
   """Returns the largest eigenvalue of the data's covariance.
 
   Around the mean, F multiplies psi's deviations by covariance / beta: the mean
-  attracts exactly the betas above. Where mergers are continuous, this is the
-  last one; data of heavy or skew tails may merge abruptly at a larger beta
-  (`variance_proxy`).
+  attracts what is near it exactly for larger beta. Where mergers are
+  continuous, this is the last one; data of heavy or skew tails may merge
+  abruptly at a larger beta, about the `variance_proxy`.
 
   Args:
     data: [n, dims].

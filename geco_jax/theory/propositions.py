@@ -75,7 +75,8 @@ def partition_kl(masses: ArrayLike) -> float:
   True
 
   Args:
-    masses: [n], > 0, sum to at most 1.
+    masses: [n], > 0; of a partition they sum to 1. Where supports overlap they
+      may sum to more, and log n is no bound.
   """
   return float(-np.log(np.asarray(masses, np.float64)).mean())
 

@@ -72,6 +72,13 @@ FIGURE_4 = (
 )
 
 
+def test_where_the_elbo_rests_is_told_by_the_multipliers():
+  (finding,) = findings.figure_4_rest({'mnist': row_of_figure_4()})
+  # 2 kappa^2 40 at the paper's kappas, smallest first.
+  assert finding.ours == '0.29, 0.51, 0.80, 1.25, 2.45; 0.0300'
+  assert finding.holds is None
+
+
 @pytest.mark.parametrize('check', FIGURE_4)
 def test_claims_of_figure_4_hold_where_they_should(check):
   assert verdicts(check({name: row_of_figure_4() for name in ROWS})) == [
@@ -199,18 +206,22 @@ def test_constraints_that_are_out_of_reach_have_no_verdict():
 
 
 def test_figure_2_wants_points_to_merge_and_the_last_transition_in_place():
-  def content(counts, ratio):
+  def content(counts, ratio, proxy_ratio=1.0):
     return {
       'panels': [
         {'beta': beta, 'distinct_fixed_points': n, 'squared_error': beta}
         for beta, n in zip([0.01, 0.02, 0.04], counts, strict=True)
       ],
-      'last_transition': {'lines': {'ratio': ratio, 'proxy_ratio': 1.0}},
+      'last_transition': {
+        'lines': {'ratio': ratio, 'proxy_ratio': proxy_ratio}
+      },
     }
 
   good, bad = content([20, 4, 1], 1.02), content([20, 4, 5], 1.06)
   assert verdicts(theory_findings.figure_2(good)) == [True, True, True]
   assert verdicts(theory_findings.figure_2(bad)) == [False, True, False]
+  skewed = content([20, 4, 1], 1.06, proxy_ratio=1.06)
+  assert verdicts(theory_findings.figure_2(skewed)) == [True, True]
 
 
 def test_figure_7_judges_constrained_slopes_alone():

@@ -1,0 +1,119 @@
+"""Winograd's convolutions equal the direct ones, gradients included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import signal
+
+from geco_jax.models import convolution
+from geco_jax.models import winograd
+
+# Heights and widths that tiles do and do not divide.
+SIZES = [(8, 8), (7, 10), (16, 12), (6, 9)]
+
+
+def direct(x, w):
+  return jax.lax.conv_general_dilated(
+    x, w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+def arguments(kernel, size, channels=(21, 23), dtype=jnp.float32, batch=3):
+  x_key, w_key, g_key = jax.random.split(jax.random.key(0), 3)
+  return (
+    jax.random.normal(x_key, (batch, *size, channels[0]), dtype),
+    jax.random.normal(w_key, (kernel, kernel, *channels), dtype),
+    jax.random.normal(g_key, (batch, *size, channels[1]), dtype),
+  )
+
+
+def assert_close(got, want, tolerance=2e-5):
+  error = np.linalg.norm(np.asarray(got, np.float64) - want)
+  assert error <= tolerance * np.linalg.norm(want)
+
+
+@pytest.mark.parametrize('kernel', winograd.KERNEL_SIZES)
+def test_transforms_make_the_correlation_exactly(kernel):
+  transforms = winograd._transforms(kernel)
+  rng = np.random.default_rng(0)
+  w, d = rng.normal(size=kernel), rng.normal(size=kernel + 3)
+  y = transforms.output @ ((transforms.kernel @ w) * (transforms.input @ d))
+  np.testing.assert_allclose(y, signal.correlate(d, w, 'valid'), atol=1e-13)
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('kernel', winograd.KERNEL_SIZES)
+def test_value_and_gradients_equal_the_direct_ones(kernel, size):
+  x, w, g = arguments(kernel, size)
+  want, vjp = jax.vjp(direct, x, w)
+  assert_close(winograd.conv2d(x, w), want)
+  for ours, theirs in zip(winograd.gradients(x, w, g), vjp(g), strict=True):
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize('kernel', winograd.KERNEL_SIZES)
+def test_gradients_are_those_of_the_function(kernel):
+  x, w, g = arguments(kernel, (7, 10))
+  _, vjp = jax.vjp(winograd.conv2d, x, w)
+  for ours, theirs in zip(winograd.gradients(x, w, g), vjp(g), strict=True):
+    assert_close(ours, theirs)
+
+
+def test_maps_over_weights_and_inputs_as_a_loop_does():
+  x, w, g = arguments(5, (8, 8))
+  xs, ws = jnp.stack([x, -x]), jnp.stack([w, 2 * w])
+  gradients = [
+    winograd.gradients(*pair, g) for pair in zip(xs, ws, strict=True)
+  ]
+  mapped = jax.vmap(lambda x, w: winograd.gradients(x, w, g))(xs, ws)
+  for ours, theirs in zip(mapped, zip(*gradients, strict=True), strict=True):
+    assert_close(ours, jnp.stack(theirs))
+
+
+@pytest.mark.parametrize('kernel', winograd.KERNEL_SIZES)
+def test_a_large_convolution_is_taken_by_it_with_its_gradients(kernel):
+  x, w, g = arguments(kernel, (8, 8), batch=32)
+  want, want_vjp = jax.vjp(direct, x, w)
+  got, got_vjp = jax.vjp(convolution.conv2d, x, w)
+  assert_close(got, want)
+  for ours, theirs in zip(got_vjp(g), want_vjp(g), strict=True):
+    assert_close(ours, theirs)
+  assert not np.array_equal(got, want)  # By rounding: it was not direct.
+
+
+def _has_convolutions(
+  platform='cpu',
+  kernel=3,
+  channels=(32, 32),
+  size=(8, 8),
+  batch=32,
+  dtype=jnp.float32,
+):
+  """Returns whether a gradient's program for a platform convolves."""
+  x, w, _ = arguments(kernel, size, channels, dtype, batch)
+  gradient = jax.grad(lambda x, w: convolution.conv2d(x, w).sum(), (0, 1))
+  traced = jax.jit(gradient).trace(x, w)
+  program = traced.lower(lowering_platforms=(platform,)).as_text()
+  return 'stablehlo.convolution' in program
+
+
+def test_only_a_cpu_uses_it():
+  assert not _has_convolutions('cpu')
+  assert _has_convolutions('cuda')
+  assert _has_convolutions('tpu')
+
+
+@pytest.mark.parametrize(
+  'kwargs',
+  [
+    dict(channels=(8, 64)),  # Transforms would cost more.
+    dict(channels=(64, 8)),
+    dict(batch=8),
+    dict(size=(5, 5), batch=64),  # Most of the tiles would be padding.
+    dict(kernel=4),  # No such transforms.
+    dict(dtype=jnp.bfloat16),  # Too little precision.
+  ],
+)
+def test_other_convolutions_stay_direct(kwargs):
+  assert _has_convolutions(**kwargs)
