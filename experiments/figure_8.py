@@ -86,7 +86,11 @@ def tiles_figure(panels: Sequence[Panel]) -> Figure:
 
 
 def curve_figure(panels: Sequence[Panel]) -> Figure:
-  """Returns average and marginal KL against kappa, beside ln n."""
+  """Returns average and marginal KL against kappa, beside ln n.
+
+  Their difference is the mutual information of x and z: at most ln n, whether
+  or not the prior is filled.
+  """
   kappas = [panel.result.run.kappas['re'] for panel in panels]
   drawn = Figure(figsize=(5, 3.5), layout='constrained')
   axes = drawn.subplots()
@@ -99,11 +103,20 @@ def curve_figure(panels: Sequence[Panel]) -> Figure:
       markersize=4,
       label=f'{name} KL',
     )
+  information = [
+    panel.kl['average_kl_nats'] - panel.kl['marginal_kl_nats']
+    for panel in panels
+  ]
+  axes.plot(
+    kappas, information, color='black', linewidth=1, label='their difference'
+  )
   num_data, bound = (panels[0].kl[k] for k in ('num_data', 'ln_n_nats'))
   axes.axhline(
     bound, color='grey', linestyle='--', label=f'ln {num_data} = {bound:.3f}'
   )
   axes.set(xscale='log', xlabel=r'$\kappa$ (RMSE per pixel)', ylabel='nats')
+  axes.set_xticks(kappas, [f'{kappa:g}' for kappa in kappas])
+  axes.minorticks_off()
   axes.legend()
   return drawn
 

@@ -3,9 +3,10 @@ r"""A residual network for CIFAR-10, whose features make the FRE constraint.
   python -m geco_jax.models.train_classifier \
       --config=configs/classifiers/cifar10_resnet.py
 
-takes COST on two CPU cores and should read ACC% of the test images right.
-Variants, after a colon: quick (the default), gpu (not run yet; three blocks a
-stage and four times the channels).
+takes 12 minutes on one CPU core and should read 76.6% of the test images right;
+the mean probability of the right label is 0.65. Variants, after a colon: quick
+(the default), gpu (not run yet; three blocks a stage and four times the
+channels).
 """
 
 from ml_collections.config_dict import ConfigDict

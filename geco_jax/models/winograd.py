@@ -145,8 +145,13 @@ def _num_tiles(shape: Sequence[int]) -> tuple[int, int]:
   return -(-shape[1] // _OUTPUTS), -(-shape[2] // _OUTPUTS)
 
 
-def _combine(weights: np.ndarray, parts: Sequence[jax.Array]) -> jax.Array:
-  """Returns sum_i weights_i parts_i, without those that weigh nothing."""
+def _apply(matrix: np.ndarray, parts: Sequence[jax.Array]) -> jax.Array:
+  """Returns the sums over i of matrix_ki parts_i, stacked [k, ...]."""
+  return jnp.stack([_weighted_sum(row, parts) for row in matrix])
+
+
+def _weighted_sum(weights, parts):
+  """Returns the sum of weights_i parts_i, without those that weigh nothing."""
   terms = [
     part if weight == 1 else np.float32(weight) * part
     for weight, part in zip(weights, parts, strict=True)
@@ -155,10 +160,14 @@ def _combine(weights: np.ndarray, parts: Sequence[jax.Array]) -> jax.Array:
   return functools.reduce(jnp.add, terms)
 
 
+# Transformed tiles are [n, n, batch, rows, columns, channels], the first axis
+# being that of the transform along columns.
+
+
 def _transform_kernel(w, transforms):
   """Returns G w G^T [n^2, in, out]."""
   kernel = transforms.kernel.astype(np.float32)
-  both = jnp.einsum('ai,bj,ijcd->abcd', kernel, kernel, w)
+  both = jnp.einsum('ai,bj,ijcd->bacd', kernel, kernel, w)
   return both.reshape(-1, *w.shape[2:])
 
 
@@ -166,7 +175,7 @@ def _transpose_of_kernel(dw, transforms):
   """Returns G^T dw G [r, r, in, out]."""
   kernel = transforms.kernel.astype(np.float32)
   dw = dw.reshape(len(kernel), len(kernel), *dw.shape[1:])
-  return jnp.einsum('ai,bj,abcd->ijcd', kernel, kernel, dw)
+  return jnp.einsum('ai,bj,bacd->ijcd', kernel, kernel, dw)
 
 
 def _pixels_before(transforms):
@@ -184,45 +193,47 @@ def _transform_input(x, transforms):
   ]
   x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
 
-  def strided(y, axis, count):
+  def inputs(y, axis, count):
     reach = (count - 1) * _OUTPUTS + 1
     return [lax.slice_in_dim(y, k, k + reach, _OUTPUTS, axis) for k in range(n)]
 
-  by_row = strided(x, 1, rows)
-  tiles = []
-  for weights in transforms.input:
-    by_column = strided(_combine(weights, by_row), 2, columns)
-    tiles += [_combine(weights, by_column) for weights in transforms.input]
-  return jnp.stack(tiles).reshape(n**2, -1, x.shape[3])
+  by_row = _apply(transforms.input, inputs(x, 1, rows))
+  tiles = _apply(transforms.input, inputs(by_row, 3, columns))
+  return tiles.reshape(n**2, -1, x.shape[3])
 
 
 def _transpose_of_input(dx, transforms, shape):
   """Returns the sum of B dx B^T where tiles overlap [batch, h, w, in]."""
-  n, before = len(transforms.input), _pixels_before(transforms)
+  n = len(transforms.input)
   batch, height, width, channels = shape
   tiles = dx.reshape(n, n, batch, *_num_tiles(shape), channels)
-  reach = -(-n // _OUTPUTS)  # How many tiles an input is in.
+  by_row = _add_up(_apply(transforms.input.T, [*tiles]), 3, width, transforms)
+  parts = _apply(transforms.input.T, [*by_row])
+  return _add_up(parts, 1, height, transforms)
 
-  def add_up(parts, axis, size):
-    """Returns the sum of part k of each tile t at m t + k - before."""
-    phases = []
-    for phase in range(_OUTPUTS):
-      shifted = []
-      for tile, k in enumerate(range(phase, n, _OUTPUTS)):
-        pad = [(0, 0)] * parts[k].ndim
-        pad[axis] = (tile, reach - 1 - tile)
-        shifted.append(jnp.pad(parts[k], pad))
-      phases.append(functools.reduce(jnp.add, shifted))
-    y = jnp.stack(phases, axis=axis + 1)
-    y = y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :])
-    return lax.slice_in_dim(y, before, before + size, axis=axis)
 
-  by_row = []
-  for row in tiles:
-    parts = [_combine(weights, row) for weights in transforms.input.T]
-    by_row.append(add_up(parts, 2, width))
-  parts = [_combine(weights, by_row) for weights in transforms.input.T]
-  return add_up(parts, 1, height)
+def _add_up(parts, axis, size, transforms):
+  """Returns the sum of parts[k] of each tile t at m t + k, padding cut off.
+
+  Args:
+    parts: [n, ...].
+    axis: of the tiles, in one of the parts.
+    size: of the result along it.
+    transforms: the matrices.
+  """
+  before = _pixels_before(transforms)
+  reach = -(-len(parts) // _OUTPUTS)  # How many tiles an input is in.
+  phases = []
+  for phase in range(_OUTPUTS):
+    shifted = []
+    for tile, part in enumerate(parts[phase::_OUTPUTS]):
+      pad = [(0, 0)] * part.ndim
+      pad[axis] = (tile, reach - 1 - tile)
+      shifted.append(jnp.pad(part, pad))
+    phases.append(functools.reduce(jnp.add, shifted))
+  y = jnp.stack(phases, axis=axis + 1)
+  y = y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :])
+  return lax.slice_in_dim(y, before, before + size, axis=axis)
 
 
 def _transform_output(products, transforms, shape):
@@ -231,12 +242,10 @@ def _transform_output(products, transforms, shape):
   batch, height, width, _ = shape
   rows, columns = _num_tiles(shape)
   tiles = products.reshape(n, n, batch, rows, columns, -1)
-  pixels = []
-  for weights in transforms.output:
-    row = _combine(weights, [*tiles])
-    parts = [_combine(weights, [*row]) for weights in transforms.output]
-    pixels.append(jnp.stack(parts, axis=3))
-  y = jnp.stack(pixels, axis=2)  # [batch, rows, m, columns, m, out]
+  by_row = _apply(transforms.output, [*tiles])
+  pixels = _apply(transforms.output, [by_row[:, i] for i in range(n)])
+  # From [m, m, batch, rows, columns, out].
+  y = pixels.transpose(2, 3, 0, 4, 1, 5)
   y = y.reshape(batch, rows * _OUTPUTS, columns * _OUTPUTS, -1)
   return y[:, :height, :width]
 
@@ -249,10 +258,9 @@ def _transpose_of_output(g, transforms):
     (0, columns * _OUTPUTS - g.shape[2]),
   )
   g = jnp.pad(g, ((0, 0), *pad, (0, 0)))
-  by_row = [g[:, i::_OUTPUTS] for i in range(_OUTPUTS)]
-  tiles = []
-  for weights in transforms.output.T:
-    row = _combine(weights, by_row)
-    by_column = [row[:, :, j::_OUTPUTS] for j in range(_OUTPUTS)]
-    tiles += [_combine(weights, by_column) for weights in transforms.output.T]
-  return jnp.stack(tiles).reshape(len(tiles), -1, g.shape[3])
+  matrix = transforms.output.T
+  by_row = _apply(matrix, [g[:, i::_OUTPUTS] for i in range(_OUTPUTS)])
+  tiles = _apply(
+    matrix, [by_row[:, :, :, j::_OUTPUTS] for j in range(_OUTPUTS)]
+  )
+  return tiles.reshape(len(matrix) ** 2, -1, g.shape[3])
