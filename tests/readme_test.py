@@ -79,6 +79,22 @@ def test_conv_draw_table_is_that_of_the_result_file(readme):
   assert f'{results["arithmetic"]["samples_right"]:.1%}' in readme
 
 
+@pytest.mark.parametrize('data', ['digits'])
+def test_table_of_constraints_is_that_of_the_result_files(readme, data):
+  path = os.path.join(ROOT, 'results', f'constraint_table_{data}.json')
+  with open(path) as file:
+    results = json.load(file)
+  for run in results['runs']:
+    evaluation = run['evaluation']
+    reached = ', '.join(
+      f'{name} {evaluation["constraints"][name]["value"]:.4g} for {kappa:g}'
+      for name, kappa in run['kappas'].items()
+    )
+    row = f'| {evaluation["kl_nats"]:.1f} | {evaluation["rmse"]:.4f} |'
+    assert f'| {data} | {reached} {row}' in readme
+    assert all(c['holds'] for c in evaluation['constraints'].values())
+
+
 @pytest.mark.parametrize(
   'benchmark', ['train_step_mlp', 'train_step_conv', 'convdraw']
 )
