@@ -33,6 +33,11 @@ benchmark: $(INSTALLED)
 	  --output=results/train_step_conv.json
 	$(BIN)/python -m benchmarks.convdraw --num_cpu_devices=2 \
 	  --output=results/convdraw.json
+	$(BIN)/python -m benchmarks.marginal_kl --output=results/marginal_kl.json
+	$(BIN)/python -m benchmarks.constraint_cost --num_cpu_devices=2 \
+	  --output=results/constraint_cost.json
+	$(BIN)/python -m benchmarks.fixed_points --output=results/fixed_points.json
+	$(BIN)/python -m benchmarks.sweep --output=results/sweep.json
 
 $(INSTALLED): requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
