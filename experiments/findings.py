@@ -65,9 +65,8 @@ def figure_4_kl(content: Content) -> Iterator[Finding]:
     (elbo,) = figure_4_plane.of(row, 'elbo')
     points = figure_4_plane.of(row, 'geco')
     ratios = [elbo.kl_nats / point.kl_nats for point in points]
-    length = ' (short runs)' if row.get('short') else ''
     yield Finding(
-      f'{name}{length}: ELBO {elbo.kl_nats:.1f} nats at RMSE '
+      f'{name}, {_steps(row)}: ELBO {elbo.kl_nats:.1f} nats at RMSE '
       f'{elbo.rmse:.4f}, over GECO at kappa {points[0].kappa:g} to '
       f'{points[-1].kappa:g}',
       'GECO below',
@@ -156,7 +155,7 @@ def figure_5(content: Content) -> Iterator[Finding]:
     elbo, geco = (run['evaluation'] for run in row['runs'])
     difference = geco['rmse'] / elbo['rmse'] - 1
     yield Finding(
-      f'{name}: RMSE of the ELBO, and of GECO',
+      f'{name}, {_steps(row)}: RMSE of the ELBO, and of GECO',
       f'equal, to {TOLERANCE:.0%}',
       f'{elbo["rmse"]:.4f}, {geco["rmse"]:.4f} ({difference:+.2%})',
       abs(difference) <= TOLERANCE,
@@ -252,7 +251,8 @@ def table_2(content: Content) -> Iterator[Finding]:
     elbo, geco = paper[row['data']]
     ours = [row[name]['marginal_kl_nats'] for name in ('elbo', 'geco')]
     yield Finding(
-      f'{row["data"]}: marginal KL of the ELBO, and of GECO, in nats',
+      f'{row["data"]}, {row["steps"]} steps: marginal KL of the ELBO, and of '
+      'GECO, in nats',
       f'{elbo:g}, {geco:g}',
       f'{ours[0]:.1f}, {ours[1]:.1f}',
       ours[1] < ours[0],
@@ -347,6 +347,12 @@ def arithmetic(content: Content) -> Iterator[Finding]:
     f'{counts["samples_right"]:.1%}; {counts["real_targets_right"]:.1%}',
     counts['samples_right'] > 0.9,
   )
+
+
+def _steps(row: Content) -> str:
+  """Returns how long a row's runs trained; not all take their config's."""
+  numbers = sorted({run['steps'] for run in row['runs']})
+  return ', '.join(str(number) for number in numbers) + ' steps'
 
 
 def _falls(values: Sequence[float]) -> bool:

@@ -22,6 +22,7 @@ def made_row(panel='ConvDRAW', scale=1.0, seeds=(0,)):
       'objective': objective,
       'kappas': {} if kappa is None else {'re': kappa},
       'seed': seed,
+      'steps': 2_000,
       'infeasible': [],
       'evaluation': {
         'rmse': rmse,

@@ -14,7 +14,12 @@ def made_row(elbo_kl=300.0, geco_kl=200.0, geco_rmse=0.0302):
 
   def run(objective, rmse, kl, kappas):
     evaluation = {'rmse': rmse, 'kl_nats': kl}
-    return {'objective': objective, 'kappas': kappas, 'evaluation': evaluation}
+    return {
+      'objective': objective,
+      'kappas': kappas,
+      'steps': 1_000,
+      'evaluation': evaluation,
+    }
 
   curve = {'step': [100, 200], 'kl_nats': [10.0, 20.0], 'rmse': [0.1, 0.05]}
   return {

@@ -151,6 +151,7 @@ def test_table_2_compares_with_the_papers_ratio():
   def row(elbo, geco):
     return {
       'data': 'color_mnist',
+      'steps': 1_000,
       'elbo': {'marginal_kl_nats': elbo},
       'geco': {'marginal_kl_nats': geco},
       'ratio': elbo / geco,
