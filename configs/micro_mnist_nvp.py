@@ -40,9 +40,4 @@ def get_config(variant: str = 'digits') -> ConfigDict:
     learn_likelihood_stddev=not objective.startswith('geco'),
   )
   config.batch_size = 70  # Ten draws of every digit.
-  if 'cla' in config.constraints:
-    # From 1, the multiplier grows while the KL is still held at 0: the decoder
-    # finds the one picture that is right most often, where the gradient of a
-    # probability vanishes, before z says anything.
-    config.multipliers.kwargs.initial = 100.0
   return config

@@ -127,6 +127,11 @@ def get_base_config(
     objective, names, {'re': {'kappa': kappa}, **constraints}
   )
   config.multipliers = _multipliers(objective, step_size)
+  if 'cla' in config.constraints:
+    # From 1, the multiplier grows while the KL is still held at 0: the decoder
+    # finds the one picture that is right most often, where the gradient of a
+    # probability vanishes, before z says anything.
+    config.multipliers.kwargs.initial = 100.0
   if objective == 'annealed_beta':
     # The scheme's first tenth: 2e5 of 2e6 steps in Eslami et al. 2018.
     config.multipliers.kwargs.transition_steps = (
