@@ -127,7 +127,7 @@ def get_base_config(
     objective, names, {'re': {'kappa': kappa}, **constraints}
   )
   config.multipliers = _multipliers(objective, step_size)
-  if 'cla' in config.constraints:
+  if [*config.constraints] == ['cla']:
     # From 1, the multiplier grows while the KL is still held at 0: the decoder
     # finds the one picture that is right most often, where the gradient of a
     # probability vanishes, before z says anything.

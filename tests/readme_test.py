@@ -79,7 +79,7 @@ def test_conv_draw_table_is_that_of_the_result_file(readme):
   assert f'{results["arithmetic"]["samples_right"]:.1%}' in readme
 
 
-@pytest.mark.parametrize('data', ['digits'])
+@pytest.mark.parametrize('data', ['digits', 'mnist'])
 def test_table_of_constraints_is_that_of_the_result_files(readme, data):
   path = os.path.join(ROOT, 'results', f'constraint_table_{data}.json')
   with open(path) as file:
