@@ -107,7 +107,6 @@ def test_table_of_constraints_is_that_of_the_result_files(
     'convdraw',
     'marginal_kl',
     'fixed_points',
-    'sweep',
     'constraint_cost',
   ],
 )
