@@ -119,7 +119,7 @@ def test_speeds_are_those_of_the_result_files(readme, benchmark):
     closest[row['name']] = row
   for row in closest.values():
     ours, theirs = (
-      f'{row[rate]:#.3g}'.rstrip('.')
+      re.escape(f'{row[rate]:#.3g}'.rstrip('.'))
       for rate in ('steps_per_second', 'baseline_steps_per_second')
     )
     cells = rf'\| {ours} \| [^|]+ \| {theirs} \| {row["ratio"]:.2f} \|'
