@@ -142,12 +142,16 @@ def test_of_fewer_data_it_is_theirs():
   assert found.num_data == 2
 
 
-def test_composed_sets_have_more_examples_than_images():
+def color_mnist_of_40_images():
   digits = sources.digits()
   images = Images(*(x[:40] for x in digits.splits['train']))
-  dataset = compositions.color_mnist(
+  return compositions.color_mnist(
     ImageSet('few', dict.fromkeys(digits.splits, images))
   )
+
+
+def test_composed_sets_have_more_examples_than_images():
+  dataset = color_mnist_of_40_images()
   batch = fixed_batch(dataset, dataset.splits['train'], jnp.array([3, 43]))
   first, again = np.asarray(batch.image)
   np.testing.assert_array_equal(first[..., 0], again[..., 0])
@@ -155,11 +159,7 @@ def test_composed_sets_have_more_examples_than_images():
 
 
 def test_more_composed_examples_than_images_make_the_aggregate():
-  digits = sources.digits()
-  images = Images(*(x[:40] for x in digits.splits['train']))
-  dataset = compositions.color_mnist(
-    ImageSet('few', dict.fromkeys(digits.splits, images))
-  )
+  dataset = color_mnist_of_40_images()
 
   def condition(params, image):
     del params
