@@ -178,7 +178,7 @@ def constraints_of_runs(content: Content) -> Iterator[Finding]:
         continue
       infeasible = any(f'constraint {name} ' in s for s in run['infeasible'])
       yield Finding(
-        f'{run["run"]}: {name}, {report["unit"]}'
+        f'{run["run"]}, {run["steps"]} steps: {name}, {report["unit"]}'
         + (', infeasible in this run' if infeasible else ''),
         f'{report["kappa"]:g}',
         f'{report["value"]:.4g} (C/scale {report["violation"]:+.2%})',

@@ -256,13 +256,26 @@ def save_row(path: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
   return rows
 
 
-def save_records(path: str, results: Sequence[Result], **more: Any) -> None:
+def save_records(
+  path: str, results: Sequence[Result], *, keep: bool = False
+) -> None:
   """Writes the runs and their evaluations as JSON.
 
   Args:
     path: of the file.
     results: of one preset, at least one.
-    **more: what else is to stand in the file, by name.
+    keep: whether runs of other names, which the file has already, stay.
   """
+  runs = {run['run']: run for run in _written(path)} if keep else {}
+  runs |= {run['run']: run for run in records(results)}
   header = provenance(results[0].preset)
-  write_json(path, {**header, **more, 'runs': records(results)})
+  write_json(path, {**header, 'runs': [*runs.values()]})
+
+
+def _written(path: str) -> list[dict[str, Any]]:
+  """Returns the runs of a file of records, none if there is no file."""
+  try:
+    with open(path) as file:
+      return json.load(file)['runs']
+  except FileNotFoundError:
+    return []

@@ -190,6 +190,7 @@ def test_constraints_that_are_out_of_reach_have_no_verdict():
     }
     return {
       'run': 'made',
+      'steps': 300,
       'kappas': {'re': kappa},
       'infeasible': infeasible,
       'evaluation': {'constraints': {'re': report}},
@@ -204,6 +205,7 @@ def test_constraints_that_are_out_of_reach_have_no_verdict():
   }
   found = [*findings.constraints_of_runs(content)]
   assert [finding.holds for finding in found] == [True, False, None]
+  assert all(f.what.startswith('made, 300 steps: re, RMSE') for f in found)
 
 
 def test_figure_2_wants_points_to_merge_and_the_last_transition_in_place():

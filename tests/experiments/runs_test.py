@@ -42,7 +42,7 @@ def test_the_panels_are_the_papers():
 
 @pytest.mark.parametrize('data', ['digits', 'mnist'])
 def test_every_run_of_the_constraint_table_has_a_config(data):
-  for kappas in constraint_table.KAPPAS:
+  for kappas in constraint_table.ROWS.values():
     config = Run(data, 'geco', kappas, 'vae').config()
     assert {k: v.kappa for k, v in config.constraints.items()} == kappas
 
@@ -87,6 +87,11 @@ def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch):
   assert [record['run'] for record in written['runs']] == [r.name for r in RUNS]
   for record in written['runs']:
     assert (record['steps'], record['seed']) == (100, 0)
+  table, other = str(tmp_path / 'table.json'), results[0].run._replace(seed=1)
+  runs.save_records(table, [results[0]._replace(run=other)], keep=True)
+  kept = json.loads((tmp_path / 'table.json').read_text())['runs']
+  assert kept[:2] == written['runs']
+  assert [run['seed'] for run in kept] == [0, 0, 1]
   panels.figure(results).savefig(tmp_path / 'figure.png', dpi=50)
   assert Image.open(tmp_path / 'figure.png').size[0] > 200
   saved = tmp_path / RUNS[0].name / 'checkpoints' / '100'
