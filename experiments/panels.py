@@ -16,14 +16,14 @@ from geco_jax.build import build
 
 PRESETS = ('quick', 'gpu', 'paper')
 _COLUMNS = 8  # Images in a row of a panel.
-_PANELS_IN_ROW = 4
+_PANELS_IN_ROW = 4  # At most; six are two rows of three.
 
 
 def figure(results: Sequence[Result]) -> Figure:
   """Returns the panels; rows of each: data, reconstructions, samples."""
   images = [_picture(result) for result in results]
-  columns = min(len(results), _PANELS_IN_ROW)
-  rows = -(-len(results) // columns)
+  rows = -(-len(results) // _PANELS_IN_ROW)
+  columns = -(-len(results) // rows)
   height, width = images[0].shape[:2]
   drawn = Figure(
     figsize=(4 * columns, (4 * height / width + 0.5) * rows),
