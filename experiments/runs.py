@@ -246,12 +246,7 @@ def save_row(path: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
   So the rows of an experiment can be run one by one, each with the preset that
   there is time for.
   """
-  try:
-    with open(path) as file:
-      rows = json.load(file)
-  except FileNotFoundError:
-    rows = {}
-  rows[name] = row
+  rows = {**_written(path), name: row}
   write_json(path, rows)
   return rows
 
@@ -266,16 +261,17 @@ def save_records(
     results: of one preset, at least one.
     keep: whether runs of other names, which the file has already, stay.
   """
-  runs = {run['run']: run for run in _written(path)} if keep else {}
+  kept = _written(path).get('runs', []) if keep else []
+  runs = {run['run']: run for run in kept}
   runs |= {run['run']: run for run in records(results)}
   header = provenance(results[0].preset)
   write_json(path, {**header, 'runs': [*runs.values()]})
 
 
-def _written(path: str) -> list[dict[str, Any]]:
-  """Returns the runs of a file of records, none if there is no file."""
+def _written(path: str) -> dict[str, Any]:
+  """Returns what a file of numbers has already, nothing if there is none."""
   try:
     with open(path) as file:
-      return json.load(file)['runs']
+      return json.load(file)
   except FileNotFoundError:
-    return []
+    return {}
