@@ -80,5 +80,5 @@ def propositions(content: Content) -> Iterator[Finding]:
       f'Proposition {claim["proposition"]}: {claim["what"]}',
       claim['expected'].replace('|', r'\|'),
       f'{claim["measured"]:.3g}',
-      None,
+      claim['holds'],
     )

@@ -74,10 +74,17 @@ def test_every_proposition_has_its_numbers(tmp_path, capsys):
   rows = propositions.run(str(tmp_path))
   assert {row.proposition for row in rows} == set(range(1, 7))
   assert len(read(tmp_path / 'propositions.json')['claims']) == len(rows)
-  for row in rows:
-    if row.expected == '0':
-      assert abs(row.measured) < 1e-4, row
+  assert [row for row in rows if not row.holds] == []
   assert '<= 1.01 L' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('least', 'most', 'measured'),
+  [(0.0, 1.0, 1.0), (2.0, None, 1e9), (0.0, 1.0, 1.1), (2.0, None, 1.9)],
+)
+def test_proposition_holds_between_its_limits(least, most, measured):
+  claim = propositions.Claim(6, 'slope', measured, '', least, most)
+  assert claim.holds == (measured in (1.0, 1e9))
 
 
 @pytest.mark.parametrize(
