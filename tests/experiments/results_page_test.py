@@ -1,6 +1,6 @@
 """RESULTS.md is what its command makes of results/, verdicts included."""
 
-import importlib
+import importlib.util
 import os
 import re
 
