@@ -231,7 +231,9 @@ def get_nvp_config(
   if objective.startswith('geco'):
     # 1 / (2 sigma^2), where the ELBO starts too. The posterior starts as the
     # prior: at 1 the KL would hold it there until the decoder ignores z.
-    config.multipliers.kwargs.initial = 50.0
+    config.multipliers.kwargs.initial = max(
+      50.0, config.multipliers.kwargs.initial
+    )
   config.max_gradient_norm = 100.0
   if size == 'paper':
     config.learning_rate = group('constant', value=1e-6)

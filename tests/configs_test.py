@@ -192,6 +192,16 @@ def test_variants_name_constraints():
 
 
 @pytest.mark.parametrize(
+  ('variant', 'initial'), [('quick', 50.0), ('quick,geco+cla', 100.0)]
+)
+def test_nvp_starts_at_no_smaller_multiplier_than_other_models(
+  variant, initial
+):
+  config = load('color_mnist_nvp').get_config(variant)
+  assert config.multipliers.kwargs.initial == initial
+
+
+@pytest.mark.parametrize(
   ('variant', 'message'),
   [
     ('geco+ree', "unknown constraint 'ree'.*choose from re, fre"),
