@@ -65,7 +65,7 @@ ROWS = {
     for data in ('color_mnist', 'cifar10')
   },
 }
-# Of ConvDRAW on 8x8 digits. As many latents as the configs' four steps have.
+# Of ConvDRAW on 8x8 digits.
 SHORT = {
   'num_steps': 2_000,
   'batch_size': 32,

@@ -199,7 +199,7 @@ def kl_of_runs(content: Content) -> Iterator[Finding]:
       yield Finding(
         f'{run["run"]}: KL in nats, of the ELBO {elbo[run["data"]]:.1f}',
         'below the ELBO',
-        f'{kl:.1f} ({elbo[run["data"]] / kl:.1f}x below)',
+        _beside(kl, elbo[run['data']]),
         kl < elbo[run['data']],
       )
 
@@ -332,7 +332,7 @@ def conv_draw(content: Content) -> Iterator[Finding]:
       yield Finding(
         f'{config}: KL in nats, of the ELBO {elbo:.1f}',
         'below the ELBO',
-        f'{kl:.1f} ({elbo / kl:.1f}x below)',
+        _beside(kl, elbo),
         kl < elbo,
       )
 
@@ -353,6 +353,12 @@ def _steps(row: Content) -> str:
   """Returns how long a row's runs trained; not all take their config's."""
   numbers = sorted({run['steps'] for run in row['runs']})
   return ', '.join(str(number) for number in numbers) + ' steps'
+
+
+def _beside(kl: float, elbo: float) -> str:
+  """Returns a KL and by how many times it is below the ELBO's, or above."""
+  ratio, where = (elbo / kl, 'below') if kl <= elbo else (kl / elbo, 'above')
+  return f'{kl:.1f} ({ratio:.1f}x {where})'
 
 
 def _falls(values: Sequence[float]) -> bool:
