@@ -240,3 +240,17 @@ def test_figure_7_judges_constrained_slopes_alone():
   ]
   found = theory_findings.figure_7({'panels': panels})
   assert verdicts(found) == [True, False]
+
+
+@pytest.mark.parametrize(
+  ('kl', 'shown', 'holds'),
+  [(25.0, '25.0 (4.0x below)', True), (300.0, '300.0 (3.0x above)', False)],
+)
+def test_kl_beside_that_of_the_elbo_says_by_how_many_times(kl, shown, holds):
+  runs = [
+    {'run': name, 'data': 'mnist', 'objective': name, 'kappas': kappas}
+    | {'evaluation': {'kl_nats': value}}
+    for name, kappas, value in (('elbo', {}, 100.0), ('geco', {'re': 0.1}, kl))
+  ]
+  (finding,) = findings.kl_of_runs({'runs': runs})
+  assert (finding.ours, finding.holds) == (shown, holds)
