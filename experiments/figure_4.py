@@ -65,7 +65,7 @@ ROWS = {
     for data in ('color_mnist', 'cifar10')
   },
 }
-# Of ConvDRAW on 8x8 digits.
+# Of ConvDRAW on 8x8 digits. No fewer latents than the configs' models have.
 SHORT = {
   'num_steps': 2_000,
   'batch_size': 32,
