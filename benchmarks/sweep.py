@@ -6,7 +6,7 @@ The VAE of configs/digits_vae.py at the paper's five kappas, two seeds each:
 `geco_jax.sweep` with each of its executors, against ten times `geco_jax.train`
 and `geco_jax.evaluate`. All start as fresh processes, compile, train, evaluate
 and write their files; the sweep writes its report too. A "step" of the table is
-a run. Ten minutes; run it on an idle machine.
+a run. Twelve minutes a round of two cores; run it on an idle machine.
 """
 
 from collections.abc import Callable, Sequence
