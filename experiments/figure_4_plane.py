@@ -22,6 +22,7 @@ class Point(NamedTuple):
   objective: str
   kappa: float | None  # Of GECO.
   kl_nats: float
+  kl_stddev: float | None  # Between the seeds, where there are several.
   nll_nats_per_dim: float
   rmse: float
   violation: float | None  # Of GECO, the largest.
@@ -56,6 +57,9 @@ def _point(same: Sequence[Mapping[str, Any]]) -> Point:
     objective=same[0]['objective'],
     kappa=kappa,
     kl_nats=mean('kl_nats'),
+    kl_stddev=float(np.std([e['kl_nats'] for e in evaluations], ddof=1))
+    if len(same) > 1
+    else None,
     nll_nats_per_dim=mean('nll_nats_per_dim'),
     rmse=mean('rmse'),
     violation=max((r['violation'] for r in reports), default=None),
@@ -72,7 +76,7 @@ def table(rows: Mapping[str, Any]) -> str:
   width = max(len(name) for name in rows)
   lines = [
     f'{"":<{width}}  objective       kappa     RMSE  C/scale  constraint '
-    ' NLL/dim    KL/nats  ELBO/this  Gaussian'
+    ' NLL/dim    KL/nats          ELBO/this  Gaussian'
   ]
   for name, row in rows.items():
     (elbo,) = of(row, 'elbo') or [None]
@@ -83,7 +87,8 @@ def table(rows: Mapping[str, Any]) -> str:
       ratio = f'{elbo.kl_nats / point.kl_nats:.1f}' if elbo else ''
       lines.append(
         f'{name:<{width}}  {point.objective:<13} {_asked(point)} '
-        f'{point.nll_nats_per_dim:>8.3f} {point.kl_nats:>10.1f} {ratio:>10} '
+        f'{point.nll_nats_per_dim:>8.3f} {point.kl_nats:>10.1f} '
+        f'{_spread(point):<7} {ratio:>10} '
         f'{_rate(rates.get(point.kappa))}'.rstrip()
       )
   return '\n'.join(lines)
@@ -100,6 +105,15 @@ def _asked(point: Point) -> str:
     f'{point.kappa:>7g} {point.rmse:>8.4f} {point.violation:>+8.2%}  '
     f'{verdict:<11}'
   )
+
+
+def kl_text(point: Point) -> str:
+  """Returns a point's KL, and how far its seeds are apart."""
+  return f'{point.kl_nats:.1f} {_spread(point)}'.rstrip()
+
+
+def _spread(point: Point) -> str:
+  return '' if point.kl_stddev is None else f'± {point.kl_stddev:.1f}'
 
 
 def _rate(rate: float | None) -> str:

@@ -67,8 +67,8 @@ def figure_4_kl(content: Content) -> Iterator[Finding]:
     points = figure_4_plane.of(row, 'geco')
     ratios = [elbo.kl_nats / point.kl_nats for point in points]
     yield Finding(
-      f'{name}, {_steps(row)}: ELBO {elbo.kl_nats:.1f} nats at RMSE '
-      f'{elbo.rmse:.4f}, over GECO at kappa {points[0].kappa:g} to '
+      f'{name}, {_steps(row)}: ELBO {figure_4_plane.kl_text(elbo)} nats at '
+      f'RMSE {elbo.rmse:.4f}, over GECO at kappa {points[0].kappa:g} to '
       f'{points[-1].kappa:g}',
       'GECO below',
       ', '.join(f'{ratio:.1f}x' for ratio in ratios),
@@ -111,12 +111,12 @@ def figure_4_nll(content: Content) -> Iterator[Finding]:
 def figure_4_monotone(content: Content) -> Iterator[Finding]:
   """Yields whether KL falls as kappa grows."""
   for name, row in content.items():
-    kls = [point.kl_nats for point in figure_4_plane.of(row, 'geco')]
+    points = figure_4_plane.of(row, 'geco')
     yield Finding(
       f'{name}: KL in nats, kappa ascending',
       'falls',
-      ', '.join(f'{kl:.1f}' for kl in kls),
-      _falls(kls),
+      ', '.join(figure_4_plane.kl_text(point) for point in points),
+      _falls([point.kl_nats for point in points]),
     )
 
 
@@ -350,9 +350,14 @@ def arithmetic(content: Content) -> Iterator[Finding]:
 
 
 def _steps(row: Content) -> str:
-  """Returns how long a row's runs trained; not all take their config's."""
+  """Returns how long a row's runs trained, and their seeds if several."""
   numbers = sorted({run['steps'] for run in row['runs']})
-  return ', '.join(str(number) for number in numbers) + ' steps'
+  num_seeds = len({run['seed'] for run in row['runs']})
+  return (
+    ', '.join(str(number) for number in numbers)
+    + ' steps'
+    + (f', {num_seeds} seeds' if num_seeds > 1 else '')
+  )
 
 
 def _beside(kl: float, elbo: float) -> str:

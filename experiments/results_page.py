@@ -29,7 +29,8 @@ runs. `python -m experiments.results_page` writes this page from the files in
 `results/`, which the commands below wrote: no number of ours is typed, and a
 verdict is computed from the numbers. Presets are the configs' variants; `quick`
 is minutes on two CPU cores and far from the paper's models and 2e6 steps. Steps
-that are not a preset's own were asked for with `--num_steps`.
+that are not a preset's own were asked for with `--num_steps`, several seeds
+with `--num_seeds`; ± is the standard deviation between seeds.
 """
 
 

@@ -17,6 +17,7 @@ def made_row(elbo_kl=300.0, geco_kl=200.0, geco_rmse=0.0302):
     return {
       'objective': objective,
       'kappas': kappas,
+      'seed': 0,
       'steps': 1_000,
       'evaluation': evaluation,
     }

@@ -110,6 +110,15 @@ def test_an_infeasible_kappa_does_not_count_and_is_told():
   assert '4 feasible kappas, 1 infeasible' in finding.what
 
 
+def test_seeds_of_figure_4_are_told_with_their_spread():
+  content = {'mnist': row_of_figure_4(seeds=(0, 1, 2))}
+  (first, *_) = findings.figure_4_kl(content)
+  assert '3 seeds: ELBO 1800.0 ± 900.0 nats' in first.what
+  (finding,) = findings.figure_4_monotone(content)
+  assert finding.holds
+  assert finding.ours.startswith('100.0 ± 50.0, ')
+
+
 def test_rows_of_figure_4_that_lack_are_named():
   found = [*findings.figure_4_kl({'mnist': row_of_figure_4()})]
   assert len(found) == len(ROWS)
