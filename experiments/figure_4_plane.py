@@ -171,6 +171,7 @@ def _draw_row(axes: Axes, row: Mapping[str, Any], colour: str) -> Line2D:
       markersize=10 if objective == 'elbo' else 6,
       linestyle='-',
       color=colour,
+      alpha=0.7,  # Rows can lie on each other.
     )
   return Line2D([], [], color=colour, linewidth=3, label=row['dataset'])
 
