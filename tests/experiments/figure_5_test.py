@@ -58,6 +58,9 @@ def test_geco_is_asked_for_the_rmse_of_the_elbo(tmp_path, monkeypatch):
   )
   assert row['curves']['geco']['step'] == [100, 200]
   assert row['preset'] is None  # The config of digits has none.
+  # From where the ELBO's sigma of 0.1 is; 10% a hundred steps at most.
+  multiplier = geco['evaluation']['constraints']['re']['multiplier']
+  assert 50 / np.exp(0.21) < multiplier < 50 * np.exp(0.21)
   # What was trained is found again by its name.
   assert (
     figure_5.run_row('digits', str(tmp_path), 'quick', num_steps=200) == row
