@@ -71,7 +71,7 @@ def figure_4_kl(content: Content) -> Iterator[Finding]:
       f'RMSE {elbo.rmse:.4f}, over GECO at kappa {points[0].kappa:g} to '
       f'{points[-1].kappa:g}',
       'GECO below',
-      ', '.join(f'{ratio:.1f}x' for ratio in ratios),
+      ', '.join(f'{r:.1f}x' if r >= 0.1 else f'{r:.2f}x' for r in ratios),
       min(ratios) > 1,
     )
   for name in ROWS:
