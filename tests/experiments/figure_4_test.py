@@ -117,6 +117,7 @@ def test_points_are_in_order_and_means_over_seeds():
   assert (elbo.objective, annealed.objective) == ('elbo', 'annealed_beta')
   assert [point.kappa for point in geco] == [*PAPER_KAPPAS]
   assert elbo.kl_nats == pytest.approx(1.5 * 900)
+  assert figure_4_plane.kl_text(elbo) == '1350.0 ± 636.4'  # 900 and 1800.
   assert {point.num_seeds for point in geco} == {2}
 
 
