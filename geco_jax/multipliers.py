@@ -61,8 +61,9 @@ def geco(
       it over the number of updates; finite and >= 0.
     decay: of the moving average, in [0, 1).
     violation_clip: if given, > 0: C_ma enters the update clipped to
-      [-violation_clip, violation_clip]. 1 suits relative violations: the
-      multiplier does not wind up while a constraint is first being met.
+      [-violation_clip, violation_clip]. 1 suits relative violations: however
+      far off a constraint is at first, log lambda grows by `step_size` a step.
+      Where meeting it takes long, less keeps the multiplier from winding up.
     damping: >= 0, in steps: adds `step_size * damping * (the change of C_ma)`,
       the proportional term of a PI controller. It damps the oscillation of
       multiplier against model that large step sizes cause.
