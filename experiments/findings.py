@@ -155,8 +155,12 @@ def figure_5(content: Content) -> Iterator[Finding]:
   for name, row in content.items():
     elbo, geco = (run['evaluation'] for run in row['runs'])
     difference = geco['rmse'] / elbo['rmse'] - 1
+    changed = row['multipliers']
     yield Finding(
-      f'{name}, {_steps(row)}: RMSE of the ELBO, and of GECO',
+      f'{name}, {_steps(row)}, lambda from '
+      f'{changed["multipliers.kwargs.initial"]:g}, C / scale clipped at '
+      f'{changed["multipliers.kwargs.violation_clip"]:g}: '
+      'RMSE of the ELBO, and of GECO',
       f'equal, to {TOLERANCE:.0%}',
       f'{elbo["rmse"]:.4f}, {geco["rmse"]:.4f} ({difference:+.2%})',
       abs(difference) <= TOLERANCE,
