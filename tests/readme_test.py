@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from experiments import figure_4_plane
 from experiments import information_plane
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -122,6 +123,21 @@ def test_speeds_are_those_of_the_result_files(readme, benchmark):
     )
     cells = rf'\| {ours} \| [^|]+ \| {theirs} \| {row["ratio"]:.2f} \|'
     assert re.search(cells, readme), row['name']
+
+
+def test_figure_4_is_that_of_the_result_file(readme):
+  with open(os.path.join(ROOT, 'results', 'figure_4.json')) as file:
+    rows = json.load(file)
+  ratios = {}
+  for name, row in rows.items():
+    (elbo,) = figure_4_plane.of(row, 'elbo')
+    points = figure_4_plane.of(row, 'geco')
+    ratios[name] = [elbo.kl_nats / point.kl_nats for point in points]
+  below = {name for name, r in ratios.items() if min(r) > 1}
+  assert below == {'mnist', 'cifar10', 'celeb_a', 'mnist_sum'}
+  assert 'On MNIST, CIFAR-10, CelebA and MNIST-sum it is below' in readme
+  largest = max(max(ratios[name]) for name in below)
+  assert f'up to {largest:.0f} times' in readme
 
 
 def test_pictures_exist(readme):
