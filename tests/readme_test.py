@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import figure_4_plane
+from experiments import figure_5
 from experiments import information_plane
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -138,6 +139,21 @@ def test_figure_4_is_that_of_the_result_file(readme):
   assert 'On MNIST, CIFAR-10, CelebA and MNIST-sum it is below' in readme
   largest = max(max(ratios[name]) for name in below)
   assert f'up to {largest:.0f} times' in readme
+
+
+def test_figure_5_is_that_of_the_result_file(readme):
+  with open(os.path.join(ROOT, 'results', 'figure_5.json')) as file:
+    rows = json.load(file)
+  assert figure_5.table(rows) in readme
+  kls = {
+    name: [run['evaluation']['kl_nats'] for run in row['runs']]
+    for name, row in rows.items()
+    if name != 'cifar10'
+  }
+  lower = [1 - geco / elbo for elbo, geco in kls.values()]
+  assert f'by {100 * min(lower):.1f} to {max(lower):.0%}' in (
+    ' '.join(readme.split())
+  )
 
 
 def test_pictures_exist(readme):
