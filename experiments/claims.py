@@ -120,7 +120,8 @@ CLAIMS = (
   ),
   _figure_4(
     'the constraints',
-    'GECO meets the reconstruction error that was asked.',
+    'GECO meets the reconstruction error that was asked. Where C / scale is '
+    'far below 0 the run ended with the multiplier on its way down.',
     findings.figure_4_met,
   ),
   _figure_4(

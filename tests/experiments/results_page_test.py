@@ -107,7 +107,8 @@ def test_an_infeasible_kappa_does_not_count_and_is_told():
   run['evaluation']['constraints']['re']['violation'] = 0.5
   (finding,) = findings.figure_4_met({'mnist': row})
   assert finding.holds
-  assert '4 feasible kappas, 1 infeasible' in finding.what
+  assert finding.ours.count('infeasible') == 1
+  assert finding.ours.startswith('+50.0% (infeasible), ')
 
 
 def test_seeds_of_figure_4_are_told_with_their_spread():
