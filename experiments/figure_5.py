@@ -32,7 +32,6 @@ from experiments.runs import Run
 from geco_jax import cli
 from geco_jax.metrics import read_metrics
 
-TOLERANCE = 0.02  # Between RMSEs that are called equal, relative.
 DATA = ('cifar10', 'mnist', 'digits')
 # GECO's, where other than the configs'. The ELBO too starts at 1 / (2 sigma^2),
 # sigma 0.1. The clip is of relative violations, whose step size is 0.01.
