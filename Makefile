@@ -12,6 +12,10 @@ demo: $(INSTALLED)
 	$(BIN)/python -m experiments.information_plane \
 	  --config=configs/digits_vae.py --workdir=runs/demo
 
+# Most of the time goes to compilation: what one worker, or an earlier run, has
+# compiled the others read.
+test: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.pytest_cache/jax
+test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto -m "not slow"
 

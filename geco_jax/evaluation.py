@@ -1,6 +1,7 @@
 """What is measured of a trained model, on whole splits (Appendix D)."""
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 import math
 import os
 from typing import Any, NamedTuple
@@ -261,7 +262,10 @@ def restore_state(
       raise UserError(
         f'--workdir={workdir} has no checkpoint of step {step}; it has {steps}'
       )
-    like = init_state(experiment, run_inputs(experiment))
+    shapes = jax.eval_shape(
+      functools.partial(init_state, experiment), run_inputs(experiment)
+    )
+    like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
     restored = checkpointer.restore(like, step)
   finally:
     checkpointer.close()

@@ -25,6 +25,8 @@ from geco_jax.errors import UserError
 from geco_jax.models.base import Posterior
 from geco_jax.training import train
 
+pytestmark = pytest.mark.usefixtures('compile_fast')
+
 # Of one-dimensional Gaussian posteriors, read off each data point's pixels.
 MEANS = np.array([-1.5, -0.9, 0.1, 0.4, 2.0])
 STDDEVS = np.array([0.3, 0.7, 0.2, 0.9, 0.4])

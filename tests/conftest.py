@@ -18,6 +18,14 @@ def _raise_on_rank_promotion():
     yield
 
 
+@pytest.fixture(scope='module')
+def compile_fast():
+  """For tests that compile much and compute little."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture
 def make_images():
   """Returns (n, shape) -> random images of n // 4 prototypes."""

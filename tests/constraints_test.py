@@ -16,6 +16,8 @@ from geco_jax.datasets.batches import Batch
 from geco_jax.models.base import ModelOutput
 from geco_jax.models.pretrained import Network
 
+pytestmark = pytest.mark.usefixtures('compile_fast')
+
 SHAPE = (2, 3, 1)
 NUM_DIMS = 6
 

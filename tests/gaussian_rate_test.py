@@ -17,6 +17,8 @@ from geco_jax.distributions import per_example_keys
 from geco_jax.errors import UserError
 from geco_jax.theory import rate_distortion
 
+pytestmark = pytest.mark.usefixtures('compile_fast')
+
 
 def dataset_of(pixels):
   """Returns a data set of uint8 images [n, height, width, channels]."""

@@ -1,5 +1,7 @@
 """Statistics of patches equal those of patches that were cut out."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,15 @@ import pytest
 
 from geco_jax import patches
 
+pytestmark = pytest.mark.usefixtures('compile_fast')
+
 EPSILON = 1e-4
 CASES = [((9, 11, 3), 4, 2), ((8, 8, 1), 8, 1), ((6, 5, 2), 3, 1)]
 
 
 def images(shape, seed=0):
-  return jax.random.uniform(jax.random.key(seed), (2, *shape))
+  rng = np.random.default_rng(seed)
+  return rng.uniform(size=(2, *shape)).astype(np.float32)
 
 
 def cut(x, size, stride):
@@ -23,6 +28,11 @@ def cut(x, size, stride):
   return np.moveaxis(windows[:, ::stride, ::stride], 3, -1)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def correlation(x, y, size, stride):
+  return patches.normalized_cross_correlation(x, y, size, stride, EPSILON)
+
+
 @pytest.mark.parametrize(('shape', 'size', 'stride'), CASES)
 def test_count_sums_means_and_deviations(shape, size, stride):
   x = images(shape)
@@ -30,7 +40,9 @@ def test_count_sums_means_and_deviations(shape, size, stride):
   sums = patches.sums(x, size, stride)
   np.testing.assert_allclose(sums, expected.sum(axis=(3, 4)), rtol=1e-5)
   assert patches.count(shape, size, stride) == sums[0, :, :, 0].size
-  mean, stddev = patches.mean_and_stddev(x, size, stride, EPSILON)
+  mean, stddev = jax.jit(patches.mean_and_stddev, static_argnums=(1, 2, 3))(
+    x, size, stride, EPSILON
+  )
   np.testing.assert_allclose(mean, expected.mean(axis=(3, 4)), rtol=1e-5)
   variance = expected.var(axis=(3, 4))
   np.testing.assert_allclose(stddev, np.sqrt(variance + EPSILON), rtol=1e-4)
@@ -49,20 +61,18 @@ def test_correlation_is_that_of_whitened_patches(shape, size, stride):
   y = 0.5 * (x + y)
   rows_and_columns = patches.sums(x, size, stride).shape[1:3]
   np.testing.assert_allclose(
-    patches.normalized_cross_correlation(x, y, size, stride, EPSILON),
+    correlation(x, y, size, stride),
     (psi(x) * psi(y)).sum(axis=-1),
     atol=1e-5,
   )
 
 
 def test_correlation_of_flat_patches():
-  def correlation(x, y):
-    return patches.normalized_cross_correlation(x, y, 4, 1, EPSILON)
-
   flat, other = jnp.full((1, 8, 8, 3), 0.3), jnp.full((1, 8, 8, 3), 0.9)
-  np.testing.assert_allclose(correlation(flat, other), 1, atol=1e-5)
-  assert np.all(np.abs(correlation(flat, images((8, 8, 3))[:1])) < 0.1)
-  gradient = jax.grad(lambda y: correlation(flat, y).sum())(other)
+  np.testing.assert_allclose(correlation(flat, other, 4, 1), 1, atol=1e-5)
+  textured = images((8, 8, 3))[:1]
+  assert np.all(np.abs(correlation(flat, textured, 4, 1)) < 0.1)
+  gradient = jax.grad(lambda y: correlation(flat, y, 4, 1).sum())(other)
   assert np.all(np.isfinite(gradient))
 
 

@@ -18,6 +18,8 @@ from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.distributions import per_example_keys
 
+pytestmark = pytest.mark.usefixtures('compile_fast')
+
 SPLITS = {'train': 80, 'validation': 40, 'test': 40}
 BYTE = 255
 

@@ -1,12 +1,23 @@
 """What the tests of models share."""
 
+import functools
+
 import jax
 import pytest
 
 
-@pytest.fixture(autouse=True, scope='package')
-def _compile_fast():
-  """These tests compile much and compute little."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+@pytest.fixture(autouse=True, scope='module')
+def _compile_fast(compile_fast):
+  pass
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _value_and_gradients(function, arguments, cotangent):
+  value, vjp = jax.vjp(function, *arguments)
+  return value, vjp(cotangent)
+
+
+@pytest.fixture
+def value_and_gradients():
+  """Returns (function, arguments, cotangent) -> its value, its products."""
+  return _value_and_gradients

@@ -44,40 +44,45 @@ def test_transforms_make_the_correlation_exactly(kernel):
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('kernel', winograd.KERNEL_SIZES)
-def test_value_and_gradients_equal_the_direct_ones(kernel, size):
+def test_value_and_gradients_equal_the_direct_ones(
+  kernel, size, value_and_gradients
+):
   x, w, g = arguments(kernel, size)
-  want, vjp = jax.vjp(direct, x, w)
-  assert_close(winograd.conv2d(x, w), want)
-  for ours, theirs in zip(winograd.gradients(x, w, g), vjp(g), strict=True):
-    assert_close(ours, theirs)
+  want, gradients = value_and_gradients(direct, (x, w), g)
+  assert_close(jax.jit(winograd.conv2d)(x, w), want)
+  ours = jax.jit(winograd.gradients)(x, w, g)
+  for our, their in zip(ours, gradients, strict=True):
+    assert_close(our, their)
 
 
 @pytest.mark.parametrize('kernel', winograd.KERNEL_SIZES)
-def test_gradients_are_those_of_the_function(kernel):
+def test_gradients_are_those_of_the_function(kernel, value_and_gradients):
   x, w, g = arguments(kernel, (7, 10))
-  _, vjp = jax.vjp(winograd.conv2d, x, w)
-  for ours, theirs in zip(winograd.gradients(x, w, g), vjp(g), strict=True):
-    assert_close(ours, theirs)
+  _, gradients = value_and_gradients(winograd.conv2d, (x, w), g)
+  ours = jax.jit(winograd.gradients)(x, w, g)
+  for our, their in zip(ours, gradients, strict=True):
+    assert_close(our, their)
 
 
 def test_maps_over_weights_and_inputs_as_a_loop_does():
   x, w, g = arguments(5, (8, 8))
   xs, ws = jnp.stack([x, -x]), jnp.stack([w, 2 * w])
-  gradients = [
-    winograd.gradients(*pair, g) for pair in zip(xs, ws, strict=True)
-  ]
-  mapped = jax.vmap(lambda x, w: winograd.gradients(x, w, g))(xs, ws)
+  function = jax.jit(winograd.gradients)
+  gradients = [function(*pair, g) for pair in zip(xs, ws, strict=True)]
+  mapped = jax.jit(jax.vmap(winograd.gradients, (0, 0, None)))(xs, ws, g)
   for ours, theirs in zip(mapped, zip(*gradients, strict=True), strict=True):
     assert_close(ours, jnp.stack(theirs))
 
 
 @pytest.mark.parametrize('kernel', winograd.KERNEL_SIZES)
-def test_a_large_convolution_is_taken_by_it_with_its_gradients(kernel):
+def test_a_large_convolution_is_taken_by_it_with_its_gradients(
+  kernel, value_and_gradients
+):
   x, w, g = arguments(kernel, (8, 8), batch=32)
-  want, want_vjp = jax.vjp(direct, x, w)
-  got, got_vjp = jax.vjp(convolution.conv2d, x, w)
+  want, want_gradients = value_and_gradients(direct, (x, w), g)
+  got, got_gradients = value_and_gradients(convolution.conv2d, (x, w), g)
   assert_close(got, want)
-  for ours, theirs in zip(got_vjp(g), want_vjp(g), strict=True):
+  for ours, theirs in zip(got_gradients, want_gradients, strict=True):
     assert_close(ours, theirs)
   assert not np.array_equal(got, want)  # By rounding: it was not direct.
 
