@@ -1,5 +1,6 @@
 """Classifiers learn, are kept whole and are found again."""
 
+import functools
 import json
 import os
 
@@ -31,10 +32,13 @@ def small_config(name='cnn', num_steps=120) -> ConfigDict:
   return config
 
 
-def make(name, shape=(8, 8, 3)):
+@functools.cache
+def make(name):
+  """Returns a small classifier, its start and five images."""
   classifier = CLASSIFIERS[name](10, **SMALL[name])
-  image = jax.random.uniform(jax.random.key(0), (5, *shape))
-  return classifier, classifier.init(jax.random.key(1), image), image
+  image = jax.random.uniform(jax.random.key(0), (5, 8, 8, 3))
+  start = jax.jit(classifier.init)(jax.random.key(1), image)
+  return classifier, start, image
 
 
 def test_small_sizes_are_given_for_every_classifier():
@@ -114,9 +118,8 @@ def test_what_fades_into_noise_is_less_sure():
   image = jax.random.uniform(jax.random.key(0), (6, 6, 1))
   target = jax.nn.one_hot(2, 4)
   keys = jax.random.split(jax.random.key(1), 500)
-  faded, targets = jax.vmap(
-    lambda key: train_classifier.fade(key, image, target)
-  )(keys)
+  fade = jax.vmap(train_classifier.fade, in_axes=(0, None, None))
+  faded, targets = jax.jit(fade)(keys, image, target)
   shares = (targets[:, 2] - 1 / 4) / (1 - 1 / 4)
   others = (1 - targets[:, 2]) / 3
   np.testing.assert_allclose(targets[:, 0], others, atol=1e-6)
@@ -133,12 +136,10 @@ def test_what_fades_into_noise_is_less_sure():
 def test_augmentation_shifts_and_mirrors():
   image = jnp.arange(1.0, 13).reshape(3, 4, 1)
   keys = jax.random.split(jax.random.key(0), 400)
-  seen = {
-    np.asarray(
-      train_classifier.augment(key, image, max_shift=1, flip=True)
-    ).tobytes()
-    for key in keys
-  }
+  augment = jax.vmap(
+    lambda key: train_classifier.augment(key, image, max_shift=1, flip=True)
+  )
+  seen = {each.tobytes() for each in np.asarray(jax.jit(augment)(keys))}
   padded = np.pad(np.asarray(image), ((1, 1), (1, 1), (0, 0)))
   expected = set()
   for row in range(3):
