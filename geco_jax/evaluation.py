@@ -1,7 +1,6 @@
 """What is measured of a trained model, on whole splits (Appendix D)."""
 
 from collections.abc import Callable, Mapping, Sequence
-import functools
 import math
 import os
 from typing import Any, NamedTuple
@@ -24,8 +23,7 @@ from geco_jax.datasets.batches import fixed_batch
 from geco_jax.distributions import per_example_keys
 from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.errors import UserError
-from geco_jax.update import init_state
-from geco_jax.update import run_inputs
+from geco_jax.update import state_like
 from geco_jax.update import TrainState
 
 SPLITS = ('train', 'validation', 'test')
@@ -262,11 +260,7 @@ def restore_state(
       raise UserError(
         f'--workdir={workdir} has no checkpoint of step {step}; it has {steps}'
       )
-    shapes = jax.eval_shape(
-      functools.partial(init_state, experiment), run_inputs(experiment)
-    )
-    like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
-    restored = checkpointer.restore(like, step)
+    restored = checkpointer.restore(state_like(experiment), step)
   finally:
     checkpointer.close()
   if restored is None:

@@ -20,6 +20,7 @@ from geco_jax.evaluation import constraint_report
 from geco_jax.programs import Programs
 from geco_jax.update import init_state
 from geco_jax.update import run_inputs
+from geco_jax.update import state_like
 from geco_jax.update import TrainState
 
 
@@ -42,11 +43,12 @@ class Recorder:
     self.experiment = build_like(config, programs.experiment)
     self.inputs = run_inputs(self.experiment)
     self._checkpointer = checkpoint.Checkpointer(workdir)
-    self.state: TrainState = jax.tree.map(
-      np.asarray, init_state(self.experiment, self.inputs)
-    )
-    restored = self._checkpointer.restore(self.state)
-    if restored is not None:
+    self.state: TrainState
+    restored = self._checkpointer.restore(state_like(self.experiment))
+    if restored is None:
+      state = init_state(self.experiment, self.inputs)
+      self.state = jax.tree.map(np.asarray, state)
+    else:
       self.state = restored.state
       self._checkpointer.delete_after(restored.step)
       metrics.say(f'continuing from step {restored.step} in {workdir}')

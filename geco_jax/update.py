@@ -11,6 +11,7 @@ from typing import NamedTuple
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from geco_jax import parallel
@@ -53,12 +54,32 @@ def run_inputs(experiment: Experiment) -> RunInputs:
 
 def init_state(experiment: Experiment, inputs: RunInputs) -> TrainState:
   """Returns the state before the first step."""
+  # It runs once, so that what counts is how fast it compiles.
+  options = {'xla_backend_optimization_level': 0}
+  on_cpu = jax.default_backend() == 'cpu'
+  init = jax.jit(
+    experiment.model.init, compiler_options=options if on_cpu else None
+  )
+  return _state_of(experiment, inputs, init)
+
+
+def state_like(experiment: Experiment) -> TrainState:
+  """Returns NumPy arrays of a state's shapes and types, without its values."""
+  shapes = jax.eval_shape(
+    lambda inputs: _state_of(experiment, inputs, experiment.model.init),
+    run_inputs(experiment),
+  )
+  return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
+
+
+def _state_of(
+  experiment: Experiment, inputs: RunInputs, init: Callable[..., hk.Params]
+) -> TrainState:
+  """Returns the state before the first step, its parameters from `init`."""
   params_key, sample_key = jax.random.split(_key(inputs.seed, 'params'))
   shapes = experiment.dataset.image_shape, experiment.dataset.context_shape
   image, context = (s and jnp.zeros((1, *s)) for s in shapes)
-  params = jax.jit(experiment.model.init)(
-    params_key, jax.random.split(sample_key, 1), image, context
-  )
+  params = init(params_key, jax.random.split(sample_key, 1), image, context)
   log_multipliers = {
     name: jnp.float32(experiment.multipliers.initial_log_multiplier)
     for name in experiment.kappas

@@ -1,6 +1,5 @@
 """Every config, in every variant, takes one shrunk step."""
 
-import functools
 import glob
 import importlib.util
 import os
@@ -97,9 +96,7 @@ def test_takes_a_step(name, variant, make_dataset):
 )
 def test_step_can_be_traced(name, variant, make_dataset):
   experiment, inputs, step = first_step(name, variant, make_dataset)
-  state = jax.eval_shape(
-    functools.partial(update.init_state, experiment), inputs
-  )
+  state = update.state_like(experiment)
   args = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype),
     (state, inputs, experiment.dataset.splits['train']),

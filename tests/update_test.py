@@ -45,6 +45,19 @@ def errors_at_start_and_end(config, dataset):
 
 
 @pytest.mark.parametrize('objective', OBJECTIVES)
+def test_a_state_without_values_is_shaped_like_the_first(
+  objective, tiny_config, make_dataset
+):
+  experiment = build(tiny_config(objective), make_dataset())
+  first = update.init_state(experiment, update.run_inputs(experiment))
+  like = update.state_like(experiment)
+  assert jax.tree.structure(like) == jax.tree.structure(first)
+  for a, b in zip(jax.tree.leaves(like), jax.tree.leaves(first), strict=True):
+    assert isinstance(a, np.ndarray)
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+@pytest.mark.parametrize('objective', OBJECTIVES)
 def test_every_objective_learns_with_finite_metrics(
   objective, tiny_config, make_dataset
 ):
