@@ -1,4 +1,4 @@
-"""Every config, in every variant, takes one shrunk step."""
+"""Every config, in every variant, takes or traces one shrunk step."""
 
 import glob
 import importlib.util
