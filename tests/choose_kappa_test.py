@@ -14,6 +14,8 @@ from geco_jax import gaussian_rate
 from geco_jax.build import COMPOSITIONS
 from geco_jax.datasets import sources
 
+pytestmark = pytest.mark.usefixtures('compile_fast')
+
 
 def run(*arguments):
   return subprocess.run(

@@ -13,6 +13,8 @@ from geco_jax import update
 from geco_jax.build import build
 from geco_jax.distributions import quantized_normal_log_prob
 
+pytestmark = pytest.mark.usefixtures('compile_fast')
+
 
 @pytest.fixture
 def run(tiny_config, make_dataset, monkeypatch):
