@@ -75,6 +75,7 @@ def as_row(result: Result, dataset: Dataset) -> dict[str, Any]:
   return {
     'kappa': config.constraints.re.kappa,
     'steps': evaluation['step'],
+    'multiplier_rule': config.multipliers.name,
     'seconds': sweep_results.seconds(result),
     'infeasible': [*infeasible],
     'evaluation': evaluation,

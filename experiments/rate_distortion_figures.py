@@ -14,7 +14,7 @@ from geco_jax.theory import rate_distortion as theory
 
 _TITLES = {
   'literal': 'literal: Algorithm 1',
-  'damped': 'damped: violation_clip = 1, damping = 100',
+  'geco': 'GECO, the default of `geco`',
 }
 
 
@@ -42,20 +42,20 @@ def curve_figure(
     color='black',
     label='Shannon, R(D)',
   )
-  styles = {'literal': ('s', ':'), 'damped': ('o', '-')}
+  styles = {'literal': ('s', ':'), 'geco': ('o', '-')}
   for name, trace in traces.items():
     mine = [row for row in rows if row['update'] == name]
     marker, line = styles[name]
-    label = f'GECO, {name}, step size {mine[0]["step_size"]:g}'
+    label = f'{_TITLES[name]}, step size {mine[0]["step_size"]:.2g}'
     curve.plot(
       [row['distortion'] * (1 + row['violation']) for row in mine],
       [row['kl_nats'] for row in mine],
       marker,
-      markersize=6 if name == 'damped' else 12,
-      fillstyle='full' if name == 'damped' else 'none',
+      markersize=6 if name == 'geco' else 12,
+      fillstyle='full' if name == 'geco' else 'none',
       label=label,
     )
-    for row in mine if name == 'damped' else ():
+    for row in mine if name == 'geco' else ():
       curve.annotate(
         f'D = {row["distortion"]:g}: KL/R = {1 + row["kl_error"]:.4f}',
         (row['distortion'], row['kl_nats']),

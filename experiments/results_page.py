@@ -30,7 +30,9 @@ runs. `python -m experiments.results_page` writes this page from the files in
 verdict is computed from the numbers. Presets are the configs' variants; `quick`
 is minutes on two CPU cores and far from the paper's models and 2e6 steps. Steps
 that are not a preset's own were asked for with `--num_steps`, several seeds
-with `--num_seeds`; ± is the standard deviation between seeds.
+with `--num_seeds`; ± is the standard deviation between seeds. Multipliers moved
+by `clipped` are GECO's under its former default, which
+[docs/multipliers.md](docs/multipliers.md) compares with today's, `geco`.
 """
 
 
@@ -102,6 +104,7 @@ def _origin(content: Any) -> str:
     ('cores', ('num_cores',)),
     ('steps', ('steps', 'step', 'num_steps')),
     ('seeds', ('seed',)),
+    ('multipliers', ('multiplier_rule',)),
   )
   told = {label: _join(_values(content, names)) for label, names in asked}
   told['device'] = told['device'] or 'not recorded'

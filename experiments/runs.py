@@ -233,6 +233,7 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
       'run': result.run.name,
       **result.run._asdict(),
       'steps': result.config.num_steps,
+      'multiplier_rule': result.config.multipliers.name,
       'infeasible': [*result.infeasible],
       'evaluation': result.evaluation,
     }

@@ -58,6 +58,7 @@ def row(
     'data': data,
     **runs.provenance(preset),
     'steps': results[0].config.num_steps,
+    'multiplier_rule': results[-1].config.multipliers.name,
   }
   for result in results:
     kl = estimate(

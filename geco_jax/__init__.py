@@ -4,6 +4,7 @@ The public list is short; everything else is imported from its module.
 """
 
 from geco_jax.lagrangian import lagrangian
+from geco_jax.multipliers import algorithm_1
 from geco_jax.multipliers import annealed_beta
 from geco_jax.multipliers import fixed
 from geco_jax.multipliers import geco
@@ -12,6 +13,7 @@ from geco_jax.multipliers import scheduled
 
 __all__ = [
   'GecoState',
+  'algorithm_1',
   'annealed_beta',
   'fixed',
   'geco',

@@ -87,7 +87,6 @@ def get_base_config(
   objective: str,
   kappa: float,
   num_steps: int,
-  step_size: float = 1e-2,
   constraints: Mapping[str, Mapping[str, Any]] = _NO_CHANGES,
 ) -> ConfigDict:
   """Returns a config that lacks a data set and a model.
@@ -99,7 +98,6 @@ def get_base_config(
     kappa: of GECO's RE constraint, the RMSE per pixel to reach.
     num_steps: training steps; the learning rate's decay follows it, also where
       the command line changes it.
-    step_size: of GECO's multiplier update on relative violations.
     constraints: what is to be different in `CONSTRAINTS`, by name.
 
   Raises:
@@ -126,12 +124,13 @@ def get_base_config(
   config.constraints = _constraints(
     objective, names, {'re': {'kappa': kappa}, **constraints}
   )
-  config.multipliers = _multipliers(objective, step_size)
-  if [*config.constraints] == ['cla']:
-    # From 1, the multiplier grows while the KL is still held at 0: the decoder
-    # finds the one picture that is right most often, where the gradient of a
-    # probability vanishes, before z says anything.
-    config.multipliers.kwargs.initial = 100.0
+  config.multipliers = _multipliers(objective)
+  if objective == 'geco':
+    # The largest move of log lambda a step: it may travel 40 nepers in a run.
+    # (0 steps are refused by `build`, not here by a division.)
+    config.multipliers.kwargs.step_size = 40.0 / (
+      config.get_oneway_ref('num_steps').to_float() + 1e-30
+    )
   if objective == 'annealed_beta':
     # The scheme's first tenth: 2e5 of 2e6 steps in Eslami et al. 2018.
     config.multipliers.kwargs.transition_steps = (
@@ -224,16 +223,11 @@ def get_nvp_config(
   config.model = group(
     'vae_nvp',
     **NVP_SIZES[size],
+    coupling_activation='tanh',
     likelihood_stddev=0.1,
     # Only the likelihood's own objectives train sigma.
     learn_likelihood_stddev=not objective.startswith('geco'),
   )
-  if objective.startswith('geco'):
-    # 1 / (2 sigma^2), where the ELBO starts too. The posterior starts as the
-    # prior: at 1 the KL would hold it there until the decoder ignores z.
-    config.multipliers.kwargs.initial = max(
-      50.0, config.multipliers.kwargs.initial
-    )
   config.max_gradient_norm = 100.0
   if size == 'paper':
     config.learning_rate = group('constant', value=1e-6)
@@ -336,19 +330,26 @@ def _constraints(
   )
 
 
-def _multipliers(objective: str, step_size: float) -> ConfigDict:
-  geco: Mapping[str, Any] = dict(
-    initial=1.0,
-    relative=True,
-    step_size=step_size,
-    decay=0.99,
-    log_multiplier_range=(-10.0, 14.0),
+def _multipliers(objective: str) -> ConfigDict:
+  shared: Mapping[str, Any] = dict(
+    relative=True, log_multiplier_range=(-10.0, 14.0)
   )
   match objective:
     case 'geco':
-      return group('geco', **geco, violation_clip=1.0, damping=100.0)
+      # What is None follows: the first multiplier from the natural one
+      # (`build.INITIAL_SHARE`), the rest from the step size, that from the run.
+      return group(
+        'geco',
+        initial=placeholder(float),
+        decay=placeholder(float),
+        damping=placeholder(float),
+        violation_clip=1.0,
+        **shared,
+      )
     case 'geco_literal':
-      return group('geco', **geco)
+      return group(
+        'algorithm_1', initial=1.0, step_size=1e-2, decay=0.99, **shared
+      )
     case 'elbo':
       return group('fixed', beta=1.0)
     case 'beta_vae':

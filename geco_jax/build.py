@@ -35,7 +35,7 @@ class Multipliers(NamedTuple):
   """How the multipliers start and move."""
 
   transformation: optax.GradientTransformation
-  initial_log_multiplier: float
+  initial_log_multipliers: dict[str, Any]  # By constraint, floats or arrays [].
   relative: bool = True  # Whether it is fed C / scale or C.
   highest_log_multiplier: float = math.inf  # Where it clips them.
 
@@ -53,7 +53,10 @@ class Experiment(NamedTuple):
   kappas: dict[str, float]
   optimizer: Callable[[Mapping[str, Any]], optax.GradientTransformation]
   multipliers: Multipliers
-  move_multipliers: Callable[[Mapping[str, Any]], optax.GradientTransformation]
+  # (step sizes, kappas) -> the update.
+  move_multipliers: Callable[
+    [Mapping[str, Any], Mapping[str, Any]], optax.GradientTransformation
+  ]
   # 'learning_rate' and 'multipliers', those of the two that have one.
   step_sizes: dict[str, float]
   seed: int
@@ -62,35 +65,79 @@ class Experiment(NamedTuple):
 
 
 def _geco(
+  naturals: Mapping[str, Any],
+  *,
+  initial: float | None = None,
+  relative: bool = True,
+  log_multiplier_range: tuple[float, float] = (-20.0, 20.0),
+  **kwargs,
+):
+  return Multipliers(
+    transformation=multipliers.geco(
+      natural_multiplier=dict(naturals),
+      log_multiplier_range=log_multiplier_range,
+      **kwargs,
+    ),
+    initial_log_multipliers={
+      name: _initial_log_multiplier(initial, natural, log_multiplier_range)
+      for name, natural in naturals.items()
+    },
+    relative=relative,
+    highest_log_multiplier=log_multiplier_range[1],
+  )
+
+
+def _initial_log_multiplier(initial, natural, log_multiplier_range):
+  """Returns log(initial), or the log of a share of the natural multiplier."""
+  if initial is None:
+    return jnp.clip(
+      jnp.log(INITIAL_SHARE * jnp.asarray(natural)), *log_multiplier_range
+    )
+  if not initial > 0:
+    raise ValueError(f'initial must be > 0, got {initial}')
+  lowest, highest = log_multiplier_range
+  if not lowest <= math.log(initial) <= highest:
+    raise ValueError(
+      f'initial must be in exp({lowest:g}) to exp({highest:g}), the '
+      f'log_multiplier_range, got {initial:g}'
+    )
+  return math.log(initial)
+
+
+def _algorithm_1(
+  naturals: Mapping[str, Any],
   *,
   initial: float = 1.0,
   relative: bool = True,
   log_multiplier_range: tuple[float, float] = (-20.0, 20.0),
   **kwargs,
 ):
-  if not initial > 0:
-    raise ValueError(f'initial must be > 0, got {initial}')
+  start = _initial_log_multiplier(initial, None, log_multiplier_range)
   return Multipliers(
-    transformation=multipliers.geco(
+    transformation=multipliers.algorithm_1(
       log_multiplier_range=log_multiplier_range, **kwargs
     ),
-    initial_log_multiplier=math.log(initial),
+    initial_log_multipliers=dict.fromkeys(naturals, start),
     relative=relative,
     highest_log_multiplier=log_multiplier_range[1],
   )
 
 
-def _fixed(*, beta: float = 1.0):
+def _fixed(naturals: Mapping[str, Any], *, beta: float = 1.0):
   if not beta > 0:
     raise ValueError(f'beta must be > 0, got {beta}')
-  return Multipliers(multipliers.fixed(), -math.log(beta))
+  return Multipliers(
+    multipliers.fixed(), dict.fromkeys(naturals, -math.log(beta))
+  )
 
 
-def _annealed_beta(**kwargs):
+def _annealed_beta(naturals: Mapping[str, Any], **kwargs):
   schedule = multipliers.annealed_beta(**kwargs)
   with jax.ensure_compile_time_eval():  # A number, also while a step is traced.
     initial = math.log(schedule(jnp.int32(0)))
-  return Multipliers(multipliers.scheduled(schedule), initial)
+  return Multipliers(
+    multipliers.scheduled(schedule), dict.fromkeys(naturals, initial)
+  )
 
 
 def _sgdw(learning_rate, *, weight_decay: float = 5e-4, **kwargs):
@@ -99,6 +146,9 @@ def _sgdw(learning_rate, *, weight_decay: float = 5e-4, **kwargs):
     optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, **kwargs)
   )
 
+
+# Where GECO's multipliers start, in natural ones, if the config does not say.
+INITIAL_SHARE = 1 / 10
 
 MODELS = {
   'mlp_vae': mlp_vae,
@@ -124,6 +174,7 @@ CONSTRAINTS = {
 }
 MULTIPLIERS = {
   'geco': _geco,
+  'algorithm_1': _algorithm_1,
   'fixed': _fixed,
   'annealed_beta': _annealed_beta,
 }
@@ -172,6 +223,15 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
   _check_counts(config)
   config = copy.deepcopy(config)  # What is built reads it when it is called.
   kappas, at_kappas = _constraints(config, dataset)
+  num_dims = math.prod(dataset.image_shape)
+
+  def at_inputs(step_sizes, kappas):
+    naturals = {
+      name: constraints.natural_multiplier(constraint, num_dims)
+      for name, constraint in at_kappas(kappas).items()
+    }
+    return _multipliers(config, step_sizes, naturals)
+
   step_sizes = {
     kind: config[kind].kwargs[argument]
     for kind, argument in _step_size_arguments(config).items()
@@ -196,8 +256,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     constraints=at_kappas,
     kappas=kappas,
     optimizer=functools.partial(_optimizer, config),
-    multipliers=_multipliers(config, step_sizes),
-    move_multipliers=lambda sizes: _multipliers(config, sizes).transformation,
+    multipliers=at_inputs(step_sizes, kappas),
+    move_multipliers=lambda *inputs: at_inputs(*inputs).transformation,
     step_sizes=step_sizes,
     seed=config.seed,
     batch_size=config.batch_size,
@@ -339,11 +399,12 @@ def _kwargs_at(config, kind, step_sizes):
   return kwargs
 
 
-def _multipliers(config, step_sizes):
+def _multipliers(config, step_sizes, naturals):
   return _construct(
     'multipliers',
     MULTIPLIERS,
     config.multipliers.name,
+    naturals,
     **_kwargs_at(config, 'multipliers', step_sizes),
   )
 

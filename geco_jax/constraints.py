@@ -43,6 +43,26 @@ class Constraint(NamedTuple):
   unit: str
 
 
+def natural_multiplier(
+  constraint: Constraint, num_dims: int
+) -> float | jax.Array:
+  """Returns `D / (2 scale)`, the multiplier that a constraint needs at most.
+
+  For RE it is 1 / (2 kappa^2), that of a Gaussian likelihood with sigma =
+  kappa, and a bound: whatever the data, a distortion can be brought from D1
+  down to D2 by describing the residual, which costs D / 2 log(D1 / D2) nats at
+  most, so that no rate-distortion function of D dimensions falls faster than
+  D / (2 D1). A model that needs a larger multiplier is short of training or of
+  capacity, not of nats. For the other constraints it is the same measure, D / 2
+  nats for a relative change of C by 1, without that proof.
+
+  Args:
+    constraint: any.
+    num_dims: D, the number of values of an image.
+  """
+  return num_dims / (2 * constraint.scale)
+
+
 def squared_error(batch: Batch, output: ModelOutput) -> jax.Array:
   """Returns ||x - g(z)||^2 per example [batch], summed over pixels."""
   difference = batch.image - output.reconstruction

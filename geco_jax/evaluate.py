@@ -28,7 +28,8 @@ def summary(evaluation: Mapping[str, Any]) -> str:
   for r in records:
     constraints = ', '.join(
       f'{name} {c["value"]:.4f} vs kappa {c["kappa"]:g} '
-      f'({"holds" if c["holds"] else "violated"}, lambda {c["multiplier"]:.4g})'
+      f'({"holds" if c["holds"] else c["verdict"]}, '
+      f'lambda {c["multiplier"]:.4g})'
       for name, c in r['constraints'].items()
     )
     lines.append(

@@ -17,6 +17,8 @@ from geco_jax.build import build_dataset
 from geco_jax.build import build_like
 from geco_jax.build import Experiment
 from geco_jax.checkpoint import Checkpointer
+from geco_jax.constraints import Constraint
+from geco_jax.constraints import natural_multiplier
 from geco_jax.constraints import squared_error
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.batches import fixed_batch
@@ -29,6 +31,11 @@ from geco_jax.update import TrainState
 SPLITS = ('train', 'validation', 'test')
 MIN_DRAWS = 2**15
 _NOISE_SEED = 0
+# A multiplier this close to its clip stands at it.
+_AT_CLIP = 1e-3
+# In natural multipliers. None is needed above 1: from here on, what a violated
+# constraint waits for is the optimization.
+SATURATED = 2.0
 
 SplitMeans = Callable[..., dict[str, Any]]
 
@@ -125,6 +132,42 @@ def num_draws(num_examples: int) -> int:
   return num_examples * math.ceil(MIN_DRAWS / num_examples)
 
 
+def verdict(
+  experiment: Experiment,
+  constraint: Constraint,
+  violation: float,
+  log_multiplier: float,
+) -> str:
+  """Returns what became of a constraint: 'met', 'violated' or 'infeasible'.
+
+  It is infeasible in this run if it is violated while GECO's multiplier stands
+  at its upper clip or is saturated: at least `SATURATED` times the natural one.
+
+  Args:
+    experiment: of the run.
+    constraint: of the experiment, at the run's kappa.
+    violation: mean C / scale.
+    log_multiplier: at the end.
+  """
+  if violation <= experiment.tolerance:
+    return 'met'
+  highest = experiment.multipliers.highest_log_multiplier
+  if not math.isfinite(highest):  # Nothing moves it.
+    return 'violated'
+  at_clip = float(log_multiplier) >= highest - _AT_CLIP
+  saturated = saturation(experiment, constraint, log_multiplier) >= SATURATED
+  return 'infeasible' if at_clip or saturated else 'violated'
+
+
+def saturation(
+  experiment: Experiment, constraint: Constraint, log_multiplier: float
+) -> float:
+  """Returns a multiplier in natural ones (`constraints.natural_multiplier`)."""
+  num_dims = math.prod(experiment.dataset.image_shape)
+  natural = float(natural_multiplier(constraint, num_dims))
+  return math.exp(log_multiplier) / natural
+
+
 def constraint_report(
   experiment: Experiment,
   means: Mapping[str, float],
@@ -140,7 +183,11 @@ def constraint_report(
       'unit': constraint.unit,
       'violation': violation,
       'multiplier': math.exp(log_multipliers[name]),
+      'saturation': saturation(experiment, constraint, log_multipliers[name]),
       'holds': violation <= experiment.tolerance,
+      'verdict': verdict(
+        experiment, constraint, violation, log_multipliers[name]
+      ),
     }
   return report
 

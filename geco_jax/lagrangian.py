@@ -6,22 +6,42 @@ import jax
 import jax.numpy as jnp
 
 
-def lagrangian(objective: jax.Array, constraints: Any, log_multipliers: Any):
+def lagrangian(
+  objective: jax.Array, constraints: Any, log_multipliers: Any
+) -> jax.Array:
   """Returns `objective + sum_l lambda_l C_l` (Rezende & Viola 2018, Eq. 2).
 
-  Minimise it over the model's parameters. Its derivative with respect to the
+  Minimize it over the model's parameters. Its derivative with respect to the
   log-multipliers is zero by construction: `geco_jax.geco` moves those.
 
   Args:
     objective: [], for a VAE the batch-mean KL in nats.
-    constraints: pytree of batch-mean violations [], C <= 0 holds.
-    log_multipliers: pytree of log lambda [], structured like `constraints`.
+    constraints: pytree of batch-mean violations, C <= 0 holds: one [] each or
+      several [...], each element with a multiplier of its own.
+    log_multipliers: pytree of log lambda, of the constraints' structure and
+      shapes.
 
   Returns:
-    The Lagrangian [].
+    The Lagrangian [], in which the objective counts once.
+
+  Raises:
+    ValueError: if the objective is not one number, or constraints and
+      log-multipliers differ in structure or shape.
   """
-  multipliers = jax.tree.map(
-    lambda m: jnp.exp(jax.lax.stop_gradient(m)), log_multipliers
-  )
-  terms = jax.tree.map(jnp.multiply, multipliers, constraints)
+  if jnp.shape(objective):
+    raise ValueError(
+      'the objective must be one number, the mean over the batch, got shape '
+      f'{jnp.shape(objective)}'
+    )
+
+  def weighted(constraint, log_multiplier):
+    if jnp.shape(constraint) != jnp.shape(log_multiplier):
+      raise ValueError(
+        'constraints must have the shape of their log-multipliers, got '
+        f'{jnp.shape(constraint)} for {jnp.shape(log_multiplier)}'
+      )
+    multiplier = jnp.exp(jax.lax.stop_gradient(log_multiplier))
+    return jnp.sum(multiplier * constraint)
+
+  terms = jax.tree.map(weighted, constraints, log_multipliers)
   return jax.tree.reduce(jnp.add, terms, objective)

@@ -18,10 +18,17 @@ import optax
 
 
 class GecoState(NamedTuple):
-  """Memory of `geco`."""
+  """Memory of `geco`, in float32 or wider whatever the multipliers' dtype."""
 
   count: jax.Array  # int32 [], updates made so far.
-  moving_average: Any  # C_ma of Algorithm 1, like the constraints.
+  moving_average: Any  # Of the errors, structured like the constraints.
+
+
+class CompensatedState(NamedTuple):
+  """Memory of `geco` over multipliers narrower than float32."""
+
+  wide: GecoState
+  remainder: Any  # What rounding the log-multipliers has left over so far.
 
 
 class ScheduledState(NamedTuple):
@@ -30,56 +37,88 @@ class ScheduledState(NamedTuple):
   count: jax.Array  # int32 [], updates made so far.
 
 
+ERRORS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  'asinh': jnp.arcsinh,
+  'linear': lambda constraint: constraint,
+}
+# Time constants of the moving average by which the error is extrapolated.
+_LEAD = 4.0
+
+
 def geco(
   step_size: float | jax.Array | optax.Schedule,
-  decay: float | jax.Array = 0.99,
+  decay: float | jax.Array | None = None,
   *,
-  violation_clip: float | jax.Array | None = None,
-  damping: float | jax.Array = 0.0,
+  error: str = 'asinh',
+  damping: float | jax.Array | None = None,
+  violation_clip: float | jax.Array | None = 1.0,
+  natural_multiplier: Any = None,
   log_multiplier_range: tuple[float, float] = (-20.0, 20.0),
 ) -> optax.GradientTransformation:
-  """Returns the multiplier update of GECO (Rezende & Viola 2018, Algorithm 1).
+  """Returns GECO's multiplier update, a PI controller of log lambda.
 
-      C_ma       <- decay C_ma + (1 - decay) C        (at first: C_ma = C)
-      log lambda <- log lambda + step_size C_ma
+  Feed it relative violations C / scale, where scale is what C is measured
+  against (kappa, D kappa^2, ...), and choose one number, the step size:
 
-  The Lagrangian is linear in C, so that the paper's
-  `C + StopGradient(C_ma - C)` changes dL/dlambda alone: the moving average
-  belongs to this state and the model's loss needs only C.
+      e <- asinh(C / scale)
+      a_old, a <- a, (1 - step_size) a + step_size e        (at first: a = e)
+      log lambda <- log lambda + step_size clip(a + 4 (e - a_old), -1, top)
+      top = 1 / (1 + lambda / natural_multiplier), or 1 without one
 
-  Feed it relative violations (`C / scale`, dimensionless) and one step size
-  serves every data set and constraint; feed it C and it is the paper's literal
-  update. The paper writes alpha both for the decay and for the step size; they
-  are two numbers.
+  `asinh` makes a factor a factor: log-like far from 0, linear near it. a
+  integrates, the second term is the proportional one; together they are the
+  error extrapolated four time constants of a ahead, so that lambda stops
+  growing as soon as the model is on its way to meet the constraint within
+  these 4 / step_size steps. The clip bounds lambda's speed, whatever the
+  constraint; `top` ends its growth where no rate-distortion function is
+  steeper, beyond which a constraint waits for the optimisation, not for lambda
+  (docs/multipliers.md). `step_size = 40 / num_steps` is the configs': lambda
+  may travel 40 nepers in a run, and nothing else needs to be known of it.
 
-  Departs from the paper: log-multipliers stay in `log_multiplier_range`, so
-  that no unreachable constraint overflows; `violation_clip` and `damping` are
-  off by default, which is the literal algorithm.
+  It is Algorithm 1 of Rezende & Viola 2018 (`algorithm_1`, to the letter) with
+  the error of a PI controller (nuPI, Sohrabi et al. 2024; PID Lagrangian,
+  Stooke et al. 2020) and clamping against wind-up (Astrom & Hagglund 2006).
+
+  A constraint that is not finite is passed over: neither its average nor its
+  multiplier moves. An equality is a pair of constraints, h and -h: the net
+  multiplier is the difference of the two. Multipliers may be vectors; each
+  element is updated by itself.
 
   Args:
-    step_size: change of log lambda per unit of C_ma and step, or a schedule of
-      it over the number of updates; finite and >= 0.
-    decay: of the moving average, in [0, 1).
-    violation_clip: if given, > 0: C_ma enters the update clipped to
-      [-violation_clip, violation_clip]. 1 suits relative violations: however
-      far off a constraint is at first, log lambda grows by `step_size` a step.
-      Where meeting it takes long, less keeps the multiplier from winding up.
-    damping: >= 0, in steps: adds `step_size * damping * (the change of C_ma)`,
-      the proportional term of a PI controller. It damps the oscillation of
-      multiplier against model that large step sizes cause.
+    step_size: largest change of log lambda per step, or a schedule of it over
+      the number of updates; finite and >= 0.
+    decay: of the moving average (a low-pass filter), in [0, 1); None is
+      1 - step_size.
+    error: 'asinh', which compresses large violations as a logarithm does, or
+      'linear', C itself, as in Algorithm 1.
+    damping: >= 0, in steps: how far ahead the average is extrapolated along its
+      last change, the proportional gain over the integral one; None is
+      4 / (1 - decay).
+    violation_clip: if given, > 0: the extrapolated error is clipped to
+      [-violation_clip, violation_clip] (rate limiting).
+    natural_multiplier: lambda0 > 0, a number or a pytree like the multipliers,
+      above which growth ends softly (anti-wind-up): D / (2 scale) for a
+      constraint on a squared error in D dimensions. None is no such bound.
     log_multiplier_range: (lowest, highest) log lambda, in that order, finite.
 
   Returns:
-    A transformation whose `update` needs the log-multipliers as third argument.
+    A transformation whose `update(constraints, state, params)` takes the
+    batch-mean constraints and, as params, the log-multipliers.
 
   Raises:
-    ValueError: if a Python number is outside its range. Arrays, traced ones
-      included (`optax.inject_hyperparams`), are not checked.
+    ValueError: if a Python number is outside its range or `error` unknown.
+      Arrays, traced ones included (`optax.inject_hyperparams`), are not
+      checked. `update` raises it where constraints and log-multipliers differ
+      in structure or shape.
   """
   _check_number('step_size', step_size, low=0.0)
   _check_number('decay', decay, low=0.0, below=1.0)
   _check_number('violation_clip', violation_clip, above=0.0)
   _check_number('damping', damping, low=0.0)
+  for leaf in jax.tree.leaves(natural_multiplier):
+    _check_number('natural_multiplier', leaf, above=0.0)
+  if error not in ERRORS:
+    raise ValueError(f'error must be one of {", ".join(ERRORS)}, got {error!r}')
   lowest, highest = log_multiplier_range
   if not (math.isfinite(lowest) and math.isfinite(highest)) or lowest > highest:
     raise ValueError(
@@ -93,43 +132,83 @@ def geco(
       moving_average=jax.tree.map(jnp.zeros_like, log_multipliers),
     )
 
-  def update(constraints, state, log_multipliers=None):
-    if log_multipliers is None:
-      raise ValueError(
-        'geco.update needs the log-multipliers: update(constraints, state, '
-        'log_multipliers)'
-      )
-    previous = jax.tree.map(
-      lambda c, average: jnp.where(state.count == 0, c, average).astype(
-        average.dtype
-      ),
-      constraints,
-      state.moving_average,
-    )
-    moving_average = jax.tree.map(
-      lambda c, average: (decay * average + (1 - decay) * c).astype(
-        average.dtype
-      ),
-      constraints,
-      previous,
-    )
+  def update(constraints, state, log_multipliers):
     rate: Any = step_size(state.count) if callable(step_size) else step_size
+    weight = jnp.minimum(rate, 1.0) if decay is None else 1 - decay
+    lead = _LEAD if damping is None else damping * weight
 
-    def change(average, before, log_multiplier):
+    def move(constraint, average, log_multiplier, natural):
+      known = jnp.isfinite(constraint)
+      e = jnp.where(known, ERRORS[error](constraint), average)
+      e = e.astype(average.dtype)
+      previous = jnp.where(state.count == 0, e, average)
+      average = (previous + weight * (e - previous)).astype(average.dtype)
+      signal = average + lead * (e - previous)
       if violation_clip is not None:
-        average = jnp.clip(average, -violation_clip, violation_clip)
-        before = jnp.clip(before, -violation_clip, violation_clip)
-      target = log_multiplier + rate * (average + damping * (average - before))
-      return (jnp.clip(target, lowest, highest) - log_multiplier).astype(
-        log_multiplier.dtype
-      )
+        signal = jnp.clip(signal, -violation_clip, violation_clip)
+      if natural_multiplier is not None:
+        top = jnp.inf if violation_clip is None else violation_clip
+        ratio = jnp.exp(log_multiplier - jnp.log(natural))
+        signal = jnp.minimum(signal, top / (1 + ratio))
+      target = jnp.clip(log_multiplier + rate * signal, lowest, highest)
+      change = jnp.where(known, target - log_multiplier, 0)
+      return change.astype(log_multiplier.dtype), average
 
-    updates = jax.tree.map(change, moving_average, previous, log_multipliers)
-    return updates, GecoState(
-      count=optax.safe_increment(state.count), moving_average=moving_average
+    naturals = jax.tree.broadcast(
+      math.inf if natural_multiplier is None else natural_multiplier,
+      log_multipliers,
+    )
+    treedef = jax.tree.structure(log_multipliers)
+    trees = constraints, state.moving_average, log_multipliers, naturals
+    rows = zip(*(treedef.flatten_up_to(tree) for tree in trees), strict=True)
+    moved = [move(*row) for row in rows]
+    return treedef.unflatten(change for change, _ in moved), GecoState(
+      count=optax.safe_increment(state.count),
+      moving_average=treedef.unflatten(average for _, average in moved),
     )
 
-  return optax.GradientTransformation(init, update)
+  return _checked('geco', _compensated(init, update))
+
+
+def algorithm_1(
+  step_size: float | jax.Array | optax.Schedule,
+  decay: float | jax.Array = 0.99,
+  *,
+  log_multiplier_range: tuple[float, float] = (-20.0, 20.0),
+) -> optax.GradientTransformation:
+  """Returns Algorithm 1 of Rezende & Viola 2018, to the letter.
+
+      C_ma       <- decay C_ma + (1 - decay) C        (at first: C_ma = C)
+      log lambda <- log lambda + step_size C_ma
+
+  The Lagrangian is linear in C, so that the paper's
+  `C + StopGradient(C_ma - C)` changes dL/dlambda alone: the moving average
+  belongs to this state and the model's loss needs only C. The paper writes
+  alpha both for the decay and for the step size; they are two numbers.
+
+  Departs from the paper: log-multipliers stay in `log_multiplier_range`, so
+  that no unreachable constraint overflows.
+
+  Args:
+    step_size: change of log lambda per unit of C_ma and step, or a schedule of
+      it over the number of updates; finite and >= 0.
+    decay: of the moving average, in [0, 1).
+    log_multiplier_range: (lowest, highest) log lambda, in that order, finite.
+
+  Returns:
+    As `geco`.
+
+  Raises:
+    ValueError: as `geco`.
+  """
+  return geco(
+    step_size,
+    decay,
+    error='linear',
+    damping=0.0,
+    violation_clip=None,
+    log_multiplier_range=log_multiplier_range,
+  )
 
 
 def fixed() -> optax.GradientTransformation:
@@ -164,13 +243,8 @@ def scheduled(schedule: optax.Schedule) -> optax.GradientTransformation:
     del log_multipliers
     return ScheduledState(count=jnp.zeros([], jnp.int32))
 
-  def update(constraints, state, log_multipliers=None):
+  def update(constraints, state, log_multipliers):
     del constraints
-    if log_multipliers is None:
-      raise ValueError(
-        'scheduled.update needs the log-multipliers: update(constraints, '
-        'state, log_multipliers)'
-      )
     count = optax.safe_increment(state.count)
     log_lambda = jnp.log(jnp.asarray(schedule(count)))
     updates = jax.tree.map(
@@ -178,7 +252,7 @@ def scheduled(schedule: optax.Schedule) -> optax.GradientTransformation:
     )
     return updates, ScheduledState(count=count)
 
-  return optax.GradientTransformation(init, update)
+  return _checked('scheduled', optax.GradientTransformation(init, update))
 
 
 def annealed_beta(
@@ -205,6 +279,100 @@ def annealed_beta(
   _check_number('transition_steps', transition_steps, low=1)
   beta = optax.linear_schedule(initial_beta, final_beta, transition_steps)
   return lambda count: 1.0 / beta(count)
+
+
+def _checked(name, transformation) -> optax.GradientTransformation:
+  """Makes `update` say what is wrong with its arguments."""
+
+  def update(constraints, state, params=None):
+    if params is None:
+      raise ValueError(
+        f'{name}.update needs the log-multipliers: update(constraints, state, '
+        'log_multipliers)'
+      )
+    structures = jax.tree.structure(constraints), jax.tree.structure(params)
+    if structures[0] != structures[1]:
+      raise ValueError(
+        f'{name}.update needs a constraint for each log-multiplier, got '
+        f'constraints {structures[0]} and log-multipliers {structures[1]}'
+      )
+    paired = zip(
+      jax.tree.leaves_with_path(constraints),
+      jax.tree.leaves(params),
+      strict=True,
+    )
+    for (path, constraint), log_multiplier in paired:
+      shapes = jnp.shape(constraint), jnp.shape(log_multiplier)
+      if shapes[0] != shapes[1]:
+        raise ValueError(
+          f'{name}.update needs constraints of the shape of their '
+          f'log-multipliers, got {shapes[0]} for {shapes[1]}'
+          f'{f" at {jax.tree_util.keystr(path)}" if path else ""}; take the '
+          "batch's mean first"
+        )
+    arrays = jax.tree.map(jnp.asarray, (constraints, params))
+    return transformation.update(arrays[0], state, arrays[1])
+
+  return optax.GradientTransformation(transformation.init, update)
+
+
+def _compensated(init, update) -> optax.GradientTransformation:
+  """Runs an update in float32 where log-multipliers are narrower.
+
+  What rounding the new log-multipliers to their dtype leaves over is carried
+  on to the next update (error feedback): bfloat16 would lose every step below
+  a 256th of log lambda, and with them all of GECO's last approach.
+  """
+
+  def widen(leaf):
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+  def init_wide(log_multipliers):
+    log_multipliers = jax.tree.map(jnp.asarray, log_multipliers)
+    for dtype in _dtypes(log_multipliers):
+      if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f'log-multipliers must be floats, got {dtype}')
+    wide = jax.tree.map(widen, log_multipliers)
+    if _dtypes(wide) == _dtypes(log_multipliers):
+      return init(log_multipliers)
+    return CompensatedState(init(wide), jax.tree.map(jnp.zeros_like, wide))
+
+  def update_wide(constraints, state, log_multipliers):
+    if not isinstance(state, CompensatedState):
+      return update(constraints, state, log_multipliers)
+    wide = jax.tree.map(
+      lambda m, rest: widen(m) + rest, log_multipliers, state.remainder
+    )
+    updates, wide_state = update(constraints, state.wide, wide)
+
+    def narrow(log_multiplier, target):
+      old = widen(log_multiplier)
+      change = _rounded(target - old, log_multiplier.dtype)
+      new = _rounded(old + change, log_multiplier.dtype)
+      return change.astype(log_multiplier.dtype), target - new
+
+    treedef = jax.tree.structure(log_multipliers)
+    targets = treedef.flatten_up_to(optax.apply_updates(wide, updates))
+    pairs = map(narrow, treedef.flatten_up_to(log_multipliers), targets)
+    changes, remainders = zip(*pairs, strict=True)
+    return treedef.unflatten(changes), CompensatedState(
+      wide_state, treedef.unflatten(remainders)
+    )
+
+  return optax.GradientTransformation(init_wide, update_wide)
+
+
+def _rounded(value, dtype):
+  """Rounds to a dtype, without leaving the value's own.
+
+  XLA may drop a conversion there and back; this it keeps.
+  """
+  info = jnp.finfo(dtype)
+  return jax.lax.reduce_precision(value, info.nexp, info.nmant)
+
+
+def _dtypes(tree):
+  return [leaf.dtype for leaf in jax.tree.leaves(tree)]
 
 
 def _check_number(name, value, low=None, above=None, below=None):

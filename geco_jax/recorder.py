@@ -17,11 +17,16 @@ from geco_jax import workdir as workdirs
 from geco_jax.build import build_like
 from geco_jax.errors import UserError
 from geco_jax.evaluation import constraint_report
+from geco_jax.evaluation import saturation
+from geco_jax.evaluation import verdict
 from geco_jax.programs import Programs
 from geco_jax.update import init_state
 from geco_jax.update import run_inputs
 from geco_jax.update import state_like
 from geco_jax.update import TrainState
+
+# What the progress bar calls the verdicts; during a run none is final.
+_BAR = {'met': 'holds', 'violated': 'violated', 'infeasible': 'saturated'}
 
 
 class Recorder:
@@ -53,6 +58,7 @@ class Recorder:
       self._checkpointer.delete_after(restored.step)
       metrics.say(f'continuing from step {restored.step} in {workdir}')
     self.step = int(self.state.step)
+    self._constraints = self.experiment.constraints(self.experiment.kappas)
     self._violations = {}  # Relative, mean over the latest dispatch.
     self._validation_means = programs.evaluation.means
     self._validation_images = self.experiment.dataset.splits['validation']
@@ -98,6 +104,10 @@ class Recorder:
     values = {k: float(v.mean()) for k, v in per_step.items()}
     values['rmse'] = math.sqrt(values.pop('mse'))
     values['steps_per_second'] = num_steps / seconds
+    for name, constraint in self._constraints.items():
+      values[f'{name}/saturation'] = saturation(
+        self.experiment, constraint, values[f'{name}/log_multiplier']
+      )
     if self._writes:
       self._writer.scalars(step, values)
     self._violations = {
@@ -172,11 +182,12 @@ class Recorder:
       f'{values["steps_per_second"]:.0f} steps/s',
       f'KL {values["kl_nats"]:.2f}',
     ]
-    for name, kappa in self.experiment.kappas.items():
-      holds = values[f'{name}/violation'] <= self.experiment.tolerance
+    for name, constraint in self._constraints.items():
+      violation = values[f'{name}/violation']
+      log_multiplier = values[f'{name}/log_multiplier']
+      outcome = verdict(self.experiment, constraint, violation, log_multiplier)
       parts.append(
-        f'{name} {values[f"{name}/value"]:.4f}/{kappa:g} '
-        f'{"holds" if holds else "violated"} '
-        f'lambda {math.exp(values[f"{name}/log_multiplier"]):.3g}'
+        f'{name} {values[f"{name}/value"]:.4f}/{constraint.kappa:g} '
+        f'{_BAR[outcome]} lambda {math.exp(log_multiplier):.3g}'
       )
     return ', '.join(parts)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import json
-import math
 import os
 from typing import Any, NamedTuple
 
@@ -12,9 +11,6 @@ from geco_jax.grid import Point
 from geco_jax.grid import short_names
 from geco_jax.metrics import read_metrics
 from geco_jax.sweeping import is_finished
-
-# A multiplier this close to its clip stands at it.
-_AT_CLIP = 1e-3
 
 
 class Result(NamedTuple):
@@ -116,13 +112,7 @@ def _order(result: Result, names: Sequence[str]) -> list[tuple[bool, Any]]:
 
 
 def _verdict(result: Result, name: str) -> str:
-  """Returns whether a constraint was met, or could not be."""
-  if result.evaluation['constraints'][name]['holds']:
-    return 'met'
-  multipliers = result.point.config.multipliers.kwargs
-  if 'log_multiplier_range' in multipliers:
-    highest = multipliers.log_multiplier_range[1]
-    multiplier = result.evaluation['constraints'][name]['multiplier']
-    if math.log(multiplier) >= highest - _AT_CLIP:
-      return 'infeasible'
-  return 'violated'
+  """Returns what became of a constraint."""
+  report = result.evaluation['constraints'][name]
+  # Evaluations of earlier versions have no verdict.
+  return report.get('verdict', 'met' if report['holds'] else 'violated')

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import math
 import signal
 import time
 from typing import Any, NamedTuple
@@ -18,14 +19,13 @@ from geco_jax.build import build_like
 from geco_jax.build import compiled_leaves
 from geco_jax.build import Experiment
 from geco_jax.datasets.batches import Dataset
+from geco_jax.evaluation import saturation
+from geco_jax.evaluation import verdict
 from geco_jax.grid import without_sweep
 from geco_jax.programs import build_programs
 from geco_jax.programs import Programs
 from geco_jax.recorder import Recorder
 from geco_jax.update import TrainState
-
-# A multiplier this close to its clip stands at it.
-_AT_CLIP = 1e-3
 
 
 class Interrupted(Exception):
@@ -259,21 +259,24 @@ def infeasible(
 ) -> Iterator[str]:
   """Yields a sentence for each constraint that the run could not meet.
 
-  That is one that is violated while its multiplier stands at its upper clip.
+  That is one whose `evaluation.verdict` on the last steps is infeasible.
   """
   logged = metrics.read_metrics(workdir)
-  highest = experiment.multipliers.highest_log_multiplier
   for name, constraint in experiment.constraints(experiment.kappas).items():
-    at_clip = float(log_multipliers[name]) >= highest - _AT_CLIP
     violations = logged[f'{name}/violation']
-    logged_at = np.flatnonzero(np.isfinite(violations))
-    if at_clip and violations[logged_at[-1]] > experiment.tolerance:
+    (logged_at,) = np.isfinite(violations).nonzero()
+    violation = violations[logged_at[-1]]
+    log_multiplier = float(log_multipliers[name])
+    outcome = verdict(experiment, constraint, violation, log_multiplier)
+    if outcome == 'infeasible':
       best = logged[f'{name}/value'][np.nanargmin(violations)]
+      ratio = saturation(experiment, constraint, log_multiplier)
       yield (
         f'constraint {name} is infeasible in this run: kappa '
         f'{constraint.kappa:g} was asked, the best {constraint.unit} reached '
-        f'is {best:.4g}, and its multiplier stands at its upper clip '
-        f'exp({highest:g})'
+        f'is {best:.4g}; its multiplier, {math.exp(log_multiplier):.4g}, is '
+        f'{ratio:.2g} times the natural one, so that it waits for the '
+        'optimization (more steps, another model), not for the multiplier'
       )
 
 

@@ -81,18 +81,16 @@ def _state_of(
   shapes = experiment.dataset.image_shape, experiment.dataset.context_shape
   image, context = (s and jnp.zeros((1, *s)) for s in shapes)
   params = init(params_key, jax.random.split(sample_key, 1), image, context)
-  log_multipliers = {
-    name: jnp.float32(experiment.multipliers.initial_log_multiplier)
-    for name in experiment.kappas
-  }
+  initial = experiment.multipliers.initial_log_multipliers
+  log_multipliers = {name: jnp.float32(x) for name, x in initial.items()}
   return TrainState(
     step=jnp.int32(0),
     params=params,
     optimizer_state=experiment.optimizer(inputs.step_sizes).init(params),
     log_multipliers=log_multipliers,
-    multiplier_state=experiment.move_multipliers(inputs.step_sizes).init(
-      log_multipliers
-    ),
+    multiplier_state=experiment.move_multipliers(
+      inputs.step_sizes, inputs.kappas
+    ).init(log_multipliers),
   )
 
 
@@ -242,7 +240,9 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
   )
   constraints = experiment.constraints(inputs.kappas)
   relative = {n: v / constraints[n].scale for n, v in values.items()}
-  move_multipliers = experiment.move_multipliers(inputs.step_sizes)
+  move_multipliers = experiment.move_multipliers(
+    inputs.step_sizes, inputs.kappas
+  )
   multiplier_updates, multiplier_state = move_multipliers.update(
     relative if experiment.multipliers.relative else values,
     state.multiplier_state,

@@ -44,6 +44,10 @@ def set_leaf(config, name, value):
     ('multipliers.kwargs.decay', -0.1, 'decay must be .*>= 0.*got -0.1'),
     ('multipliers.kwargs.step_size', -1.0, 'step_size must be .*got -1.0'),
     ('multipliers.kwargs.initial', 0.0, 'initial must be > 0, got 0.0'),
+    (
+      *('multipliers.kwargs.initial', 1e9),
+      r'initial must be in exp\(-10\) to exp\(14\), the log_.*, got 1e\+09',
+    ),
     ('optimizer.name', 'adan', 'adan.*did you mean adam'),
     ('learning_rate.name', 'cos', "unknown name 'cos'.*choose from"),
     ('max_gradient_norm', 0.0, 'max_gradient_norm must be > 0, got 0.0'),

@@ -162,10 +162,7 @@ def test_paper_variants_have_the_papers_numbers():
     'name': 'constant',
     'kwargs': {'value': 1e-5},
   }
-  assert (config.optimizer.name, config.multipliers.kwargs.decay) == (
-    'adam',
-    0.99,
-  )
+  assert config.optimizer.name == 'adam'
   assert config.constraints.re.kappa in PAPER_KAPPAS
 
 
@@ -200,14 +197,38 @@ def test_variants_name_constraints():
   assert not config.model.kwargs.learn_likelihood_stddev
 
 
-@pytest.mark.parametrize(
-  ('variant', 'initial'), [('quick', 50.0), ('quick,geco+cla', 100.0)]
-)
-def test_nvp_starts_at_no_smaller_multiplier_than_other_models(
-  variant, initial
-):
-  config = load('color_mnist_nvp').get_config(variant)
-  assert config.multipliers.kwargs.initial == initial
+def test_every_config_has_the_same_multipliers_whatever_it_constrains():
+  variants = {
+    'digits_vae': ('geco', 'geco+cla', 'geco+re+pncc', 'geco+fre_stats'),
+    'mnist_vae': ('geco', 'geco,conv', 'geco+cla'),
+    'micro_mnist_nvp': ('digits', 'mnist', 'digits,geco+cla'),
+    'color_mnist_nvp': ('quick', 'gpu', 'paper', 'quick,geco+cla'),
+    'cifar10_conv_draw': ('quick', 'gpu', 'paper', 'quick,geco+fre'),
+  }
+  for name, choices in variants.items():
+    for variant in choices:
+      config = load(name).get_config(variant)
+      assert config.multipliers.to_dict() == {
+        'name': 'geco',
+        'kwargs': {
+          'initial': None,
+          'decay': None,
+          'damping': None,
+          'violation_clip': 1.0,
+          'relative': True,
+          'log_multiplier_range': (-10.0, 14.0),
+          'step_size': pytest.approx(40 / config.num_steps),
+        },
+      }, (name, variant)
+
+
+def test_the_step_size_follows_the_number_of_steps_unless_it_is_given():
+  config = load('digits_vae').get_config()
+  config.num_steps = 1_000
+  assert config.multipliers.kwargs.step_size == pytest.approx(0.04)
+  config.multipliers.kwargs.step_size = 0.01
+  config.num_steps = 2_000
+  assert config.multipliers.kwargs.step_size == 0.01
 
 
 @pytest.mark.parametrize(

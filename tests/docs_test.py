@@ -6,6 +6,8 @@ import importlib.util
 import os
 import re
 
+import numpy as np
+
 from geco_jax.build import CONSTRAINTS
 from geco_jax.evaluation import evaluate
 
@@ -32,6 +34,17 @@ def test_a_constraint_of_ones_own_is_trained_with(tmp_path, monkeypatch):
   assert set(reports) == {'re', 'edges'}
   assert reports['edges']['unit'] == 'RMSE of differences'
   assert all(report['holds'] for report in reports.values())
+
+
+def test_the_die_of_the_page_on_multipliers_is_jaynes():
+  with open(os.path.join(DOCS, 'multipliers.md')) as file:
+    (block,) = re.findall(r'```python\n(.*?)```', file.read(), re.DOTALL)
+  scope = {}
+  exec(block, scope)  # noqa: S102
+  (printed,) = re.findall(r'print\(p\)  # (.*)', block)
+  np.testing.assert_allclose(
+    scope['p'], [float(x) for x in printed.split()], atol=5e-5
+  )
 
 
 def test_theory_and_other_pages_link_to_what_exists():

@@ -91,6 +91,39 @@ def test_stop_gradient_form_of_algorithm_1_moves_parameters_alike():
   )
 
 
+def test_vectors_of_constraints_are_summed_and_the_objective_counts_once():
+  constraints = {'vector': [0.5, -1.0, 2.0], 'scalar': 3.0}
+  logs = {'vector': [0.0, 1.0, -1.0], 'scalar': 0.5}
+
+  def as_arrays(tree):
+    return {k: jnp.asarray(v, jnp.float32) for k, v in tree.items()}
+
+  expected = 7.0 + sum(
+    np.dot(np.exp(logs[k]), constraints[k]) for k in constraints
+  )
+  value = lagrangian(jnp.float32(7.0), as_arrays(constraints), as_arrays(logs))
+  assert value.shape == ()
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_python_floats_are_taken():
+  np.testing.assert_allclose(
+    lagrangian(7.0, CONSTRAINTS, LOG_MULTIPLIERS), VALUE, rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize(
+  ('objective', 'constraint', 'shown'),
+  [
+    (jnp.zeros(8), jnp.zeros([]), r'objective must be one number.*\(8,\)'),
+    (jnp.zeros([]), jnp.zeros(8), r'shape of their.*got \(8,\) for \(\)'),
+  ],
+)
+def test_shapes_that_do_not_fit_are_refused(objective, constraint, shown):
+  with pytest.raises(ValueError, match=shown):
+    lagrangian(objective, constraint, jnp.zeros([]))
+
+
 def test_different_structures_are_refused():
   with pytest.raises(ValueError):
     lagrangian(

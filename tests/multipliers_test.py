@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import optimize
 
+from geco_jax import algorithm_1
 from geco_jax import annealed_beta
 from geco_jax import fixed
 from geco_jax import geco
@@ -14,7 +16,9 @@ from geco_jax import scheduled
 
 GECOS = {
   'geco': lambda: geco(1e-2),
-  'damped': lambda: geco(1e-2, violation_clip=1.0, damping=100.0),
+  'bounded': lambda: geco(1e-2, natural_multiplier=2.0),
+  'algorithm_1': lambda: algorithm_1(1e-2),
+  'linear': lambda: geco(1e-2, 0.99, error='linear', damping=100.0),
   'decaying_step_size': lambda: geco(optax.linear_schedule(1e-2, 1e-3, 10)),
   'injected': lambda: optax.inject_hyperparams(geco)(step_size=1e-2),
   'injected_schedule': lambda: optax.inject_hyperparams(geco)(
@@ -60,7 +64,7 @@ def trajectory(update, constraints, initial=0.0):
 
 
 def signature(tree):
-  """Returns what a compiled program is specialised to."""
+  """Returns what a compiled program is specialized to."""
   return jax.tree.structure(tree), [
     jax.typeof(leaf) for leaf in jax.tree.leaves(tree)
   ]
@@ -152,7 +156,7 @@ def test_mapping_over_runs_is_running_each(make, transform):
 # Algorithm 1.
 
 
-def algorithm_1(constraints, step_size, decay):
+def literal(constraints, step_size, decay):
   """Returns log lambda after each step: the paper's loop, in NumPy."""
   log_multiplier, log_multipliers = 0.0, []
   for t, constraint in enumerate(constraints):
@@ -165,41 +169,14 @@ def algorithm_1(constraints, step_size, decay):
   return log_multipliers
 
 
-def damped_algorithm_1(constraints, step_size, decay, bound, damping):
-  """Returns the same with the clipped average and its proportional term."""
-  log_multiplier, log_multipliers = 0.0, []
-  moving_average = constraints[0]
-  for constraint in constraints:
-    before = np.clip(moving_average, -bound, bound)
-    moving_average = decay * moving_average + (1 - decay) * constraint
-    clipped = np.clip(moving_average, -bound, bound)
-    log_multiplier += step_size * (clipped + damping * (clipped - before))
-    log_multipliers.append(log_multiplier)
-  return log_multipliers
-
-
 @pytest.mark.parametrize('seed', range(3))
 @pytest.mark.parametrize('decay', [0.0, 0.9, 0.99])
-def test_geco_equals_algorithm_1(seed, decay):
+def test_algorithm_1_is_the_papers_loop(seed, decay):
   constraints = np.random.default_rng(seed).normal(0.2, 1.0, 300)
   with jax.enable_x64(True):
     np.testing.assert_allclose(
-      trajectory(geco(1e-2, decay), jnp.asarray(constraints)),
-      algorithm_1(constraints, 1e-2, decay),
-      rtol=1e-6,
-      atol=1e-12,
-    )
-
-
-@pytest.mark.parametrize('seed', range(3))
-def test_damped_geco_equals_its_formula(seed):
-  constraints = np.random.default_rng(seed).normal(0.2, 1.0, 300)
-  constraints[:20] += 5.0
-  update = geco(1e-2, 0.9, violation_clip=0.5, damping=7.0)
-  with jax.enable_x64(True):
-    np.testing.assert_allclose(
-      trajectory(update, jnp.asarray(constraints)),
-      damped_algorithm_1(constraints, 1e-2, 0.9, 0.5, 7.0),
+      trajectory(algorithm_1(1e-2, decay), jnp.asarray(constraints)),
+      literal(constraints, 1e-2, decay),
       rtol=1e-6,
       atol=1e-12,
     )
@@ -207,17 +184,16 @@ def test_damped_geco_equals_its_formula(seed):
 
 def test_damping_can_undo_the_lag_of_the_moving_average():
   """With damping = decay / (1 - decay) the update follows C itself."""
+  update = geco(1e-2, 0.99, error='linear', damping=99.0, violation_clip=None)
   constraints = jnp.sin(jnp.arange(50.0))
   np.testing.assert_allclose(
-    trajectory(geco(1e-2, 0.99, damping=99.0), constraints),
-    1e-2 * jnp.cumsum(constraints),
-    atol=1e-5,
+    trajectory(update, constraints), 1e-2 * jnp.cumsum(constraints), atol=1e-5
   )
 
 
 def test_first_moving_average_is_the_constraint():
   constraints = arrays(TREES['nested'])
-  update = geco(1e-2)
+  update = algorithm_1(1e-2)
   _, state = update.update(
     constraints, update.init(constraints), arrays(TREES['nested'])
   )
@@ -229,9 +205,155 @@ def test_first_moving_average_is_the_constraint():
   assert state.count == 1
 
 
+# The default: a PI controller of log lambda.
+
+
+def pi_controller(constraints, step_size, natural=np.inf):
+  """Returns log lambda after each step by the docstring's equations."""
+  log_multiplier, log_multipliers = 0.0, []
+  average = np.arcsinh(constraints[0])
+  for error in np.arcsinh(constraints):
+    old, average = average, (1 - step_size) * average + step_size * error
+    top = 1 / (1 + np.exp(log_multiplier) / natural)
+    signal = min(np.clip(average + 4 * (error - old), -1, 1), top)
+    log_multiplier += step_size * signal
+    log_multipliers.append(log_multiplier)
+  return log_multipliers
+
+
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('natural', [None, 0.5, 3.0])
+def test_geco_equals_its_docstrings_equations(seed, natural):
+  constraints = np.random.default_rng(seed).normal(0.3, 0.3, 300)
+  constraints[:20] += 50.0
+  update = geco(0.03, natural_multiplier=natural)
+  with jax.enable_x64(True):
+    np.testing.assert_allclose(
+      trajectory(update, jnp.asarray(constraints)),
+      pi_controller(constraints, 0.03, natural or np.inf),
+      rtol=1e-6,
+      atol=1e-12,
+    )
+
+
+def test_log_multiplier_is_the_integral_and_four_times_the_average():
+  """Where nothing is clipped: the PI form of Sohrabi et al. 2024."""
+  errors = 0.05 * jnp.sin(jnp.arange(200.0) / 9)
+  rate, averages = 0.05, [errors[0]]
+  for error in errors:
+    averages.append((1 - rate) * averages[-1] + rate * error)
+  averages = jnp.array(averages)
+  expected = rate * jnp.cumsum(averages[1:]) + 4 * (averages[1:] - averages[0])
+  np.testing.assert_allclose(
+    trajectory(geco(rate), jnp.sinh(errors)), expected, atol=2e-6
+  )
+
+
+def test_multiplier_waits_while_the_model_is_on_its_way():
+  """A violation that will be gone within 4 / step_size steps needs no push."""
+  step_size = 0.01
+  violations = 30 * jnp.exp(-jnp.arange(400.0) * step_size)
+  on_its_way = trajectory(geco(step_size), violations)
+  stuck = trajectory(geco(step_size), jnp.full(400, 30.0))
+  assert on_its_way[-1] < 0.7 and stuck[-1] > 3.99
+
+
+@pytest.mark.parametrize('natural', [0.1, 1.0, 50.0])
+def test_growth_above_the_natural_multiplier_is_linear(natural):
+  """With d log r = rate / (1 + r), log r + r = rate t + 1 from r = 1."""
+  update = geco(0.02, natural_multiplier=natural)
+  logs = trajectory(update, jnp.full(2000, 1e3), jnp.log(natural))
+  ratios = jnp.exp(logs) / natural
+  np.testing.assert_allclose(
+    jnp.log(ratios) + ratios, 0.02 * jnp.arange(1, 2001) + 1, rtol=0.01
+  )
+  assert ratios[-1] < 38  # The 40 nepers of a run, from the natural multiplier.
+
+
+def test_natural_multipliers_may_differ():
+  constraints = {'re': jnp.full(3, 1e3), 'cla': jnp.float32(1e3)}
+  logs = jax.tree.map(jnp.zeros_like, constraints)
+  update = geco(0.1, natural_multiplier={'re': 1e-3, 'cla': 1e3})
+  updates, _ = update.update(constraints, update.init(logs), logs)
+  np.testing.assert_allclose(updates['re'], 0.1 / (1 + 1e3), rtol=1e-5)
+  np.testing.assert_allclose(updates['cla'], 0.1 / (1 + 1e-3), rtol=1e-5)
+
+
+@pytest.mark.parametrize('bad', [jnp.inf, -jnp.inf, jnp.nan])
+@pytest.mark.parametrize('at', [0, 7])
+@pytest.mark.parametrize('name', [name for name in GECOS if name != 'chained'])
+def test_a_constraint_that_is_not_finite_is_passed_over(name, bad, at):
+  """Nothing moves at that step, and the rest goes on."""
+  make = GECOS[name]
+  constraints = jnp.linspace(0.5, -0.2, 20)
+  logs = trajectory(make(), constraints.at[at].set(bad))
+  before = logs[at - 1] if at else 0.0
+  assert jnp.isfinite(logs).all() and logs[at] == before
+  if at:
+    np.testing.assert_array_equal(
+      logs[:at], trajectory(make(), constraints)[:at]
+    )
+  assert (jnp.sign(jnp.diff(logs[at:])) != 0).any()
+
+
+def test_only_the_element_that_is_not_finite_is_passed_over():
+  update, logs = geco(0.1), jnp.zeros(3)
+  updates, state = update.update(
+    jnp.array([1.0, jnp.nan, -1.0]), update.init(logs), logs
+  )
+  np.testing.assert_allclose(
+    updates, 0.1 * np.arcsinh([1.0, 0.0, -1.0]), rtol=1e-5
+  )
+  assert jnp.isfinite(state.moving_average).all()
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+@all_gecos
+def test_narrow_multipliers_follow_those_in_float32(make, dtype):
+  """Rounding is carried on, so that it never adds up."""
+  constraints = 0.3 * jnp.cos(jnp.arange(600.0) / 90) + 0.1
+  update = make()
+
+  def step(carry, constraint):
+    return advance(update, constraint, *carry), None
+
+  narrow = jnp.asarray(0.0, dtype)
+  (_, log_multiplier), _ = jax.lax.scan(
+    step, (update.init(narrow), narrow), constraints
+  )
+  exact = trajectory(update, constraints)[-1]
+  assert log_multiplier.dtype == dtype
+  np.testing.assert_allclose(
+    log_multiplier.astype(jnp.float32), exact, atol=jnp.finfo(dtype).eps
+  )
+
+
+def test_an_equality_is_a_pair_of_constraints():
+  """The least x^2 + y^2 with x + y = 1: both 1/2, net multiplier -1."""
+  update, optimizer = geco(0.03), optax.sgd(0.05)
+
+  def loss(x, logs):
+    h = x.sum() - 1
+    return lagrangian((x**2).sum(), (h, -h), logs), (h, -h)
+
+  def step(carry, _):
+    x, optimizer_state, state, logs = carry
+    gradient, constraints = jax.grad(loss, has_aux=True)(x, logs)
+    updates, optimizer_state = optimizer.update(gradient, optimizer_state)
+    state, logs = advance(update, constraints, state, logs)
+    return (optax.apply_updates(x, updates), optimizer_state, state, logs), None
+
+  x, logs = jnp.array([3.0, -2.0]), (jnp.zeros([]), jnp.zeros([]))
+  (x, *_, logs), _ = jax.lax.scan(
+    step, (x, optimizer.init(x), update.init(logs), logs), length=3000
+  )
+  np.testing.assert_allclose(x, [0.5, 0.5], atol=1e-5)
+  np.testing.assert_allclose(jnp.exp(logs[0]) - jnp.exp(logs[1]), -1, rtol=1e-4)
+
+
 def test_step_size_schedule_counts_updates():
   schedule = optax.linear_schedule(1.0, 0.0, 4)
-  logs = trajectory(geco(schedule), jnp.ones(5))
+  logs = trajectory(algorithm_1(schedule), jnp.ones(5))
   np.testing.assert_allclose(logs, [1.0, 1.75, 2.25, 2.5, 2.5], rtol=1e-6)
 
 
@@ -254,7 +376,12 @@ def test_violation_clip_bounds_the_growth():
 @pytest.mark.parametrize('violation', [1e6, -1e6, 1e30])
 @pytest.mark.parametrize('damping', [0.0, 100.0])
 def test_log_multiplier_stays_in_its_range(violation, damping):
-  update = geco(1.0, damping=damping, log_multiplier_range=(-3.0, 5.0))
+  update = geco(
+    1.0,
+    damping=damping,
+    violation_clip=None,
+    log_multiplier_range=(-3.0, 5.0),
+  )
   logs = trajectory(update, jnp.full(10_000, violation))
   assert logs[-1] == (5.0 if violation > 0 else -3.0)
   assert ((logs >= -3.0) & (logs <= 5.0)).all()
@@ -263,7 +390,7 @@ def test_log_multiplier_stays_in_its_range(violation, damping):
 @pytest.mark.parametrize('step_size', [1e-2, 1.0])
 @pytest.mark.parametrize('damping', [0.0, 100.0])
 def test_unreachable_constraint_leaves_everything_finite(step_size, damping):
-  update = geco(step_size, damping=damping)
+  update = geco(step_size, 0.99, damping=damping)
   optimizer = optax.adam(1e-2)
 
   def loss(x, log_multiplier):
@@ -313,7 +440,7 @@ def test_annealed_beta_is_the_papers_formula(step):
 
 
 def test_hyperparameters_can_be_changed_during_training():
-  update = optax.inject_hyperparams(geco)(step_size=1.0)
+  update = optax.inject_hyperparams(algorithm_1)(step_size=1.0)
   log_multiplier = jnp.float32(0.0)
   state = update.init(log_multiplier)
   state.hyperparams['step_size'] = jnp.float32(0.25)
@@ -333,6 +460,11 @@ def test_hyperparameters_can_be_changed_during_training():
     (lambda: geco(1e-2, -0.5), 'decay .* got -0.5'),
     (lambda: geco(1e-2, violation_clip=0.0), 'violation_clip .* got 0.0'),
     (lambda: geco(1e-2, damping=-1.0), 'damping .* got -1.0'),
+    (lambda: geco(1e-2, error='log'), "asinh, linear, got 'log'"),
+    (
+      lambda: geco(1e-2, natural_multiplier={'re': 0.0}),
+      'natural_multiplier .* got 0.0',
+    ),
     (
       lambda: geco(1e-2, log_multiplier_range=(1.0, -2.0)),
       r'log_multiplier_range .* got \(1.0, -2.0\)',
@@ -352,11 +484,59 @@ def test_bad_arguments_are_shown(make, shown):
     make()
 
 
-@pytest.mark.parametrize('name', ['geco', 'damped', 'scheduled'])
+@pytest.mark.parametrize('name', ['geco', 'algorithm_1', 'scheduled'])
 def test_update_asks_for_the_log_multipliers(name):
   update = UPDATES[name]()
   with pytest.raises(ValueError, match='needs the log-multipliers'):
     update.update(jnp.float32(1.0), update.init(jnp.float32(0.0)))
+
+
+@pytest.mark.parametrize('name', ['geco', 'algorithm_1', 'scheduled'])
+def test_the_log_multipliers_are_optaxs_params(name):
+  update, log_multiplier = UPDATES[name](), jnp.float32(0.5)
+  state = update.init(log_multiplier)
+  by_name, _ = update.update(jnp.float32(2.0), state, params=log_multiplier)
+  by_place, _ = update.update(jnp.float32(2.0), state, log_multiplier)
+  assert by_name == by_place != 0
+
+
+@all_gecos
+def test_python_floats_are_taken(make):
+  update, logs = make(), {'re': 0.0, 'cla': 1.0}
+  updates, _ = update.update({'re': 0.5, 'cla': -0.5}, update.init(logs), logs)
+  assert updates['re'] > 0 > updates['cla']
+
+
+@pytest.mark.parametrize('name', ['geco', 'algorithm_1', 'scheduled'])
+@pytest.mark.parametrize(
+  ('constraints', 'log_multipliers', 'shown'),
+  [
+    (jnp.ones(8), jnp.zeros([]), r"got \(8,\) for \(\); take the batch's mean"),
+    (
+      {'re': jnp.ones(2)},
+      {'re': jnp.zeros(3)},
+      r"got \(2,\) for \(3,\) at \['re'\]",
+    ),
+    ({'re': jnp.ones([])}, jnp.zeros([]), 'a constraint for each'),
+    (
+      {'re': jnp.ones([])},
+      {'re': jnp.zeros([]), 'cla': jnp.zeros([])},
+      "a constraint for each.*'cla'",
+    ),
+  ],
+)
+def test_constraints_that_do_not_fit_are_refused(
+  name, constraints, log_multipliers, shown
+):
+  update = UPDATES[name]()
+  state = update.init(log_multipliers)
+  with pytest.raises(ValueError, match=shown):
+    update.update(constraints, state, log_multipliers)
+
+
+def test_integers_are_refused_as_log_multipliers():
+  with pytest.raises(ValueError, match='must be floats, got int32'):
+    geco(1e-2).init({'re': 0})
 
 
 # Convergence to exact primal and dual solutions.
@@ -365,7 +545,7 @@ TARGET = np.array([3.0, -4.0], np.float32)  # |a| = 5.
 
 
 def solve(update, kappa, num_steps=100_000):
-  """Minimises |x|^2 subject to |x - a|^2 <= kappa^2; returns x, lambda.
+  """Minimizes |x|^2 subject to |x - a|^2 <= kappa^2; returns x, lambda.
 
   With a multiplier lambda the minimum is at x = a lambda / (1 + lambda), where
   |x - a| = |a| / (1 + lambda). Hence lambda* = |a| / kappa - 1 and
@@ -392,9 +572,9 @@ def solve(update, kappa, num_steps=100_000):
 
 
 TOY_UPDATES = {
-  'literal': lambda: geco(1e-3),
-  'damped': lambda: geco(1e-3, violation_clip=1.0, damping=100.0),
-  'damped_fast': lambda: geco(1e-2, violation_clip=1.0, damping=100.0),
+  'algorithm_1': lambda: algorithm_1(1e-3),
+  'geco': lambda: geco(1e-3),
+  'geco_fast': lambda: geco(3e-2),
 }
 toy_updates = pytest.mark.parametrize(
   'make', TOY_UPDATES.values(), ids=[*TOY_UPDATES]
@@ -414,3 +594,77 @@ def test_multiplier_of_an_inactive_constraint_vanishes(make):
   x, multiplier = solve(make(), kappa=8.0)
   assert multiplier < 1e-4
   np.testing.assert_allclose(x, [0.0, 0.0], atol=1e-3)
+
+
+def linear_program(num_variables, seed):
+  """Returns A [5, n], b [5] and the exact x of min |x|^2 with A x <= b.
+
+  The problems of Cooper's convergence tests: singular values of A in
+  [1.5, 2.5], |b| = 1, so that some of the constraints are active.
+  """
+  rng = np.random.default_rng(seed)
+  left, _ = np.linalg.qr(rng.normal(size=(5, 5)))
+  right, _ = np.linalg.qr(rng.normal(size=(num_variables, num_variables)))
+  a = left @ np.diag(rng.uniform(1.5, 2.5, 5)) @ right[:5]
+  b = rng.normal(size=5)
+  b /= np.linalg.norm(b)
+  # By duality x = -A' lambda / 2, lambda the least squares that are >= 0 of
+  # |A' lambda|^2 / 4 + b lambda; NNLS wants it as |M lambda - d|^2.
+  m = np.linalg.cholesky(a @ a.T).T / 2
+  multipliers, _ = optimize.nnls(m, -np.linalg.solve(m.T, b) / 2)
+  return a, b, -a.T @ multipliers / 2
+
+
+@pytest.mark.parametrize('step_size', [0.2, 0.3, 0.5])
+@pytest.mark.parametrize('seed', [0, 1])
+@pytest.mark.parametrize('num_variables', [5, 10])
+def test_geco_solves_coopers_problems(num_variables, seed, step_size):
+  """SGD at 3e-2 from ones, 1,500 steps, within 1e-4: one setting for all."""
+  a, b, exact = linear_program(num_variables, seed)
+  a, b = jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
+  update = geco(step_size)
+
+  def loss(x, logs):
+    constraints = a @ x - b
+    return lagrangian((x**2).sum(), constraints, logs), constraints
+
+  def step(carry, _):
+    x, state, logs = carry
+    gradient, constraints = jax.grad(loss, has_aux=True)(x, logs)
+    return (
+      x - 3e-2 * gradient,
+      *advance(update, constraints, state, logs),
+    ), None
+
+  x, logs = jnp.ones(num_variables), jnp.zeros(5)
+  (x, *_), _ = jax.lax.scan(step, (x, update.init(logs), logs), length=1500)
+  np.testing.assert_allclose(x, exact, atol=1e-4)
+
+
+def test_geco_finds_the_maximum_entropy_die():
+  """Jaynes' die of mean 4.5: p_k = exp(t k) / Z. Two equalities, four pairs."""
+  faces = jnp.arange(1.0, 7.0)
+
+  def boltzmann(t):
+    weights = np.exp(t * np.arange(1, 7))
+    return weights / weights.sum()
+
+  tilt = optimize.brentq(lambda t: boltzmann(t) @ np.arange(1, 7) - 4.5, -5, 5)
+  update = geco(0.03)
+
+  def loss(p, logs):
+    total, mean = p.sum() - 1, (p @ faces) / 4.5 - 1
+    constraints = jnp.array([total, -total, mean, -mean])
+    positive = jnp.maximum(p, 1e-6)
+    entropy = -(positive * jnp.log(positive)).sum()
+    return lagrangian(-entropy, constraints, logs), constraints
+
+  def step(carry, _):
+    p, state, logs = carry
+    gradient, constraints = jax.grad(loss, has_aux=True)(p, logs)
+    p = jnp.maximum(p - 1e-2 * gradient, 0)
+    return (p, *advance(update, constraints, state, logs)), None
+
+  p, logs = jnp.full(6, 1 / 6), jnp.zeros(4)
+  (p, *_), _ = jax.lax.scan(step, (p, update.init(logs), logs), length=5000)
+  np.testing.assert_allclose(p, boltzmann(tilt), atol=5e-5)

@@ -25,7 +25,7 @@ def test_exact_expectations_agree_with_a_large_sample():
 
 def test_short_training_comes_near_the_rate_and_the_multiplier():
   (row,), _ = rate_distortion.run_update(
-    'damped', [1e-2], 3_000, 128, seed=0, distortions=[4.0]
+    'geco', [1e-2], 3_000, 128, seed=0, distortions=[4.0]
   )
   assert abs(row['kl_error']) < 0.03
   assert abs(row['violation']) < 0.02
@@ -65,7 +65,7 @@ def test_bad_flags_are_answered_in_one_line(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'step_sizes'),
-  [('literal', [1e-3]), ('damped', [1e-3, 3e-3, 1e-2, 3e-2])],
+  [('literal', [1e-3]), ('geco', [3e-3, 1e-2, 3e-2, 1e-1])],
 )
 def test_geco_reaches_the_rate_and_the_exact_multiplier(name, step_sizes):
   rows, _ = rate_distortion.run_update(name, step_sizes, 12_000, 512, seed=0)
