@@ -5,8 +5,8 @@ Gregor et al. 2016, "Towards Conceptual Compression", which Section 4 of Rezende
 al. 2018.
 """
 
-from collections.abc import Callable
-import math
+import dataclasses
+import functools
 from typing import NamedTuple
 
 import haiku as hk
@@ -16,24 +16,12 @@ import jmp
 
 from geco_jax.distributions import DiagonalGaussian
 from geco_jax.distributions import per_example_normal
-from geco_jax.models.base import as_model
-from geco_jax.models.base import check_sizes
-from geco_jax.models.base import check_stddev
-from geco_jax.models.base import Functions
-from geco_jax.models.base import ImageShape
-from geco_jax.models.base import Model
-from geco_jax.models.base import ModelOutput
-from geco_jax.models.base import Posterior
-from geco_jax.models.base import stddev_parameter
-from geco_jax.models.base import with_policy
+from geco_jax.models import base
 from geco_jax.models.convolution import Conv2D
-
-# The canvas before the first step, at first: mid-grey.
-_GREY = 0.5
 
 
 class LSTMState(NamedTuple):
-  """Of one ConvLSTM, each [batch, height, width, hidden_channels]."""
+  """The state of one ConvLSTM, [batch, *grid, hidden_channels] each."""
 
   hidden: jax.Array
   cell: jax.Array
@@ -44,20 +32,20 @@ class State(NamedTuple):
 
   encoder: LSTMState | None
   decoder: LSTMState | None
-  canvas: jax.Array  # [batch, height, width, reduction^2 * image channels].
+  canvas: jax.Array  # [batch, *grid, reduction^2 * image channels].
 
 
 class Constants(NamedTuple):
   """What is the same in all steps; 0.0 where there is none."""
 
-  encoder_gates: jax.Array | float  # Of the image and the context.
-  decoder_gates: jax.Array | float  # Of the context.
-  prior: jax.Array | float  # Of the context.
-  patches: jax.Array | float  # The image, as the canvas is laid out.
+  encoder_gates: jax.Array | float  # The share of the image and the context.
+  decoder_gates: jax.Array | float  # The share of the context.
+  prior: jax.Array | float  # The share of the context in its parameters.
+  patches: jax.Array | float  # The image, laid out as the canvas is.
 
 
 def conv_draw(
-  image_shape: ImageShape,
+  image_shape: base.ImageShape,
   policy: jmp.Policy,
   *,
   num_steps: int = 8,
@@ -72,7 +60,7 @@ def conv_draw(
   remat: bool = False,
   likelihood_stddev: float = 0.1,
   learn_likelihood_stddev: bool = False,
-) -> Model:
+) -> base.Model:
   """Returns ConvDRAW, conditional or not.
 
   In step t the encoder, a ConvLSTM, sees the image x, its error x - canvas, its
@@ -116,244 +104,295 @@ def conv_draw(
   Raises:
     ValueError: if a size or sigma is not > 0, or the image is not divisible.
   """
-  check_sizes('num_steps', [num_steps])
-  check_sizes('hidden_channels', [hidden_channels])
-  check_sizes('latent_channels', [latent_channels])
-  check_sizes('kernel_size', [kernel_size])
-  check_sizes('reduction', [reduction])
-  check_sizes('context_channels', [context_channels])
-  check_sizes('context_size', [context_size])
-  check_stddev(likelihood_stddev)
-  height, width, channels = image_shape
+  arguments = dict(locals())  # By name, as they are the fields of `ConvDraw`.
+  base.check_sizes('num_steps', [num_steps])
+  base.check_sizes('hidden_channels', [hidden_channels])
+  base.check_sizes('latent_channels', [latent_channels])
+  base.check_sizes('kernel_size', [kernel_size])
+  base.check_sizes('reduction', [reduction])
+  base.check_sizes('context_channels', [context_channels])
+  base.check_sizes('context_size', [context_size])
+  base.check_stddev(likelihood_stddev)
+  height, width, _ = image_shape
   if height % reduction or width % reduction:
     raise ValueError(
       f'reduction={reduction} must divide height and width, got '
       f'{height}x{width}'
     )
-  grid = (height // reduction, width // reduction)
-  noise_shape = (num_steps, *grid, latent_channels)
-  patch_channels = channels * reduction**2
-
-  def functions():
-    def convolution(output_channels, name, **kwargs):
-      return with_policy(
-        Conv2D(output_channels, kernel_size, name=name, **kwargs), policy
-      )
-
-    # Hidden states come last in what the gates see: at first there are none.
-    image_gates = convolution(4 * hidden_channels, 'image_gates')
-    encoder_gates = convolution(
-      4 * hidden_channels,
-      'encoder_gates',
-      input_channels=patch_channels + (1 + hidden_to_hidden) * hidden_channels,
-      with_bias=False,
-    )
-    decoder_gates = convolution(
-      4 * hidden_channels,
-      'decoder_gates',
-      input_channels=latent_channels
-      + patch_channels
-      + hidden_to_hidden * hidden_channels,
-    )
-    posterior = convolution(2 * latent_channels, 'posterior')
-    prior = convolution(2 * latent_channels, 'prior')
-    write = convolution(patch_channels, 'write')
-    shares = [4 * hidden_channels, 4 * hidden_channels, 2 * latent_channels]
-    context_network = _context_network(
-      grid, reduction, context_channels, context_size, kernel_size, policy
-    )
-    context_shares = convolution(sum(shares), 'context_shares', with_bias=False)
-
-    def constants_of(context, image=None):
-      if conditional and context is None:
-        raise ValueError('a conditional ConvDRAW needs a context, got None')
-      encoder = decoder = prior = patches = 0.0
-      if conditional:
-        encoder, decoder, prior = jnp.split(
-          context_shares(context_network(context)),
-          [shares[0], sum(shares[:2])],
-          axis=-1,
-        )
-      if image is not None:
-        patches = space_to_depth(image, reduction)
-        encoder += image_gates(patches)
-      return Constants(encoder, decoder, prior, patches)
-
-    def initial_state(batch_size):
-      canvas = hk.get_parameter(
-        'initial_canvas', [channels], init=hk.initializers.Constant(_GREY)
-      ).astype(jnp.float32)
-      canvas = jnp.tile(canvas, reduction**2)
-      return State(
-        encoder=None,
-        decoder=None,
-        canvas=jnp.broadcast_to(canvas, (batch_size, *grid, patch_channels)),
-      )
-
-    def hidden_of(lstm):
-      """Returns an LSTM's hidden state for the prior, zeros at first."""
-      if lstm is None:
-        return jnp.zeros((1, *grid, hidden_channels))
-      return lstm.hidden
-
-    def infer(constants, state):
-      """Returns the encoder's next state and q(z_t|x, z_<t)."""
-      seen = [constants.patches - state.canvas]
-      if state.decoder is not None:
-        seen.append(state.decoder.hidden)
-        if hidden_to_hidden:
-          seen.append(state.encoder.hidden)
-      gates = encoder_gates(jnp.concatenate(seen, axis=-1))
-      encoder = _lstm(gates + constants.encoder_gates, state.encoder)
-      return encoder, _gaussian(posterior(encoder.hidden))
-
-    def generate(constants, state, latents):
-      """Returns the state after the decoder has seen z_t."""
-      seen = [latents, state.canvas]
-      if hidden_to_hidden and state.decoder is not None:
-        seen.append(state.decoder.hidden)
-      gates = decoder_gates(jnp.concatenate(seen, axis=-1))
-      decoder = _lstm(gates + constants.decoder_gates, state.decoder)
-      canvas = state.canvas + write(decoder.hidden)
-      return state._replace(decoder=decoder, canvas=canvas)
-
-    def run(step, batch_size, per_step):
-      """Returns the last state and what each step gave [num_steps, ...]."""
-      if remat:
-        step = hk.remat(step)
-      first = jax.tree.map(lambda x: x[0], per_step)
-      rest = jax.tree.map(lambda x: x[1:], per_step)
-      state, given = step(initial_state(batch_size), first)
-      given = jax.tree.map(lambda x: x[jnp.newaxis], given)
-      if num_steps > 1:
-        state, more = hk.scan(step, state, rest)
-        given = jax.tree.map(lambda *x: jnp.concatenate(x), given, more)
-      return state, given
-
-    def image_of(state):
-      return depth_to_space(state.canvas, reduction)
-
-    def forward(keys, image, context=None):
-      constants = constants_of(context, image)
-
-      def step(state, noise):
-        encoder, q = infer(constants, state)
-        latents = q.mean + jnp.exp(q.log_stddev) * noise
-        following = generate(
-          constants, state._replace(encoder=encoder), latents
-        )
-        return following, (q, latents, following.decoder.hidden)
-
-      batch_size = len(image)
-      state, (q, latents, hidden) = run(
-        step, batch_size, _noise(keys, noise_shape)
-      )
-      # The prior of z_t is of the hidden state before it.
-      hidden = jnp.concatenate([jnp.zeros_like(hidden[:1]), hidden[:-1]])
-      p = prior(_merge_steps(hidden))
-      p = p.reshape(num_steps, batch_size, *p.shape[1:])
-      p += jnp.broadcast_to(constants.prior, p.shape)
-      kl = DiagonalGaussian(*map(_merge_steps, q)).kl_to(
-        DiagonalGaussian(*map(_merge_steps, _gaussian(p)))
-      )
-      kl_by_step = kl.reshape(num_steps, batch_size).T
-      return ModelOutput(
-        reconstruction=image_of(state),
-        kl=kl_by_step.sum(axis=-1),
-        kl_by_step=kl_by_step,
-        latents=jnp.moveaxis(latents, 0, 1),
-        likelihood_stddev=stddev_parameter(
-          likelihood_stddev, learn_likelihood_stddev
-        ),
-      )
-
-    def draw_from_prior(constants, state, noise):
-      p = _gaussian(prior(hidden_of(state.decoder)) + constants.prior)
-      return p.mean + jnp.exp(p.log_stddev) * noise
-
-    def sample(keys, context=None):
-      constants = constants_of(context)
-
-      def step(state, noise):
-        latents = draw_from_prior(constants, state, noise)
-        return generate(constants, state, latents), None
-
-      return image_of(run(step, len(keys), _noise(keys, noise_shape))[0])
-
-    def reconstruct(keys, image, context, num_informed):
-      constants = constants_of(context, image)
-
-      def step(state, per_step):
-        t, noise = per_step
-        encoder, q = infer(constants, state)
-        latents = jnp.where(
-          t < num_informed,
-          q.mean + jnp.exp(q.log_stddev) * noise,
-          draw_from_prior(constants, state, noise),
-        )
-        return generate(
-          constants, state._replace(encoder=encoder), latents
-        ), None
-
-      per_step = jnp.arange(num_steps), _noise(keys, noise_shape)
-      return image_of(run(step, len(image), per_step)[0])
-
-    def latents_of(keys, image):
-      return forward(keys, image).latents
-
-    def log_prior(latents):
-      constants = constants_of(None)
-
-      def step(state, z):
-        p = _gaussian(prior(hidden_of(state.decoder)))
-        p = DiagonalGaussian(*(jnp.broadcast_to(x, z.shape) for x in p))
-        return generate(constants, state, z), p.log_prob(z)
-
-      by_step = jnp.moveaxis(latents, 1, 0)
-      return run(step, len(latents), by_step)[1].sum(axis=0)
-
-    def log_prob(latents, image):
-      num_latents, num_images = len(latents), len(image)
-      # q(z|x) is a chain: the encoder meets every z_<t with every x.
-      constants = constants_of(None, jnp.tile(image, (num_latents, 1, 1, 1)))
-      pairs = jnp.repeat(latents, num_images, axis=0)
-
-      def step(state, z):
-        encoder, q = infer(constants, state)
-        following = generate(constants, state._replace(encoder=encoder), z)
-        return following, q.log_prob(z)
-
-      _, by_step = run(step, len(pairs), jnp.moveaxis(pairs, 1, 0))
-      return by_step.sum(axis=0).reshape(num_latents, num_images)
-
-    posterior_of_chain = Posterior(
-      condition=lambda image: image,
-      sample=latents_of,
-      log_prob=log_prob,
-      log_prior=log_prior,
-    )
-    return Functions(
-      apply=forward,
-      sample=sample,
-      reconstruct=reconstruct,
-      # Where the prior depends on a context, there is no one marginal.
-      posterior=None if conditional else posterior_of_chain,
-    )
-
-  return as_model(
-    functions, policy, num_steps=num_steps, conditional=conditional
+  return base.as_model(
+    lambda: ConvDraw(**arguments).functions(),
+    policy,
+    num_steps=num_steps,
+    conditional=conditional,
   )
 
 
+@dataclasses.dataclass
+class ConvDraw:
+  """The networks and functions of a ConvDRAW with the options of `conv_draw`.
+
+  It is no `hk.Module`, which would put its name before those of all parameters.
+  Images and contexts are [batch, height, width, channels]; latents, noise and
+  hidden states [batch, *grid, channels], with num_steps in front where stacked.
+  """
+
+  image_shape: base.ImageShape
+  policy: jmp.Policy
+  num_steps: int
+  hidden_channels: int
+  latent_channels: int
+  kernel_size: int
+  reduction: int
+  hidden_to_hidden: bool
+  conditional: bool
+  context_channels: int
+  context_size: int
+  remat: bool
+  likelihood_stddev: float
+  learn_likelihood_stddev: bool
+
+  def __post_init__(self):
+    """Create the networks, while Haiku traces."""
+    height, width, channels = self.image_shape
+    self.grid = (height // self.reduction, width // self.reduction)
+    hidden, latent = self.hidden_channels, self.latent_channels
+    own, patch = self.hidden_to_hidden * hidden, channels * self.reduction**2
+    # A convolution is linear in its inputs, and the image is one that stays the
+    # same: its share of the encoder's gates is computed once for all steps.
+    self.image_gates = self._convolution(4 * hidden, 'image_gates')
+    # Hidden states come last in what gates read: the first step has none yet,
+    # and `Conv2D` counts the last channels as zeros where an input has fewer.
+    seen = patch + hidden + own
+    self.encoder_gates = self._convolution(
+      4 * hidden, 'encoder_gates', input_channels=seen, with_bias=False
+    )
+    self.decoder_gates = self._convolution(
+      4 * hidden, 'decoder_gates', input_channels=latent + patch + own
+    )
+    self.posterior_parameters = self._convolution(2 * latent, 'posterior')
+    self.prior_parameters = self._convolution(2 * latent, 'prior')
+    self.write = self._convolution(patch, 'write')
+    self.context_network = self._context_network()
+    self.context_shares = self._convolution(
+      2 * (4 * hidden + latent), 'context_shares', with_bias=False
+    )
+
+  def functions(self) -> base.Functions:
+    """Return the functions of a `Model`, which explains their arguments."""
+    posterior = base.Posterior(
+      condition=lambda image: image,
+      sample=lambda keys, image: self.apply(keys, image).latents,
+      log_prob=self.log_prob,
+      log_prior=self.log_prior,
+    )
+    return base.Functions(
+      apply=self.apply,
+      sample=self.sample,
+      reconstruct=self.reconstruct,
+      # Where the prior depends on a context, there is no one marginal.
+      posterior=None if self.conditional else posterior,
+    )
+
+  def apply(self, keys, image, context=None) -> base.ModelOutput:
+    """Reconstruct images from all their latents, as in training."""
+    constants = self._constants(context, image)
+    canvas, (q, latents, hidden) = self._unroll(
+      self._training_step, constants, len(image), self._noise(keys)
+    )
+    kl_by_step = self._kl_by_step(constants, q, hidden)
+    return base.ModelOutput(
+      reconstruction=canvas,
+      kl=kl_by_step.sum(axis=-1),
+      kl_by_step=kl_by_step,
+      latents=jnp.moveaxis(latents, 0, 1),
+      likelihood_stddev=base.stddev_parameter(
+        self.likelihood_stddev, self.learn_likelihood_stddev
+      ),
+    )
+
+  def sample(self, keys, context=None) -> jax.Array:
+    """Draw images from the prior."""
+    constants, noise = self._constants(context), self._noise(keys)
+    return self._unroll(self._prior_step, constants, len(keys), noise)[0]
+
+  def reconstruct(self, keys, image, context, num_informed) -> jax.Array:
+    """Reconstruct images from their first latents: conceptual compression."""
+    # Gregor et al. 2016: the prior makes up what the first latents leave open.
+    step, constants = self._compression_step, self._constants(context, image)
+    per_step = jnp.arange(self.num_steps) < num_informed, self._noise(keys)
+    return self._unroll(step, constants, len(image), per_step)[0]
+
+  def log_prob(self, latents, image) -> jax.Array:
+    """Return log q(z|x) [m, n] of all pairs of m latents and n images."""
+    # q(z|x) is a chain: the encoder meets every z_<t with every x.
+    constants = self._constants(None, jnp.tile(image, (len(latents), 1, 1, 1)))
+    pairs = jnp.repeat(latents, len(image), axis=0)
+    step, by_step = self._posterior_density_step, jnp.moveaxis(pairs, 1, 0)
+    _, log_probs = self._unroll(step, constants, len(pairs), by_step)
+    return log_probs.sum(axis=0).reshape(len(latents), len(image))
+
+  def log_prior(self, latents) -> jax.Array:
+    """Return log p(z) [batch]."""
+    step, by_step = self._prior_density_step, jnp.moveaxis(latents, 1, 0)
+    constants = self._constants(None)
+    return self._unroll(step, constants, len(latents), by_step)[1].sum(axis=0)
+
+  def _unroll(self, step, constants, batch_size, per_step):
+    """Return the last canvas as images, and all outputs [num_steps, ...].
+
+    Every `step` takes its own entry of `per_step` [num_steps, ...].
+    """
+    step = functools.partial(step, constants)
+    if self.remat:
+      step = hk.remat(step)
+    # The first step has no hidden states to convolve, and its state is not of
+    # the structure that a loop keeps: it stands by itself. The others are a
+    # loop, so that the program to compile does not grow with their number.
+    first = jax.tree.map(lambda x: x[0], per_step)
+    rest = jax.tree.map(lambda x: x[1:], per_step)
+    state, output = step(self._initial_state(batch_size), first)
+    outputs = jax.tree.map(lambda x: x[jnp.newaxis], output)
+    if self.num_steps > 1:
+      state, more = hk.scan(step, state, rest)
+      outputs = jax.tree.map(lambda *x: jnp.concatenate(x), outputs, more)
+    return depth_to_space(state.canvas, self.reduction), outputs
+
+  def _training_step(self, constants, state, noise):
+    """Draw z_t from the posterior; also return what the KL is computed from."""
+    state, q = self._encode(constants, state)
+    latents = _draw(q, noise)
+    state = self._decode(constants, state, latents)
+    return state, (q, latents, state.decoder.hidden)
+
+  def _prior_step(self, constants, state, noise):
+    """Draw z_t from the prior."""
+    latents = _draw(self._predict(constants, state), noise)
+    return self._decode(constants, state, latents), None
+
+  def _compression_step(self, constants, state, per_step):
+    """Draw z_t from the posterior where informed, elsewhere from the prior."""
+    informed, noise = per_step
+    state, q = self._encode(constants, state)
+    p = self._predict(constants, state)
+    latents = jnp.where(informed, _draw(q, noise), _draw(p, noise))
+    return self._decode(constants, state, latents), None
+
+  def _posterior_density_step(self, constants, state, latents):
+    """Take the given z_t; also return log q(z_t|x, z_<t) [batch]."""
+    state, q = self._encode(constants, state)
+    return self._decode(constants, state, latents), q.log_prob(latents)
+
+  def _prior_density_step(self, constants, state, latents):
+    """Take the given z_t; also return log p(z_t|z_<t) [batch]."""
+    p = self._predict(constants, state)
+    p = DiagonalGaussian(*(jnp.broadcast_to(x, latents.shape) for x in p))
+    return self._decode(constants, state, latents), p.log_prob(latents)
+
+  def _encode(self, constants, state):
+    """Let the encoder read; return the next state and q(z_t|x, z_<t)."""
+    # Gregor et al. 2016: it reads x, whose share is a constant, and its error.
+    read = [constants.patches - state.canvas]
+    if state.decoder is not None:
+      read.append(state.decoder.hidden)
+      if self.hidden_to_hidden:
+        read.append(state.encoder.hidden)
+    gates = self.encoder_gates(jnp.concatenate(read, axis=-1))
+    encoder = _lstm(gates + constants.encoder_gates, state.encoder)
+    q = _gaussian(self.posterior_parameters(encoder.hidden))
+    return state._replace(encoder=encoder), q
+
+  def _predict(self, constants, state):
+    """Return p(z_t|z_<t), whose batch is 1 where all examples have the same."""
+    if state.decoder is None:
+      hidden = jnp.zeros((1, *self.grid, self.hidden_channels))
+    else:
+      hidden = state.decoder.hidden
+    return _gaussian(self.prior_parameters(hidden) + constants.prior)
+
+  def _decode(self, constants, state, latents):
+    """Let the decoder read z_t and write; return the next state."""
+    read = [latents, state.canvas]
+    if self.hidden_to_hidden and state.decoder is not None:
+      read.append(state.decoder.hidden)
+    gates = self.decoder_gates(jnp.concatenate(read, axis=-1))
+    decoder = _lstm(gates + constants.decoder_gates, state.decoder)
+    canvas = state.canvas + self.write(decoder.hidden)
+    return state._replace(decoder=decoder, canvas=canvas)
+
+  def _kl_by_step(self, constants, q, hidden):
+    """Return KL[q(z_t|x, z_<t); p(z_t|z_<t)] in nats [batch, num_steps]."""
+    # In training z_t is drawn from the posterior, so that no step waits for its
+    # prior: after the loop, one convolution of all steps as a single batch does
+    # the work of num_steps small ones, forward and backward. The prior of z_t
+    # sees the decoder's hidden state before step t.
+    hidden = jnp.concatenate([jnp.zeros_like(hidden[:1]), hidden[:-1]])
+    p = self.prior_parameters(jax.lax.collapse(hidden, 0, 2))
+    p = p.reshape(*hidden.shape[:2], *p.shape[1:])
+    p += jnp.broadcast_to(constants.prior, p.shape)
+    q, p = jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), (q, _gaussian(p)))
+    return q.kl_to(p).reshape(hidden.shape[:2]).T
+
+  def _constants(self, context, image=None):
+    """Compute what is the same in all steps; inference alone has an image."""
+    if self.conditional and context is None:
+      raise ValueError('a conditional ConvDRAW needs a context, got None')
+    encoder = decoder = prior = patches = 0.0
+    if self.conditional:
+      shares = self.context_shares(self.context_network(context))
+      ends = [4 * self.hidden_channels, 8 * self.hidden_channels]
+      encoder, decoder, prior = jnp.split(shares, ends, axis=-1)
+    if image is not None:
+      patches = space_to_depth(image, self.reduction)
+      encoder += self.image_gates(patches)
+    return Constants(encoder, decoder, prior, patches)
+
+  def _initial_state(self, batch_size):
+    """Return a canvas of one color, which is learned, and no LSTM states."""
+    gray = hk.initializers.Constant(0.5)
+    color = hk.get_parameter('initial_canvas', self.image_shape[2:], init=gray)
+    patch = jnp.tile(color.astype(jnp.float32), self.reduction**2)
+    canvas = jnp.broadcast_to(patch, (batch_size, *self.grid, len(patch)))
+    return State(encoder=None, decoder=None, canvas=canvas)
+
+  def _noise(self, keys):
+    """Draw noise [num_steps, batch, ...] from each example's own key."""
+    shape = (self.num_steps, *self.grid, self.latent_channels)
+    return jnp.moveaxis(per_example_normal(keys, shape), 1, 0)
+
+  def _convolution(self, output_channels, name, **kwargs):
+    """Create a convolution on the grid, computing in the policy's type."""
+    convolution = Conv2D(output_channels, self.kernel_size, name=name, **kwargs)
+    return base.with_policy(convolution, self.policy)
+
+  def _context_network(self):
+    """Create a network to features [batch, *grid, 2 * context_channels]."""
+    channels, kernel_size = self.context_channels, self.kernel_size
+    local = Conv2D(channels, kernel_size, name='context_local')
+    layers = [
+      Conv2D(2 * channels, kernel_size, stride=2, name='context_around'),
+      jax.nn.relu,
+      hk.Flatten(),
+      hk.Linear(self.context_size, name='context_hidden'),
+      jax.nn.relu,
+      hk.Linear(self.context_size, name='context_hidden'),
+      jax.nn.relu,
+      hk.Linear(channels, name='context_global'),
+    ]
+    whole = hk.Sequential(layers)
+
+    def network(context):
+      # A convolution does not see far, so that half of the features are global.
+      x = jax.nn.relu(local(space_to_depth(context, self.reduction)))
+      everywhere = jnp.broadcast_to(whole(x)[:, None, None], x.shape)
+      return jnp.concatenate([x, everywhere], axis=-1)
+
+    return base.with_policy(network, self.policy)
+
+
 def space_to_depth(image: jax.Array, block: int) -> jax.Array:
-  """Returns the image as a grid of patches.
+  """Rearrange images [batch, height, width, channels] into a grid of patches.
 
-  Args:
-    image: [batch, height, width, channels].
-    block: side of a patch, divides height and width.
-
-  Returns:
-    [batch, height / block, width / block, block^2 * channels].
+  They are [batch, height / block, width / block, block^2 * channels].
   """
   batch, height, width, channels = image.shape
   grid = (height // block, width // block)
@@ -362,67 +401,28 @@ def space_to_depth(image: jax.Array, block: int) -> jax.Array:
 
 
 def depth_to_space(patches: jax.Array, block: int) -> jax.Array:
-  """Returns the image of a grid of patches, the inverse of `space_to_depth`."""
+  """Rearrange a grid of patches into images, which undoes `space_to_depth`."""
   batch, rows, columns, depth = patches.shape
-  blocks = patches.reshape(
-    batch, rows, columns, block, block, depth // block**2
-  )
-  return blocks.swapaxes(2, 3).reshape(
-    batch, rows * block, columns * block, depth // block**2
-  )
-
-
-def _context_network(
-  grid, reduction, channels, size, kernel_size, policy
-) -> Callable[[jax.Array], jax.Array]:
-  """Returns a network to features [batch, *grid, 2 * channels].
-
-  Half of them are local, of patches of the context; the others are the same
-  everywhere, of the whole context.
-  """
-  local = Conv2D(channels, kernel_size, name='context_local')
-  around = hk.Sequential(
-    [
-      Conv2D(2 * channels, kernel_size, stride=2, name='context_around'),
-      jax.nn.relu,
-      hk.Flatten(),
-      hk.Linear(size, name='context_hidden'),
-      jax.nn.relu,
-      hk.Linear(size, name='context_hidden'),
-      jax.nn.relu,
-      hk.Linear(channels, name='context_global'),
-    ]
-  )
-
-  def network(context):
-    x = jax.nn.relu(local(space_to_depth(context, reduction)))
-    everywhere = jnp.broadcast_to(
-      around(x)[:, jnp.newaxis, jnp.newaxis], (len(x), *grid, channels)
-    )
-    return jnp.concatenate([x, everywhere], axis=-1)
-
-  return with_policy(network, policy)
+  shape = (batch, rows, columns, block, block, depth // block**2)
+  rearranged = patches.reshape(shape).swapaxes(2, 3)
+  return rearranged.reshape(batch, rows * block, columns * block, shape[-1])
 
 
 def _lstm(gates: jax.Array, state: LSTMState | None) -> LSTMState:
-  """Returns a ConvLSTM's next state from its four gates (Shi et al. 2015)."""
+  """Return a ConvLSTM's next state from its four gates (Shi et al. 2015)."""
   write, forget, candidate, read = jnp.split(gates, 4, axis=-1)
-  # Biased towards remembering (Jozefowicz et al. 2015).
   cell = jax.nn.sigmoid(write) * jnp.tanh(candidate)
   if state is not None:
+    # The bias of 1.0 is towards remembering (Jozefowicz et al. 2015).
     cell += jax.nn.sigmoid(forget + 1.0) * state.cell
   return LSTMState(jax.nn.sigmoid(read) * jnp.tanh(cell), cell)
 
 
 def _gaussian(parameters: jax.Array) -> DiagonalGaussian:
+  """Split parameters [..., 2 * channels] into means and log deviations."""
   return DiagonalGaussian(*jnp.split(parameters, 2, axis=-1))
 
 
-def _noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Returns noise [num_steps, batch, ...] from each example's own key."""
-  return jnp.moveaxis(per_example_normal(keys, shape), 1, 0)
-
-
-def _merge_steps(x: jax.Array) -> jax.Array:
-  """Returns [num_steps, batch, ...] as [num_steps * batch, ...]."""
-  return x.reshape(math.prod(x.shape[:2]), *x.shape[2:])
+def _draw(gaussian: DiagonalGaussian, noise: jax.Array) -> jax.Array:
+  """Return unit Gaussian noise as a draw of a Gaussian."""
+  return gaussian.mean + jnp.exp(gaussian.log_stddev) * noise

@@ -1,5 +1,7 @@
 """Tests of ConvDRAW; what all models promise is in contract_test."""
 
+import hashlib
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ SHAPE = (8, 8, 1)
 SIZES = dict(
   num_steps=3, hidden_channels=5, latent_channels=2, kernel_size=3, reduction=2
 )
+CONDITIONAL = dict(conditional=True, context_channels=4, context_size=8)
 
 
 def make(batch_size=4, **kwargs):
@@ -25,7 +28,7 @@ def make(batch_size=4, **kwargs):
   model = conv_draw(SHAPE, FLOAT32, **{**SIZES, **kwargs})
   keys = jax.random.split(jax.random.key(1), batch_size)
   image = jax.random.uniform(jax.random.key(2), (batch_size, *SHAPE))
-  params = jax.jit(model.init)(jax.random.key(0), keys, image)
+  params = jax.jit(model.init)(jax.random.key(0), keys, image, image)
   rng = np.random.default_rng(3)
   params = jax.tree.map(
     lambda x: x + 0.1 * rng.standard_normal(x.shape, np.float32),
@@ -90,11 +93,11 @@ def test_equals_the_unrolled_textbook_model(hidden_to_hidden, remat):
     hidden_to_hidden=hidden_to_hidden, remat=remat
   )
 
-  def ours(params):
+  def rearranged_outputs(params):
     output = model.apply(params, keys, image)
     return output.reconstruction, output.kl_by_step, output.latents
 
-  def theirs(params):
+  def textbook_outputs(params):
     canvas, latents, posteriors, priors = textbook(
       params, keys, image, hidden_to_hidden=hidden_to_hidden
     )
@@ -108,10 +111,12 @@ def test_equals_the_unrolled_textbook_model(hidden_to_hidden, remat):
 
   gradient = jax.jit(jax.grad(loss, 1, has_aux=True), static_argnums=0)
   gradients, outputs = zip(
-    gradient(ours, params), gradient(theirs, params), strict=True
+    gradient(rearranged_outputs, params),
+    gradient(textbook_outputs, params),
+    strict=True,
   )
-  for ours_leaf, theirs_leaf in zip(*outputs, strict=True):
-    np.testing.assert_allclose(ours_leaf, theirs_leaf, atol=2e-5, rtol=2e-5)
+  for actual, expected in zip(*outputs, strict=True):
+    np.testing.assert_allclose(actual, expected, atol=2e-5, rtol=2e-5)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-3),
     *gradients,
@@ -160,6 +165,93 @@ def test_program_does_not_grow_with_the_steps():
     return len(jax.jit(jax.grad(loss)).lower(params).as_text().splitlines())
 
   assert num_lines(32) <= 1.01 * num_lines(8)
+
+
+@pytest.mark.parametrize(
+  ('kwargs', 'digest'),
+  [
+    ({}, 'ea4f1a93525ac8b9eded1b2a98d577d42d555fef3272eb45a5ee641ef8eb7db9'),
+    (
+      CONDITIONAL,
+      'f791c32be18f34fd3a2cdfb26aec8ad7510efc39db218ad8898529ece04a8794',
+    ),
+  ],
+  ids=['unconditional', 'conditional'],
+)
+def test_checkpoints_stay_readable(kwargs, digest):
+  sizes = {**SIZES, **kwargs, 'learn_likelihood_stddev': True}
+  model = conv_draw(SHAPE, FLOAT32, **sizes)
+  keys, image = jax.random.split(jax.random.key(0), 1), jnp.zeros((1, *SHAPE))
+  params = jax.eval_shape(model.init, keys[0], keys, image, image)
+  lines = [
+    f'{module}/{name} {x.shape} {x.dtype}'
+    for module, parameters in sorted(params.items())
+    for name, x in sorted(parameters.items())
+  ]
+  tree = '\n'.join(lines)
+  assert hashlib.sha256(tree.encode()).hexdigest() == digest, tree
+
+
+def fingerprint(x):
+  """Returns a mean of squares in which every element has a weight of its own.
+
+  No signs cancel in it, and its digits are the same on other processors.
+  """
+  return np.average(x.ravel() ** 2, weights=1.0 + np.arange(x.size))
+
+
+@pytest.mark.parametrize(
+  ('kwargs', 'expected'),
+  [
+    (
+      {},
+      dict(
+        reconstruction=0.430313581,
+        kl_by_step=8.8653918,
+        latents=1.0375682,
+        sample=0.391584298,
+        compressed=0.378592842,
+        log_prob=19035.3703,
+        log_prior=21134.2314,
+      ),
+    ),
+    (
+      CONDITIONAL,
+      dict(
+        reconstruction=0.711817927,
+        kl_by_step=38.1705234,
+        latents=1.0981172,
+        sample=0.780087308,
+        compressed=0.739047968,
+      ),
+    ),
+  ],
+  ids=['unconditional', 'conditional'],
+)
+def test_numbers_stay_what_they_were(kwargs, expected):
+  model, params, keys, image = make(**kwargs)
+  context = image[::-1]
+
+  @jax.jit
+  def outputs(params):
+    output = model.apply(params, keys, image, context)
+    arrays = dict(
+      reconstruction=output.reconstruction,
+      kl_by_step=output.kl_by_step,
+      latents=output.latents,
+      sample=model.sample(params, keys, context),
+      compressed=model.reconstruct(params, keys, image, context, 1),
+    )
+    if model.posterior:
+      z = output.latents[:3]
+      arrays['log_prob'] = model.posterior.log_prob(params, z, image)
+      arrays['log_prior'] = model.posterior.log_prior(params, z)
+    return arrays
+
+  # A GPU would otherwise round what it convolves.
+  with jax.default_matmul_precision('highest'):
+    actual = jax.tree.map(fingerprint, jax.device_get(outputs(params)))
+  assert actual == pytest.approx(expected, rel=1e-5)
 
 
 def test_space_to_depth_keeps_patches_together():
