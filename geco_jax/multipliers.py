@@ -71,7 +71,7 @@ def geco(
   growing as soon as the model is on its way to meet the constraint within
   these 4 / step_size steps. The clip bounds lambda's speed, whatever the
   constraint; `top` ends its growth where no rate-distortion function is
-  steeper, beyond which a constraint waits for the optimisation, not for lambda
+  steeper, beyond which a constraint waits for the optimization, not for lambda
   (docs/multipliers.md). `step_size = 40 / num_steps` is the configs': lambda
   may travel 40 nepers in a run, and nothing else needs to be known of it.
 

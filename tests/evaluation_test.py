@@ -11,6 +11,7 @@ from geco_jax import evaluation
 from geco_jax import parallel
 from geco_jax import update
 from geco_jax.build import build
+from geco_jax.constraints import natural_multiplier
 from geco_jax.distributions import quantized_normal_log_prob
 
 pytestmark = pytest.mark.usefixtures('compile_fast')
@@ -84,6 +85,7 @@ def test_records_hold_together(run):
     )
     assert re['multiplier'] == 1.0
     assert re['holds'] == (re['violation'] <= 0.02)
+    assert (re['verdict'] == 'met') == re['holds']
   assert record['sigma_opt'] == pytest.approx(record['rmse'])
   test = record['other_splits']['test']
   assert test['sigma_opt'] == record['sigma_opt']
@@ -102,3 +104,28 @@ def test_sigma_opt_is_the_best_sigma_of_a_gaussian(run):
   best = nll(record['sigma_opt'])
   assert best < nll(record['sigma_opt'] * 1.05)
   assert best < nll(record['sigma_opt'] * 0.95)
+
+
+@pytest.mark.parametrize(
+  ('objective', 'violation', 'ratio', 'expected'),
+  [
+    ('geco', 0.02, 1e3, 'met'),
+    ('geco', 0.021, 1.9, 'violated'),
+    ('geco', 0.021, 2.1, 'infeasible'),
+    ('geco', 0.021, 1e6, 'infeasible'),
+    ('geco_literal', 0.021, 2.1, 'infeasible'),
+    ('elbo', 0.021, 2.1, 'violated'),  # Nothing moves its multiplier.
+  ],
+)
+def test_verdict_is_infeasible_where_the_multiplier_is_saturated(
+  tiny_config, make_dataset, objective, violation, ratio, expected
+):
+  experiment = build(tiny_config(objective), make_dataset())
+  ((name, constraint),) = experiment.constraints(experiment.kappas).items()
+  natural = natural_multiplier(constraint, 16)
+  log_multiplier = math.log(ratio * natural)
+  assert natural == pytest.approx(0.5 if name == 'nll' else 1 / (2 * 0.2**2))
+  assert (
+    evaluation.verdict(experiment, constraint, violation, log_multiplier)
+    == expected
+  )

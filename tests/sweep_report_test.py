@@ -30,6 +30,7 @@ def record(split, kappa, kl_nats, holds):
         'violation': 0.0 if holds else 0.5,
         'multiplier': 1 / kappa if holds else np.exp(14.0),
         'holds': holds,
+        'verdict': 'met' if holds else 'infeasible',
       }
     },
   }

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from geco_jax import training
+from geco_jax import workdir as workdirs
 from geco_jax.build import build
 from geco_jax.errors import UserError
 from geco_jax.evaluation import restore_state
 from geco_jax.metrics import read_metrics
+from geco_jax.programs import build_programs
 from geco_jax.recorder import Recorder
 
 
@@ -155,6 +157,33 @@ def test_an_infeasible_kappa_is_reported_with_the_best_that_was_reached(
   assert 'kappa 0.0001 was asked' in line
   assert f'reached is {best:.4g}' in line
   assert math.isclose(state.log_multipliers['re'], 0.1, rel_tol=1e-5)
+
+
+def test_a_saturated_multiplier_says_so_in_bar_log_and_report(
+  tiny_config, tmp_path, make_dataset
+):
+  config = tiny_config(kappa=1e-3)
+  config.multipliers.kwargs.initial = 3 / (2 * 1e-6)  # Three natural ones.
+  config.multipliers.kwargs.log_multiplier_range = (-10.0, 20.0)
+  experiment = build(config, make_dataset())
+  programs = build_programs(config, experiment.dataset)
+  workdirs.claim(str(tmp_path), config)
+  recorder = Recorder(config, str(tmp_path), programs)
+  (log_multiplier,) = recorder.state.log_multipliers.values()
+  per_step = {
+    **dict.fromkeys(('loss', 'kl_nats', 'mse'), np.ones(5)),
+    **dict.fromkeys(('re/violation', 're/value'), np.ones(5)),
+    're/log_multiplier': np.full(5, log_multiplier),
+  }
+  text = recorder.log(5, per_step, seconds=1.0)
+  recorder.close()
+  assert 're 1.0000/0.001 saturated lambda 1.5e+06' in text
+  logged = read_metrics(str(tmp_path))
+  np.testing.assert_allclose(logged['re/saturation'], [3.0], rtol=1e-4)
+  (line,) = training.infeasible(
+    str(tmp_path), experiment, recorder.state.log_multipliers
+  )
+  assert '3 times the natural one' in line and 'optimization' in line
 
 
 def test_a_kappa_that_is_met_is_not_reported(
