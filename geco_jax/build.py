@@ -89,11 +89,11 @@ def _geco(
 
 def _initial_log_multiplier(initial, natural, log_multiplier_range):
   """Returns log(initial), or the log of a share of the natural multiplier."""
-  if initial is None:
+  if initial is None and natural is not None:
     return jnp.clip(
       jnp.log(INITIAL_SHARE * jnp.asarray(natural)), *log_multiplier_range
     )
-  if not initial > 0:
+  if initial is None or not initial > 0:
     raise ValueError(f'initial must be > 0, got {initial}')
   lowest, highest = log_multiplier_range
   if not lowest <= math.log(initial) <= highest:

@@ -34,6 +34,13 @@ def lagrangian(
       f'{jnp.shape(objective)}'
     )
 
+  structures = tuple(map(jax.tree.structure, (constraints, log_multipliers)))
+  if structures[0] != structures[1]:
+    raise ValueError(
+      'every constraint needs a log-multiplier, got constraints '
+      f'{structures[0]} and log-multipliers {structures[1]}'
+    )
+
   def weighted(constraint, log_multiplier):
     if jnp.shape(constraint) != jnp.shape(log_multiplier):
       raise ValueError(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -21,7 +22,8 @@ class GecoState(NamedTuple):
   """Memory of `geco`, in float32 or wider whatever the multipliers' dtype."""
 
   count: jax.Array  # int32 [], updates made so far.
-  moving_average: Any  # Of the errors, structured like the constraints.
+  # Of the errors, structured like the constraints; infinite before the first.
+  moving_average: Any
 
 
 class CompensatedState(NamedTuple):
@@ -98,7 +100,8 @@ def geco(
       [-violation_clip, violation_clip] (rate limiting).
     natural_multiplier: lambda0 > 0, a number or a pytree like the multipliers,
       above which growth ends softly (anti-wind-up): D / (2 scale) for a
-      constraint on a squared error in D dimensions. None is no such bound.
+      constraint on a squared error in D dimensions. It lowers `violation_clip`,
+      which must not be None then. None is no such bound.
     log_multiplier_range: (lowest, highest) log lambda, in that order, finite.
 
   Returns:
@@ -111,25 +114,29 @@ def geco(
       checked. `update` raises it where constraints and log-multipliers differ
       in structure or shape.
   """
+  if step_size is None:
+    raise ValueError('step_size must be a number or a schedule, got None')
   _check_number('step_size', step_size, low=0.0)
   _check_number('decay', decay, low=0.0, below=1.0)
   _check_number('violation_clip', violation_clip, above=0.0)
   _check_number('damping', damping, low=0.0)
   for leaf in jax.tree.leaves(natural_multiplier):
     _check_number('natural_multiplier', leaf, above=0.0)
-  if error not in ERRORS:
-    raise ValueError(f'error must be one of {", ".join(ERRORS)}, got {error!r}')
-  lowest, highest = log_multiplier_range
-  if not (math.isfinite(lowest) and math.isfinite(highest)) or lowest > highest:
+  if natural_multiplier is not None and violation_clip is None:
     raise ValueError(
-      'log_multiplier_range must be two finite numbers, the lower first, got '
-      f'{log_multiplier_range}'
+      'natural_multiplier lowers violation_clip, which must be a number then, '
+      'got None'
     )
+  if not isinstance(error, str) or error not in ERRORS:
+    raise ValueError(f'error must be one of {", ".join(ERRORS)}, got {error!r}')
+  lowest, highest = _checked_range(log_multiplier_range)
 
   def init(log_multipliers):
     return GecoState(
       count=jnp.zeros([], jnp.int32),
-      moving_average=jax.tree.map(jnp.zeros_like, log_multipliers),
+      moving_average=jax.tree.map(
+        lambda m: jnp.full_like(m, jnp.inf), log_multipliers
+      ),
     )
 
   def update(constraints, state, log_multipliers):
@@ -139,25 +146,23 @@ def geco(
 
     def move(constraint, average, log_multiplier, natural):
       known = jnp.isfinite(constraint)
-      e = jnp.where(known, ERRORS[error](constraint), average)
-      e = e.astype(average.dtype)
-      previous = jnp.where(state.count == 0, e, average)
-      average = (previous + weight * (e - previous)).astype(average.dtype)
-      signal = average + lead * (e - previous)
+      e = ERRORS[error](jnp.where(known, constraint, 0)).astype(average.dtype)
+      old = jnp.where(jnp.isinf(average), e, average)
+      new = (old + weight * (e - old)).astype(average.dtype)
+      signal = new + lead * (e - old)
       if violation_clip is not None:
         signal = jnp.clip(signal, -violation_clip, violation_clip)
       if natural_multiplier is not None:
-        top = jnp.inf if violation_clip is None else violation_clip
         ratio = jnp.exp(log_multiplier - jnp.log(natural))
-        signal = jnp.minimum(signal, top / (1 + ratio))
+        signal = jnp.minimum(signal, violation_clip / (1 + ratio))
       target = jnp.clip(log_multiplier + rate * signal, lowest, highest)
       change = jnp.where(known, target - log_multiplier, 0)
-      return change.astype(log_multiplier.dtype), average
+      return (
+        change.astype(log_multiplier.dtype),
+        jnp.where(known, new, average),
+      )
 
-    naturals = jax.tree.broadcast(
-      math.inf if natural_multiplier is None else natural_multiplier,
-      log_multipliers,
-    )
+    naturals = _naturals(natural_multiplier, log_multipliers)
     treedef = jax.tree.structure(log_multipliers)
     trees = constraints, state.moving_average, log_multipliers, naturals
     rows = zip(*(treedef.flatten_up_to(tree) for tree in trees), strict=True)
@@ -217,7 +222,7 @@ def fixed() -> optax.GradientTransformation:
   With the negative log-likelihood as the only constraint, a multiplier of 1 is
   the ELBO (Eq. 1) and 1/beta a beta-VAE (Section 3.2).
   """
-  return optax.set_to_zero()
+  return _checked('fixed', optax.set_to_zero())
 
 
 def scheduled(schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -279,6 +284,45 @@ def annealed_beta(
   _check_number('transition_steps', transition_steps, low=1)
   beta = optax.linear_schedule(initial_beta, final_beta, transition_steps)
   return lambda count: 1.0 / beta(count)
+
+
+def _checked_range(log_multiplier_range):
+  """Returns both ends, if they are two finite numbers in order."""
+  try:
+    lowest, highest = log_multiplier_range
+    if math.isfinite(lowest) and math.isfinite(highest) and lowest <= highest:
+      return lowest, highest
+  except (TypeError, ValueError):
+    pass  # Not two, or no numbers.
+  raise ValueError(
+    'log_multiplier_range must be two finite numbers, the lower first, got '
+    f'{log_multiplier_range}'
+  )
+
+
+def _naturals(natural_multiplier, log_multipliers):
+  """Returns a natural multiplier for each log-multiplier."""
+  if natural_multiplier is None:
+    return jax.tree.map(lambda _: math.inf, log_multipliers)
+  try:
+    naturals = jax.tree.broadcast(natural_multiplier, log_multipliers)
+  except ValueError as error:
+    raise ValueError(
+      'natural_multiplier must be a number or structured like the '
+      f'log-multipliers, {jax.tree.structure(log_multipliers)}, got '
+      f'{jax.tree.structure(natural_multiplier)}'
+    ) from error
+
+  def check(natural, log_multiplier):
+    shapes = jnp.shape(natural), jnp.shape(log_multiplier)
+    if shapes[0] not in ((), shapes[1]):
+      raise ValueError(
+        'natural_multiplier must be a number or of the shape of its '
+        f'log-multiplier, got {shapes[0]} for {shapes[1]}'
+      )
+
+  jax.tree.map(check, naturals, log_multipliers)
+  return naturals
 
 
 def _checked(name, transformation) -> optax.GradientTransformation:
@@ -375,10 +419,15 @@ def _dtypes(tree):
   return [leaf.dtype for leaf in jax.tree.leaves(tree)]
 
 
+_ARRAYS = (jax.Array, np.ndarray, np.generic)
+
+
 def _check_number(name, value, low=None, above=None, below=None):
   """Raises ValueError if a Python number is not finite or not in range."""
-  if not isinstance(value, numbers.Real):
+  if value is None or callable(value) or isinstance(value, _ARRAYS):
     return
+  if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    raise ValueError(f'{name} must be a number, got {value!r}')
   wanted = [
     *([f'>= {low:g}'] if low is not None else []),
     *([f'> {above:g}'] if above is not None else []),

@@ -265,7 +265,7 @@ def infeasible(
   for name, constraint in experiment.constraints(experiment.kappas).items():
     violations = logged[f'{name}/violation']
     (logged_at,) = np.isfinite(violations).nonzero()
-    violation = violations[logged_at[-1]]
+    violation = float(violations[logged_at[-1]])
     log_multiplier = float(log_multipliers[name])
     outcome = verdict(experiment, constraint, violation, log_multiplier)
     if outcome == 'infeasible':

@@ -3,11 +3,13 @@
 import glob
 import importlib
 import importlib.util
+import json
 import os
 import re
 
 import numpy as np
 
+from experiments import multiplier_comparison
 from geco_jax.build import CONSTRAINTS
 from geco_jax.evaluation import evaluate
 
@@ -45,6 +47,14 @@ def test_the_die_of_the_page_on_multipliers_is_jaynes():
   np.testing.assert_allclose(
     scope['p'], [float(x) for x in printed.split()], atol=5e-5
   )
+
+
+def test_the_table_of_multiplier_rules_is_that_of_the_result_file():
+  path = os.path.join(os.path.dirname(DOCS), 'results', 'multiplier_rules.json')
+  with open(path) as file:
+    expected = multiplier_comparison.table(json.load(file))
+  with open(os.path.join(DOCS, 'multipliers.md')) as file:
+    assert expected in file.read()
 
 
 def test_theory_and_other_pages_link_to_what_exists():

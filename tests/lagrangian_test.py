@@ -125,7 +125,7 @@ def test_shapes_that_do_not_fit_are_refused(objective, constraint, shown):
 
 
 def test_different_structures_are_refused():
-  with pytest.raises(ValueError):
+  with pytest.raises(ValueError, match="needs a log-multiplier.*'re'.*'cla'"):
     lagrangian(
       jnp.float32(0.0), {'re': jnp.float32(1.0)}, {'cla': jnp.float32(0.0)}
     )

@@ -153,6 +153,10 @@ def test_mapping_over_runs_is_running_each(make, transform):
     np.testing.assert_allclose(run, trajectory(update, constraint), rtol=1e-5)
 
 
+# Their step size is a function of the number of updates, missed ones included.
+_COUNTING = ('decaying_step_size', 'injected_schedule')
+
+
 # Algorithm 1.
 
 
@@ -289,11 +293,11 @@ def test_a_constraint_that_is_not_finite_is_passed_over(name, bad, at):
   logs = trajectory(make(), constraints.at[at].set(bad))
   before = logs[at - 1] if at else 0.0
   assert jnp.isfinite(logs).all() and logs[at] == before
-  if at:
-    np.testing.assert_array_equal(
-      logs[:at], trajectory(make(), constraints)[:at]
+  others = jnp.delete(constraints, at)
+  if name not in _COUNTING:
+    np.testing.assert_allclose(
+      jnp.delete(logs, at), trajectory(make(), others), atol=1e-7
     )
-  assert (jnp.sign(jnp.diff(logs[at:])) != 0).any()
 
 
 def test_only_the_element_that_is_not_finite_is_passed_over():
@@ -304,7 +308,9 @@ def test_only_the_element_that_is_not_finite_is_passed_over():
   np.testing.assert_allclose(
     updates, 0.1 * np.arcsinh([1.0, 0.0, -1.0]), rtol=1e-5
   )
-  assert jnp.isfinite(state.moving_average).all()
+  np.testing.assert_allclose(
+    state.moving_average, np.arcsinh([1.0, np.inf, -1.0]), rtol=1e-5
+  )
 
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
@@ -461,6 +467,23 @@ def test_hyperparameters_can_be_changed_during_training():
     (lambda: geco(1e-2, violation_clip=0.0), 'violation_clip .* got 0.0'),
     (lambda: geco(1e-2, damping=-1.0), 'damping .* got -1.0'),
     (lambda: geco(1e-2, error='log'), "asinh, linear, got 'log'"),
+    (lambda: geco(1e-2, error=['log']), r"asinh, linear, got \['log'\]"),
+    (lambda: geco(None), 'step_size must be .* got None'),
+    (lambda: geco('a'), "step_size must be a number, got 'a'"),
+    (lambda: geco(True), 'step_size must be a number, got True'),
+    (lambda: geco(1e-2, '0.9'), "decay must be a number, got '0.9'"),
+    (
+      lambda: geco(1e-2, natural_multiplier=1.0, violation_clip=None),
+      'natural_multiplier lowers violation_clip.* got None',
+    ),
+    (
+      lambda: geco(1e-2, log_multiplier_range=(1, 2, 3)),
+      r'log_multiplier_range .* got \(1, 2, 3\)',
+    ),
+    (
+      lambda: geco(1e-2, log_multiplier_range=None),
+      'log_multiplier_range .* got None',
+    ),
     (
       lambda: geco(1e-2, natural_multiplier={'re': 0.0}),
       'natural_multiplier .* got 0.0',
@@ -507,7 +530,20 @@ def test_python_floats_are_taken(make):
   assert updates['re'] > 0 > updates['cla']
 
 
-@pytest.mark.parametrize('name', ['geco', 'algorithm_1', 'scheduled'])
+@pytest.mark.parametrize(
+  ('natural', 'shown'),
+  [
+    ({'cla': 1.0}, "must be a number or structured like.*'re'.*got.*'cla'"),
+    ({'re': np.ones(2)}, r'got \(2,\) for \(3,\)'),
+  ],
+)
+def test_natural_multipliers_that_do_not_fit_are_refused(natural, shown):
+  update, logs = geco(1e-2, natural_multiplier=natural), {'re': jnp.zeros(3)}
+  with pytest.raises(ValueError, match=shown):
+    update.update({'re': jnp.ones(3)}, update.init(logs), logs)
+
+
+@pytest.mark.parametrize('name', ['geco', 'algorithm_1', 'scheduled', 'fixed'])
 @pytest.mark.parametrize(
   ('constraints', 'log_multipliers', 'shown'),
   [

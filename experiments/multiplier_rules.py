@@ -1,0 +1,358 @@
+r"""Update rules of the multipliers on one set of tasks: why `geco` is as it is.
+
+  python -m geco_jax.models.train_classifier \
+      --config=configs/classifiers/digits_cnn.py
+  python -m experiments.multiplier_rules --preset=quick --workdir=runs/rules
+
+Compares `rival_multipliers.RULES`, of which `geco` is each config as it stands,
+over `TASKS`: both can be chosen, with --rules and --only, as comma lists of
+names. multiplier_rules.json and multiplier_rules.png keep the runs that they
+have, and the same command goes on with an interrupted one. A run lives in
+WORKDIR/RULE/STEPS/RUN and is an ordinary one, but that a rival's rule is known
+to this command alone. `multiplier_comparison` says what is compared.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import io
+import json
+import math
+import os
+from typing import Any, NamedTuple
+
+from absl import flags
+from matplotlib.figure import Figure
+from ml_collections.config_dict import ConfigDict
+import numpy as np
+from PIL import Image
+
+from experiments import rival_multipliers
+from experiments import runs
+from experiments.multiplier_comparison import compared
+from experiments.multiplier_comparison import figure
+from experiments.multiplier_comparison import table
+from experiments.rival_multipliers import RULES
+from experiments.runs import Run
+from geco_jax import build
+from geco_jax import cli
+from geco_jax import training
+from geco_jax import workdir as workdirs
+from geco_jax.constraints import natural_multiplier
+from geco_jax.datasets.batches import Dataset
+from geco_jax.errors import UserError
+from geco_jax.evaluation import evaluate
+from geco_jax.grid import without_sweep
+from geco_jax.metrics import read_metrics
+from geco_jax.metrics import say
+from geco_jax.programs import build_programs
+from geco_jax.programs import Programs
+
+# So that a run of a rival is one like any other, its config.json included.
+build.MULTIPLIERS |= rival_multipliers.CONSTRUCTORS
+
+_VERDICTS = ('met', 'violated', 'infeasible')  # The last one counts.
+
+
+class Task(NamedTuple):
+  """Runs of one config that all rules are given."""
+
+  name: str
+  data: str  # Of configs/DATA_MODEL.py.
+  model: str
+  kappas: Sequence[Mapping[str, float]]  # A run each.
+  steps: Sequence[int]  # And each at these lengths.
+  variant: str | None = None  # Of the config.
+
+
+class Job(NamedTuple):
+  """A run of a task under a rule."""
+
+  task: Task
+  rule: str
+  run: Run
+  config: ConfigDict
+  dataset: Dataset
+
+  @property
+  def name(self) -> str:
+    """The run's folder within the workdir."""
+    return f'{self.rule}/{self.config.num_steps}/{self.run.name}'
+
+
+def _re(*kappas: float) -> Sequence[Mapping[str, float]]:
+  return [{'re': kappa} for kappa in kappas]
+
+
+_QUICK = (
+  Task(
+    'digits_vae', 'digits', 'vae', _re(0.06, 0.1, 0.15), (1_000, 2_000, 4_000)
+  ),
+  Task('digits_cla', 'digits', 'vae', [{'cla': 0.9}], (1_000, 4_000)),
+  Task('digits_pncc', 'digits', 'vae', [{'pncc': 0.8}], (1_000, 4_000)),
+  Task('digits_stats', 'digits', 'vae', [{'fre_stats': 0.05}], (1_000, 4_000)),
+  Task('digits_fre', 'digits', 'vae', [{'fre': 0.5}], (1_000, 4_000)),
+  Task(
+    'digits_re_cla', 'digits', 'vae', [{'re': 0.1, 'cla': 0.9}], (1_000, 4_000)
+  ),
+  Task('micro_mnist_nvp', 'micro_mnist', 'nvp', _re(0.05), (12_000,), 'digits'),
+  Task(
+    'color_mnist_nvp', 'color_mnist', 'nvp', _re(0.1, 0.175), (5_000,), 'quick'
+  ),
+  Task('mnist_vae', 'mnist', 'vae', _re(0.1), (3_000,)),
+)
+# By preset. What takes over half an hour on two CPU cores is in full alone.
+PRESETS = {
+  'quick': _QUICK,
+  'full': (
+    *_QUICK,
+    Task('mnist_vae_others', 'mnist', 'vae', _re(0.08, 0.15), (3_000,)),
+    Task('mnist_vae_long', 'mnist', 'vae', _re(0.08, 0.1, 0.15), (20_000,)),
+    Task(
+      'mnist_conv_draw',
+      *('mnist', 'conv_draw', _re(0.06, 0.1, 0.175), (1_500,), 'quick'),
+    ),
+    Task(
+      'cifar10_conv_draw',
+      *('cifar10', 'conv_draw', _re(0.06, 0.1, 0.175), (1_500,), 'quick'),
+    ),
+    Task(
+      'cifar10_conv_draw_fre',
+      *('cifar10', 'conv_draw', [{'fre': 0.5}], (1_500,), 'quick'),
+    ),
+    Task('cifar10_nvp', 'cifar10', 'nvp', _re(0.1, 0.175), (10_000,), 'quick'),
+  ),
+}
+TASKS = {task.name: task for task in PRESETS['full']}
+
+
+def jobs(
+  tasks: Sequence[Task],
+  rules: Sequence[str],
+  seeds: Sequence[int] = (0,),
+  num_steps: int | None = None,
+  data_dir: str | None = None,
+) -> list[Job]:
+  """Returns the runs of tasks under rules, those that share programs together.
+
+  A task whose data set is not at hand is left out, and that is printed.
+
+  Args:
+    tasks: those of `TASKS`, or others.
+    rules: names of `RULES`.
+    seeds: of each run.
+    num_steps: training steps of each run, if not the tasks'.
+    data_dir: of TFDS.
+
+  Raises:
+    UserError: if a config is refused, or nothing is left.
+  """
+  made = []
+  datasets: dict[str, Dataset] = {}
+  for task in tasks:
+    each = [
+      Run(task.data, 'geco', kappas, task.model, seed)
+      for kappas in task.kappas
+      for seed in seeds
+    ]
+    key = f'{task.data} {task.variant}'
+    try:
+      if key not in datasets:
+        config = each[0].config(task.variant)
+        datasets[key] = build.build_dataset(config, data_dir)
+    except UserError as error:
+      print(f'{task.name} is left out: {error}')
+      continue
+    for steps in task.steps if num_steps is None else [num_steps]:
+      for rule in rules:
+        for run in each:
+          config = config_of(task, rule, run, steps)
+          made.append(Job(task, rule, run, config, datasets[key]))
+  for job in made:
+    build.build(job.config, job.dataset)  # Refuses before an hour has passed.
+  if not made:
+    raise UserError('there is no task to run')
+  return made
+
+
+def config_of(task: Task, rule: str, run: Run, steps: int) -> ConfigDict:
+  """Returns the config of a task's run under a rule, of so many steps."""
+  config = run.config(task.variant, steps)
+  multipliers = RULES[rule].multipliers(run)
+  if multipliers is not None:
+    with config.unlocked():
+      config.multipliers = multipliers
+  return without_sweep(config)
+
+
+def train_all(made: Sequence[Job], workdir: str) -> Iterator[dict[str, Any]]:
+  """Yields the record of each run, trained and evaluated if it was not.
+
+  Args:
+    made: by `jobs`.
+    workdir: parent of the rules' folders.
+  """
+  firsts: dict[str, Programs] = {}  # By task, those of its first run.
+  programs = None
+  for job in made:
+    folder = os.path.join(workdir, job.name)
+    if not _is_finished(folder, job.config):
+      say(job.name)
+      if programs is None or programs.key != build.compiled_leaves(job.config):
+        programs = _programs(job, firsts.get(job.task.name))
+        firsts.setdefault(job.task.name, programs)
+      try:
+        training.train(job.config, folder, programs=programs)
+      except UserError as error:  # As a loss that is not finite.
+        print(f'{job.name} failed: {error}')
+        continue
+      evaluate(folder, ('train',), programs=programs.evaluation)
+    yield record(job, folder)
+
+
+def _programs(job: Job, first: Programs | None) -> Programs:
+  """Returns a run's programs, its task's first ones as far as they serve.
+
+  Neither the model nor its evaluation depends on rule and steps: what is
+  compiled of them, half of all, serves the whole task.
+  """
+  programs = build_programs(job.config, job.dataset)
+  if first is None:
+    return programs
+  experiment = programs.experiment._replace(model=first.experiment.model)
+  return programs._replace(
+    experiment=experiment,
+    evaluation=first.evaluation._replace(experiment=experiment),
+  )
+
+
+def _is_finished(folder: str, config: ConfigDict) -> bool:
+  """Returns whether the run in a folder was trained and evaluated to its end.
+
+  Raises:
+    UserError: if the folder is another run's.
+  """
+  if workdirs.holds_run(folder):
+    workdirs.check_same(folder, config)
+  evaluation = _read(os.path.join(folder, 'evaluation.json'))
+  return evaluation.get('step') == config.num_steps
+
+
+def record(job: Job, folder: str) -> dict[str, Any]:
+  """Returns what is written of a finished run, all of it from its folder."""
+  experiment = build.build(job.config, job.dataset)
+  constraints = experiment.constraints(experiment.kappas)
+  num_dims = math.prod(job.dataset.image_shape)
+  evaluation = _read(os.path.join(folder, 'evaluation.json'))
+  log = read_metrics(folder)
+  log = {k: v[np.isfinite(log['loss'])] for k, v in log.items()}
+  reports = {}
+  for name, report in evaluation['constraints'].items():
+    peak = math.exp(log[f'{name}/log_multiplier'].max())
+    reports[name] = {
+      **{key: report[key] for key in ('violation', 'verdict', 'multiplier')},
+      'peak_multiplier': max(peak, report['multiplier']),
+      'natural_multiplier': float(
+        natural_multiplier(constraints[name], num_dims)
+      ),
+      'scale': float(constraints[name].scale),
+    }
+  violations = [log[f'{name}/violation'] for name in reports]
+  met = np.flatnonzero(np.max(violations, axis=0) <= experiment.tolerance)
+  return {
+    'run': job.name,
+    'task': job.task.name,
+    'problem': job.run._replace(seed=0).name,
+    'rule': job.rule,
+    'kappas': dict(job.run.kappas),
+    'steps': job.config.num_steps,
+    'seed': job.run.seed,
+    'kl_nats': evaluation['kl_nats'],
+    'constraints': reports,
+    'verdict': max(
+      (report['verdict'] for report in reports.values()), key=_VERDICTS.index
+    ),
+    'first_met': int(log['step'][met[0]]) if len(met) else None,
+    # Of training alone: a dispatch that compiles is no median one.
+    'seconds': job.config.num_steps / float(np.median(log['steps_per_second'])),
+  }
+
+
+def write_figure(path: str, drawn: Figure) -> None:
+  """Writes a PNG of few colors, which is a small one."""
+  buffer = io.BytesIO()
+  drawn.savefig(buffer, dpi=100)
+  image = Image.open(buffer).convert('RGB')
+  image.quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def _read(path: str) -> dict[str, Any]:
+  """Returns what a JSON file has, nothing if it is not there or damaged."""
+  try:
+    with open(path) as file:
+      return json.load(file)
+  except (OSError, ValueError):
+    return {}
+
+
+def save(path: str, each: Mapping[str, Any], preset: str) -> dict[str, Any]:
+  """Puts a run into the file of numbers, which keeps the others; returns it."""
+  kept = {other['run']: other for other in _read(path).get('runs', [])}
+  records = {**kept, each['run']: each}
+  content = {
+    **runs.provenance(preset),
+    'runs': sorted(compared([*records.values()]), key=_place),
+  }
+  workdirs.write_json(path, content)
+  return content
+
+
+def _place(each: Mapping[str, Any]) -> tuple[Any, ...]:
+  """Returns where a record stands in the file."""
+  return (
+    [*TASKS].index(each['task']),
+    *each['kappas'].values(),
+    *(each['steps'], each['seed'], [*RULES].index(each['rule'])),
+  )
+
+
+def define_flags() -> None:
+  """Defines the command's flags."""
+  flags.DEFINE_enum('preset', 'quick', [*PRESETS], 'Which tasks.')
+  runs.define_seed_flags()
+  for name, choices, text in (
+    ('only', [*TASKS], 'Tasks, of whichever preset'),
+    ('rules', [*RULES], 'Rules'),
+  ):
+    flags.DEFINE_list(name, None, f'{text}: any of {", ".join(choices)}.')
+    flags.register_validator(
+      name,
+      lambda names, choices=choices: set(names or ()) <= set(choices),
+      f'choose from {", ".join(choices)}',
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+  """Trains what is missing, prints the table and draws the figure."""
+  del argv
+  values = flags.FLAGS
+  workdir = cli.workdir()
+  named = [TASKS[name] for name in values.only or ()]
+  made = jobs(
+    named or PRESETS[values.preset],
+    values.rules or [*RULES],
+    range(values.seed, values.seed + values.num_seeds),
+    runs.NUM_STEPS.value,
+    cli.DATA_DIR.value,
+  )
+  path = os.path.join(workdir, 'multiplier_rules')
+  content = {}
+  for each in train_all(made, workdir):
+    content = save(f'{path}.json', each, values.preset)
+  if not content:
+    raise UserError('all runs failed')
+  print(table(content))
+  write_figure(f'{path}.png', figure(content))
+  print(f'\nnumbers: {path}.json\nfigure:  {path}.png')
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags)
