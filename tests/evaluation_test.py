@@ -83,7 +83,9 @@ def test_records_hold_together(run):
     assert re['violation'] == pytest.approx(
       (r['rmse'] / 0.2) ** 2 - 1, rel=1e-4
     )
-    assert re['multiplier'] == 1.0
+    # Where GECO starts: a tenth of the natural multiplier, 1 / (2 kappa^2).
+    assert re['multiplier'] == pytest.approx(0.1 / (2 * 0.2**2))
+    assert re['saturation'] == pytest.approx(0.1)
     assert re['holds'] == (re['violation'] <= 0.02)
     assert (re['verdict'] == 'met') == re['holds']
   assert record['sigma_opt'] == pytest.approx(record['rmse'])
