@@ -148,9 +148,9 @@ def _sgdw(learning_rate, *, weight_decay: float = 5e-4, **kwargs):
 
 
 # Where GECO's multipliers start, in natural ones, if the config does not say.
-# Measured: from 1/100 to 1/10 the digits' VAE ends within 3% of one KL, at 1/3 it
-# is 9% higher; VAE+NVP (Color-MNIST, kappa 0.1, 5,000 steps) ends 20% off its
-# constraint from 1/50, 2% from 1/10.
+# Measured: from 1/100 to 1/10 the digits' VAE ends within 4% of one KL, from
+# 1/3 9% above it; VAE+NVP (Color-MNIST, kappa 0.1, 5,000 steps) ends 20% off
+# its constraint from 1/50, 2% from 1/10.
 INITIAL_SHARE = 1 / 10
 
 MODELS = {
