@@ -34,6 +34,8 @@ class Constraint(NamedTuple):
     kappa: the tolerance, in the unit of `measure`.
     measure: mean C [] -> the measured quantity in kappa's unit [], for people.
     unit: name of the measured quantity and its unit.
+    budget: -C of a perfect reconstruction, > 0: what there is to be lost. None
+      is `scale`, as for constraints on a squared error.
   """
 
   violation: Callable[[Batch, ModelOutput], jax.Array]
@@ -41,12 +43,13 @@ class Constraint(NamedTuple):
   kappa: float | jax.Array
   measure: Callable[[jax.Array], jax.Array]
   unit: str
+  budget: float | jax.Array | None = None
 
 
 def natural_multiplier(
   constraint: Constraint, num_dims: int
 ) -> float | jax.Array:
-  """Returns `D / (2 scale)`, the multiplier that a constraint needs at most.
+  """Returns `D / (2 budget)`, the multiplier that a constraint needs at most.
 
   For RE it is 1 / (2 kappa^2), that of a Gaussian likelihood with sigma =
   kappa, and a bound: whatever the data, a distortion can be brought from D1
@@ -54,13 +57,14 @@ def natural_multiplier(
   most, so that no rate-distortion function of D dimensions falls faster than
   D / (2 D1). A model that needs a larger multiplier is short of training or of
   capacity, not of nats. For the other constraints it is the same measure, D / 2
-  nats for a relative change of C by 1, without that proof.
+  nats for a relative change of what there is to be lost, without that proof.
 
   Args:
     constraint: any.
     num_dims: D, the number of values of an image.
   """
-  return num_dims / (2 * constraint.scale)
+  budget = constraint.budget
+  return num_dims / (2 * (constraint.scale if budget is None else budget))
 
 
 def squared_error(batch: Batch, output: ModelOutput) -> jax.Array:
@@ -273,6 +277,7 @@ def classification_accuracy(
     kappa=kappa,
     measure=lambda c: kappa - c,
     unit='probability of the right label',
+    budget=1 - kappa,
   )
 
 
@@ -314,6 +319,7 @@ def patch_cross_correlation(
     kappa=kappa,
     measure=lambda c: kappa - c / num_patches,
     unit='correlation of patches',
+    budget=num_patches * (1 - kappa),
   )
 
 

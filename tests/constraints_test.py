@@ -8,6 +8,7 @@ import pytest
 from geco_jax.build import CONSTRAINTS
 from geco_jax.constraints import classification_accuracy
 from geco_jax.constraints import feature_error
+from geco_jax.constraints import natural_multiplier
 from geco_jax.constraints import negative_log_likelihood
 from geco_jax.constraints import patch_cross_correlation
 from geco_jax.constraints import patch_statistics_error
@@ -15,6 +16,7 @@ from geco_jax.constraints import reconstruction_error
 from geco_jax.datasets.batches import Batch
 from geco_jax.models.base import ModelOutput
 from geco_jax.models.pretrained import Network
+from geco_jax.theory import rate_distortion
 
 pytestmark = pytest.mark.usefixtures('compile_fast')
 
@@ -380,3 +382,42 @@ class TestContract:
   def test_measure_at_zero_violation_is_kappa(self, name):
     constraint = MAKERS[name](0.1)
     assert constraint.measure(jnp.float32(0)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda: reconstruction_error(LARGE, 0.1),
+    lambda: feature_error(LARGE, 0.3, network=network(), layer='halved'),
+    lambda: patch_statistics_error(LARGE, 0.05, patch_size=4),
+    lambda: patch_cross_correlation(LARGE, 0.8, patch_size=4),
+  ],
+)
+def test_budget_is_what_a_perfect_reconstruction_has_to_spare(make):
+  constraint = make()
+  rng = np.random.default_rng(0)
+  image = jnp.asarray(rng.uniform(size=(3, *LARGE)), jnp.float32)
+  batch = Batch(image=image, label=jnp.zeros(3, jnp.int32))
+  spare = -constraint.violation(batch, as_output(image))
+  budget = constraint.scale if constraint.budget is None else constraint.budget
+  # Correlations of patches fall short of 1 by the regularization.
+  np.testing.assert_allclose(spare, budget, rtol=2e-2)
+  assert natural_multiplier(constraint, 64) == pytest.approx(32 / budget)
+
+
+def test_budget_of_cla_is_what_a_sure_classifier_has_to_spare():
+  constraint = classification_accuracy(LARGE, 0.9, network=network())
+  assert constraint.budget == pytest.approx(0.1)
+  assert natural_multiplier(constraint, 64) == pytest.approx(320)
+
+
+def test_no_gaussian_source_needs_more_than_the_natural_multiplier():
+  """lambda* = 1 / (2 m) of reverse water-filling is at most D / (2 Delta)."""
+  eigenvalues = np.random.default_rng(0).lognormal(sigma=2.0, size=16)
+  for share in (0.9, 0.5, 0.1, 1e-3):
+    kappa = np.sqrt(share * eigenvalues.mean())
+    constraint = reconstruction_error((4, 4, 1), kappa)
+    exact = rate_distortion.optimal_multiplier(
+      eigenvalues, share * eigenvalues.sum()
+    )
+    assert exact <= natural_multiplier(constraint, 16) * (1 + 1e-6)
