@@ -4,7 +4,8 @@
   python -m geco_jax.train --config=configs/mnist_vae.py --workdir=runs/mnist
 
 takes two to three minutes on two CPU cores and should end, on the training
-images, at RMSE 0.100 with a KL of 27 nats and lambda 3.3.
+images, at RMSE 0.100 with a KL of 27 nats and lambda 3.3 (measured with the
+former update of the multiplier); 3,000 steps end at 39.8 nats.
 
 Variants, after a colon: geco (the default), geco_literal, elbo, beta_vae,
 annealed_beta; with `,conv` behind it the convolutional model takes the place of
