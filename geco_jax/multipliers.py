@@ -151,10 +151,10 @@ def geco(
       new = (old + weight * (e - old)).astype(average.dtype)
       signal = new + lead * (e - old)
       if violation_clip is not None:
-        signal = jnp.clip(signal, -violation_clip, violation_clip)
-      if natural_multiplier is not None:
-        ratio = jnp.exp(log_multiplier - jnp.log(natural))
-        signal = jnp.minimum(signal, violation_clip / (1 + ratio))
+        top = violation_clip
+        if natural_multiplier is not None:
+          top = top / (1 + jnp.exp(log_multiplier - jnp.log(natural)))
+        signal = jnp.clip(signal, -violation_clip, top)
       target = jnp.clip(log_multiplier + rate * signal, lowest, highest)
       change = jnp.where(known, target - log_multiplier, 0)
       return (
