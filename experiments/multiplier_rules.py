@@ -13,17 +13,14 @@ to this command alone. `multiplier_comparison` says what is compared.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-import io
 import json
 import math
 import os
 from typing import Any, NamedTuple
 
 from absl import flags
-from matplotlib.figure import Figure
 from ml_collections.config_dict import ConfigDict
 import numpy as np
-from PIL import Image
 
 from experiments import rival_multipliers
 from experiments import runs
@@ -32,6 +29,7 @@ from experiments.multiplier_comparison import figure
 from experiments.multiplier_comparison import table
 from experiments.rival_multipliers import RULES
 from experiments.runs import Run
+from experiments.small_png import write_small_png
 from geco_jax import build
 from geco_jax import cli
 from geco_jax import training
@@ -276,14 +274,6 @@ def record(job: Job, folder: str) -> dict[str, Any]:
   }
 
 
-def write_figure(path: str, drawn: Figure) -> None:
-  """Writes a PNG of few colors, which is a small one."""
-  buffer = io.BytesIO()
-  drawn.savefig(buffer, dpi=100)
-  image = Image.open(buffer).convert('RGB')
-  image.quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)
-
-
 def _read(path: str) -> dict[str, Any]:
   """Returns what a JSON file has, nothing if it is not there or damaged."""
   try:
@@ -350,7 +340,7 @@ def main(argv: Sequence[str]) -> None:
   if not content:
     raise UserError('all runs failed')
   print(table(content))
-  write_figure(f'{path}.png', figure(content))
+  write_small_png(f'{path}.png', figure(content))
   print(f'\nnumbers: {path}.json\nfigure:  {path}.png')
 
 

@@ -5,11 +5,10 @@ from typing import Any
 
 from absl import flags
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 import numpy as np
-from PIL import Image
 
+from experiments.small_png import write_small_png
 from geco_jax.errors import UserError
 from geco_jax.workdir import create
 from geco_jax.workdir import write_json
@@ -75,11 +74,3 @@ def save(workdir: str, name: str, figure: Figure, numbers: Any) -> None:
   write_json(f'{path}.json', numbers)
   write_small_png(f'{path}.png', figure)
   print(f'\nfigure:  {path}.png\nnumbers: {path}.json')
-
-
-def write_small_png(path: str, figure: Figure) -> None:
-  """Writes the figure in 48 colours: a third of the bytes, to the eye equal."""
-  canvas = FigureCanvasAgg(figure)
-  canvas.draw()
-  image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-  image.quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)

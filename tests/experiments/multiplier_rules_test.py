@@ -16,6 +16,7 @@ from experiments import rival_multipliers
 from experiments.multiplier_rules import Task
 from experiments.rival_multipliers import RULES
 from experiments.runs import Run
+from experiments.small_png import write_small_png
 from geco_jax import build
 from geco_jax import programs
 from geco_jax.errors import UserError
@@ -262,7 +263,7 @@ def test_figure_has_a_row_a_line_and_hollow_marks_for_what_was_not_met(
   assert marks[1.0] == marks[1.25] == 'full'
   assert marks[max(marks)] == 'none'
   path = tmp_path / 'figure.png'
-  multiplier_rules.write_figure(path, drawn)
+  write_small_png(path, drawn)
   assert np.asarray(Image.open(path)).std() > 0
   assert path.stat().st_size < 40_000
 
