@@ -50,7 +50,7 @@ def train_step(
 def network_passes(model, batch_size: int, num_steps: int) -> Contender:
   """Returns a classifier's loss and its gradient as something to time."""
   classifier = CLASSIFIERS[model['name']](_NUM_CLASSES, **model['kwargs'])
-  image = jnp.zeros((batch_size // jax.device_count(), *_SHAPE))
+  image = jnp.zeros((parallel.local_batch_size(batch_size), *_SHAPE))
   label = jnp.zeros(len(image), jnp.int32)
   params, state = classifier.init(jax.random.key(0), image)
 

@@ -173,7 +173,7 @@ def ours(sizes: Sizes, tiles: Tiles) -> Callable[[], np.ndarray]:
   images = Images(image, np.zeros(len(image), np.int32))
   splits = {split: images for split in ('train', 'validation', 'test')}
   dataset = as_dataset(ImageSet('features', splits))
-  per_call = tiles.data * jax.device_count()
+  per_call = tiles.data * parallel.num_devices()
   tiles = tiles._replace(data_per_call=math.ceil(sizes.num_data / per_call))
   z = random_latents(sizes).reshape(-1, tiles.samples, sizes.latent_size)
   program = aggregate_posterior.accumulator(

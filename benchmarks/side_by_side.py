@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from geco_jax import parallel
 from geco_jax import workdir
 
 
@@ -114,7 +115,7 @@ def write_json(path: str, rows: Sequence[Row], **more: Any) -> None:
   """Writes the rows, whatever else there is, and what they were measured on."""
   report = {
     'device': jax.devices()[0].device_kind,
-    'num_devices': jax.device_count(),
+    'num_devices': parallel.num_devices(),
     'processor': _processor(),
     'num_cores': os.cpu_count(),
     'load_average_at_end': os.getloadavg()[0],

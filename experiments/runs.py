@@ -15,6 +15,7 @@ from absl import flags
 import jax
 from ml_collections.config_dict import ConfigDict
 
+from geco_jax import parallel
 from geco_jax import training
 from geco_jax.build import build
 from geco_jax.build import build_dataset
@@ -221,7 +222,7 @@ def provenance(preset: str | None) -> dict[str, Any]:
   return {
     'preset': preset,
     'device': 'CPU' if device.platform == 'cpu' else device.device_kind,
-    'num_devices': jax.device_count(),
+    'num_devices': parallel.num_devices(),
     'num_cores': os.cpu_count(),
   }
 

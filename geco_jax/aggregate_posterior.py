@@ -121,7 +121,7 @@ def marginal_kl(
   accumulate = accumulator(posterior, dataset, num_data, tiles)
   replicated = parallel.replicate((params, images, z))
   sums = parallel.replicate(log_sums)
-  per_call = tiles.data * tiles.data_per_call * jax.device_count()
+  per_call = tiles.data * tiles.data_per_call * parallel.num_devices()
   progress = Progress(num_data, start, show_progress, unit='data points')
   while start < num_data:
     sums = accumulate(*replicated, sums, parallel.replicate(np.int32(start)))
@@ -276,7 +276,7 @@ def accumulator(
     per tile], first data point []), all replicated -> log sums with the terms
     log q(z|x_i) of these data points added; the log sums are donated.
   """
-  stride = tiles.data * jax.device_count()
+  stride = tiles.data * parallel.num_devices()
 
   def accumulate(params, images, z, log_sums, start):
     first = start + tiles.data * parallel.device_index()

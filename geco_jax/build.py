@@ -16,6 +16,7 @@ import optax
 
 from geco_jax import constraints
 from geco_jax import multipliers
+from geco_jax import parallel
 from geco_jax.constraints import Constraint
 from geco_jax.datasets import compositions
 from geco_jax.datasets import sources
@@ -479,11 +480,7 @@ def _check_counts(config):
         f'config.{name} must be a multiple of config.steps_per_dispatch='
         f'{config.steps_per_dispatch}, got {config[name]}'
       )
-  if config.batch_size % jax.device_count():
-    raise UserError(
-      f'config.batch_size={config.batch_size} is not divisible by the '
-      f'{jax.device_count()} devices'
-    )
+  parallel.check_batch_size(config.batch_size)
   if config.num_steps * config.batch_size >= 2**31:
     raise UserError(
       'config.num_steps * config.batch_size must stay below 2**31 examples, '

@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from geco_jax import parallel
 from geco_jax.errors import UserError
 from geco_jax.workdir import write_json
 
@@ -80,7 +81,7 @@ class Checkpointer:
     best = self.best()
     if best is None or score <= best['score']:
       best = {'step': step, 'score': score}
-      if jax.process_index() == 0:
+      if parallel.is_main_process():
         write_json(self._best_path, best)
     self._policy.best_step = best['step']
     self._manager.save(

@@ -80,13 +80,11 @@ def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
     (params, kappas, images, stddev) -> means, with params and images
     replicated; kappas are numbers by constraint.
   """
-  local_batch_size = experiment.batch_size // jax.device_count()
 
   def batch_sums(params, kappas, images, stddev, start):
     constraints = experiment.constraints(kappas)
     num_examples = images.image.shape[0]
-    draws = start + parallel.device_index() * local_batch_size
-    draws += jnp.arange(local_batch_size)
+    draws = start + parallel.local_places(experiment.batch_size)
     weights = (draws < num_draws(num_examples)).astype(jnp.float32)
     keys = per_example_keys(jax.random.key(_NOISE_SEED), draws)
     batch = fixed_batch(experiment.dataset, images, draws % num_examples)

@@ -6,12 +6,14 @@ replicated; a device tells its share of the global batch by `device_index`.
 
 from collections.abc import Callable, Sequence
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
+
+from geco_jax.errors import UserError
 
 _AXIS = 'devices'
 
@@ -46,6 +48,35 @@ def num_cores() -> int:
   return os.cpu_count() or 1
 
 
+def num_devices() -> int:
+  """Returns how many devices all processes have together."""
+  return jax.device_count()
+
+
+def check_batch_size(batch_size: int) -> None:
+  """Refuses a global batch that the devices cannot share equally.
+
+  Raises:
+    UserError: if their number does not divide `config.batch_size`.
+  """
+  if batch_size % num_devices():
+    raise UserError(
+      f'config.batch_size={batch_size} is not divisible by the '
+      f'{num_devices()} devices'
+    )
+
+
+def local_batch_size(batch_size: int) -> int:
+  """Returns how many examples of a global batch a device has."""
+  return batch_size // num_devices()
+
+
+def local_places(batch_size: int) -> jax.Array:
+  """Inside `pmap`: which of a global batch are this device's, int32 [local]."""
+  start = device_index() * local_batch_size(batch_size)
+  return start + jnp.arange(local_batch_size(batch_size))
+
+
 def pmap(function: Callable, donate_argnums=()) -> Callable:
   """Returns `function` compiled for all devices, arguments replicated."""
   return jax.pmap(function, axis_name=_AXIS, donate_argnums=donate_argnums)
@@ -54,17 +85,17 @@ def pmap(function: Callable, donate_argnums=()) -> Callable:
 def mean(tree: Any) -> Any:
   """Inside `pmap`: the mean over all devices."""
   # XLA:CPU does not drop the all-reduce of one device, 7% of a small step.
-  return jax.lax.pmean(tree, _AXIS) if jax.device_count() > 1 else tree
+  return jax.lax.pmean(tree, _AXIS) if num_devices() > 1 else tree
 
 
 def total(tree: Any) -> Any:
   """Inside `pmap`: the sum over all devices."""
-  return jax.lax.psum(tree, _AXIS) if jax.device_count() > 1 else tree
+  return jax.lax.psum(tree, _AXIS) if num_devices() > 1 else tree
 
 
 def log_total(x: jax.Array) -> jax.Array:
   """Inside `pmap`: log of the sum of exp(x) over all devices."""
-  if jax.device_count() == 1:
+  if num_devices() == 1:
     return x
   highest = jax.lax.pmax(x, _AXIS)
   # Where all are -inf, so is the answer.
@@ -101,31 +132,50 @@ def unreplicate(tree: Any) -> Any:
   )
 
 
-def spread(trees: Sequence[Any]) -> Any:
-  """Returns trees shared out to the devices of this process, the only one.
-
-  Leaves become [num_devices, trees per device, ...]; where the devices do not
-  divide the trees, the last tree stands in for those that are missing.
-  """
-  num_devices = jax.local_device_count()
-  per_device = -(-len(trees) // num_devices)
-  missing = num_devices * per_device - len(trees)
+def _spread(trees: Sequence[Any]) -> Any:
+  """Returns trees shared out to the devices of this process, the only one."""
+  num_local = jax.local_device_count()
+  per_device = -(-len(trees) // num_local)
+  missing = num_local * per_device - len(trees)
   filled = [*trees, *[trees[-1]] * missing]
 
   def place(*leaves):
     stacked = np.stack([np.asarray(leaf) for leaf in leaves])
-    shape = num_devices, per_device, *stacked.shape[1:]
+    shape = num_local, per_device, *stacked.shape[1:]
     return jax.device_put(stacked.reshape(shape), _per_device())
 
   return jax.tree.map(place, *filled)
 
 
-def collect(tree: Any, num_trees: int) -> list[Any]:
-  """Returns the trees that were `spread`, as NumPy arrays."""
+def _collect(tree: Any, num_trees: int) -> list[Any]:
+  """Returns the trees that were spread, as NumPy arrays."""
   leaves = jax.tree.map(
     lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), tree
   )
   return [jax.tree.map(lambda x, i=i: x[i], leaves) for i in range(num_trees)]
+
+
+class Layout(NamedTuple):
+  """How the states and inputs of runs lie on the devices.
+
+  Attributes:
+    place: a tree per run -> one tree on the devices.
+    fetch: (such a tree, number of runs) -> a tree per run, NumPy arrays.
+  """
+
+  place: Callable[[Sequence[Any]], Any]
+  fetch: Callable[[Any, int], list[Any]]
+
+
+# One run, replicated: the devices share each of its batches.
+SHARED = Layout(
+  place=lambda trees: replicate(trees[0]),
+  fetch=lambda tree, _: [unreplicate(tree)],
+)
+# Each run whole on one device. Leaves are [num_devices, runs per device, ...];
+# where the devices do not divide the runs, the last one stands in for those
+# that are missing.
+SPREAD = Layout(place=_spread, fetch=_collect)
 
 
 def _per_device():

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ml_collections.config_dict import ConfigDict
 
+from geco_jax import parallel
 from geco_jax.build import build
 from geco_jax.build import compiled_leaves
 from geco_jax.build import Experiment
@@ -24,6 +25,11 @@ class Programs(NamedTuple):
   train_steps: Callable  # Of one run, on all devices.
   train_steps_together: Callable  # Of several runs.
   evaluation: EvaluationPrograms
+
+  def take_steps(self, layout: parallel.Layout) -> Callable:
+    """Returns the program that trains runs which lie so on the devices."""
+    is_shared = layout is parallel.SHARED
+    return self.train_steps if is_shared else self.train_steps_together
 
 
 def build_programs(config: ConfigDict, dataset: Dataset) -> Programs:

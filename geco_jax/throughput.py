@@ -42,7 +42,7 @@ def remembered_width(workdir: str) -> ChooseWidth:
         known = json.load(file)
     except (OSError, ValueError):
       known = {}
-    of = json.dumps([programs.key, jax.device_count()], sort_keys=True)
+    of = json.dumps([programs.key, parallel.num_devices()], sort_keys=True)
     key = hashlib.sha256(of.encode()).hexdigest()[:16]
     if key not in known:
       known[key] = fastest_width(programs, points)
@@ -63,7 +63,7 @@ def fastest_width(programs: Programs, points: Sequence[Point]) -> int:
     programs: of all of the runs.
     points: the runs, two or more.
   """
-  widths = _widths(len(points), jax.device_count(), jax.default_backend())
+  widths = _widths(len(points), parallel.num_devices(), jax.default_backend())
   if len(widths) == 1:
     say('one run after another: a CPU that is one device gains by nothing else')
     return 1
@@ -92,15 +92,13 @@ def _steps_per_second(programs: Programs, points: Sequence[Point]) -> float:
   inputs = [run_inputs(experiment) for experiment in experiments]
   states = [init_state(*pair) for pair in zip(experiments, inputs, strict=True)]
   images = parallel.replicate(programs.experiment.dataset.splits['train'])
-  if len(points) == 1:
-    program, place = programs.train_steps, lambda x: parallel.replicate(x[0])
-  else:
-    program, place = programs.train_steps_together, parallel.spread
-  state, placed = place(states), place(inputs)
+  layout = parallel.SHARED if len(points) == 1 else parallel.SPREAD
+  take_steps = programs.take_steps(layout)
+  state, placed = layout.place(states), layout.place(inputs)
   seconds = []
   for _ in range(1 + _DISPATCHES):
     start = time.monotonic()
-    state, _ = jax.block_until_ready(program(state, placed, images))
+    state, _ = jax.block_until_ready(take_steps(state, placed, images))
     seconds.append(time.monotonic() - start)
   steps = len(points) * programs.steps_per_dispatch
   return steps / float(np.median(seconds[1:]))  # The first compiled.

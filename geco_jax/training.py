@@ -1,11 +1,11 @@
 """The training loop: dispatch, log, save, stop."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import math
 import signal
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import logging
 from ml_collections.config_dict import ConfigDict
@@ -68,13 +68,8 @@ def train(
   if programs is None:
     dataset = dataset or build_dataset(config, data_dir)
     programs = build_programs(config, dataset)
-  layout = _Layout(
-    programs.train_steps,
-    place=lambda trees: parallel.replicate(trees[0]),
-    fetch=lambda tree: [parallel.unreplicate(tree)],
-  )
   with contextlib.closing(_open(config, workdir, programs)) as run:
-    (failure,) = _train_all([run], layout, programs, show_progress)
+    (failure,) = _train_all([run], parallel.SHARED, programs, show_progress)
   if failure is not None:
     raise failure
   return run.state
@@ -112,23 +107,10 @@ def train_together(
         failures[workdir] = error
       else:
         runs.append(stack.enter_context(contextlib.closing(run)))
-    layout = _Layout(
-      programs.train_steps_together,
-      place=parallel.spread,
-      fetch=lambda tree: parallel.collect(tree, len(runs)),
-    )
     if runs:
-      trained = _train_all(runs, layout, programs, show_progress)
+      trained = _train_all(runs, parallel.SPREAD, programs, show_progress)
       failures |= zip((run.workdir for run in runs), trained, strict=True)
   return failures
-
-
-class _Layout(NamedTuple):
-  """How runs lie on the devices."""
-
-  take_steps: Callable
-  place: Callable[[list[Any]], Any]  # A tree per run -> on the devices.
-  fetch: Callable[[Any], list[Any]]  # And back, NumPy arrays.
 
 
 def _open(config, workdir, programs) -> Recorder:
@@ -163,13 +145,14 @@ class _Loop:
   def __init__(
     self,
     runs: Sequence[Recorder],
-    layout: _Layout,
+    layout: parallel.Layout,
     programs: Programs,
     show_progress: bool,
   ):
     self.failures: list[Exception | None] = [None] * len(runs)
     self._runs = runs
     self._layout = layout
+    self._take_steps = programs.take_steps(layout)
     self._steps_per_dispatch = programs.steps_per_dispatch
     self._images = parallel.replicate(
       programs.experiment.dataset.splits['train']
@@ -188,9 +171,7 @@ class _Loop:
     inputs = self._layout.place([run.inputs for run in self._runs])
     self._since = time.monotonic()
     while active := self._active():
-      states, step_metrics = self._layout.take_steps(
-        states, inputs, self._images
-      )
+      states, step_metrics = self._take_steps(states, inputs, self._images)
       for index in active:
         self._runs[index].step += self._steps_per_dispatch
       # While the devices are busy with these steps, those before are logged.
@@ -216,7 +197,7 @@ class _Loop:
     self._pending = {}, None
     if not steps:
       return
-    per_run = self._layout.fetch(step_metrics)
+    per_run = self._layout.fetch(step_metrics, len(self._runs))
     now = time.monotonic()
     seconds, self._since = now - self._since, now
     texts = []
@@ -230,7 +211,7 @@ class _Loop:
     self._progress.update(min(steps.values()), ''.join(texts))
 
   def _save(self, indices, states) -> None:
-    fetched = self._layout.fetch(states)
+    fetched = self._layout.fetch(states, len(self._runs))
     for index in indices:
       if self.failures[index] is None:
         with self._failing(index):

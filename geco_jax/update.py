@@ -153,12 +153,7 @@ def train_steps(
   Returns:
     (state, inputs, training images) -> (state, metrics of each step).
   """
-  local_batch_size = experiment.batch_size // jax.device_count()
-
-  def places():
-    start = parallel.device_index() * local_batch_size
-    return start + jnp.arange(local_batch_size)
-
+  places = functools.partial(parallel.local_places, experiment.batch_size)
   run = _run_steps(experiment, num_steps, places, parallel.mean)
   return parallel.pmap(run, donate_argnums=0)
 

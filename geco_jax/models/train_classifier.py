@@ -69,13 +69,11 @@ def train_steps(
   Returns:
     (state, training images), replicated -> (state, loss of each step).
   """
-  local_batch_size = config.batch_size // jax.device_count()
   data_key, augmentation_key = jax.random.split(jax.random.key(config.seed))
 
   def step(state, images):
-    start = parallel.device_index() * local_batch_size
-    positions = state.step * config.batch_size + start
-    positions += jnp.arange(local_batch_size)
+    places = parallel.local_places(config.batch_size)
+    positions = state.step * config.batch_size + places
     indices = batches.indices_at(data_key, positions, images.image.shape[0])
     keys = per_example_keys(augmentation_key, positions)
     image = jax.vmap(
@@ -241,11 +239,7 @@ def train(
   num_classes = int(splits['train'].label.max()) + 1
   if splits['train'].label.min() < 0 or num_classes < 2:
     raise UserError(f'config.dataset: {dataset.name} has no labels to learn')
-  if config.batch_size % jax.device_count():
-    raise UserError(
-      f'config.batch_size={config.batch_size} is not divisible by the '
-      f'{jax.device_count()} devices'
-    )
+  parallel.check_batch_size(config.batch_size)
   if config.num_steps % config.steps_per_dispatch:
     raise UserError(
       f'config.num_steps={config.num_steps} is not a multiple of '
