@@ -120,7 +120,11 @@ def main(argv: Sequence[str]) -> None:
   every = -(-trained.sum() // _MAX_LINES)
   logged = {name: values[trained][::every] for name, values in logged.items()}
   drawn = logged, config.constraints.re.kappa, dataset.name
-  record = {**numbers(*drawn), 'multiplier_rule': config.multipliers.name}
+  record = {
+    **numbers(*drawn),
+    'tolerance': config.tolerance,
+    'multiplier_rule': config.multipliers.name,
+  }
   write_json(os.path.join(workdir, 'figure_3.json'), record)
   path = os.path.join(workdir, 'figure_3.png')
   figure_3(*drawn).savefig(path, dpi=110)

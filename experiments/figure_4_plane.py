@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 import numpy as np
 
+from geco_jax import verdicts
+
 _MARKERS = {'elbo': '*', 'annealed_beta': 's', 'geco': 'o'}
 _LABELS = {
   'elbo': 'ELBO',
@@ -27,7 +29,8 @@ class Point(NamedTuple):
   rmse: float
   violation: float | None  # Of GECO, the largest.
   multiplier: float | None  # Of GECO.
-  infeasible: bool  # In any of the runs.
+  verdict: str | None  # Of GECO, the worst.
+  tolerance: float | None  # Of GECO.
   num_seeds: int
 
 
@@ -52,7 +55,8 @@ def _point(same: Sequence[Mapping[str, Any]]) -> Point:
     return float(np.mean([evaluation[name] for evaluation in evaluations]))
 
   kappa = same[0]['kappas'].get('re')
-  reports = [e['constraints']['re'] for e in evaluations if kappa is not None]
+  constrained = [] if kappa is None else same
+  reports = [run['evaluation']['constraints']['re'] for run in constrained]
   return Point(
     objective=same[0]['objective'],
     kappa=kappa,
@@ -66,9 +70,14 @@ def _point(same: Sequence[Mapping[str, Any]]) -> Point:
     multiplier=float(np.mean([r['multiplier'] for r in reports]))
     if reports
     else None,
-    infeasible=any(run['infeasible'] for run in same),
+    verdict=verdicts.worst(map(_verdict, constrained)) if constrained else None,
+    tolerance=max(map(verdicts.tolerance, reports), default=None),
     num_seeds=len(same),
   )
+
+
+def _verdict(run: Mapping[str, Any]) -> str:
+  return verdicts.read(run['evaluation'], 're', run['infeasible'])
 
 
 def table(rows: Mapping[str, Any]) -> str:
@@ -98,12 +107,9 @@ def _asked(point: Point) -> str:
   """Returns the columns kappa, RMSE, C/scale and constraint."""
   if point.kappa is None or point.violation is None:
     return f'{"":>7} {point.rmse:>8.4f} {"":>8}  {"":<11}'
-  verdict = 'met' if point.violation <= 0.02 else 'violated'
-  if point.infeasible:
-    verdict = 'infeasible'
   return (
     f'{point.kappa:>7g} {point.rmse:>8.4f} {point.violation:>+8.2%}  '
-    f'{verdict:<11}'
+    f'{point.verdict:<11}'
   )
 
 

@@ -11,7 +11,6 @@ reconstruction, as in the paper's Figure 4.
 
 from collections.abc import Mapping, Sequence
 import copy
-import math
 import os
 from typing import Any
 
@@ -24,10 +23,8 @@ from geco_jax import cli
 from geco_jax import pictures
 from geco_jax import sweep_results
 from geco_jax import sweeping
-from geco_jax import training
-from geco_jax.build import build
+from geco_jax import verdicts
 from geco_jax.build import build_dataset
-from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
 from geco_jax.grid import points
 from geco_jax.sweep_results import Result
@@ -62,16 +59,10 @@ def train_kappas(
   return sweep_results.read(grid, workdir)
 
 
-def as_row(result: Result, dataset: Dataset) -> dict[str, Any]:
+def as_row(result: Result) -> dict[str, Any]:
   """Returns what is kept of a kappa, a row of the table."""
   config, evaluation = result.point.config, result.evaluation
-  log_multipliers = {
-    name: math.log(constraint['multiplier'])
-    for name, constraint in evaluation['constraints'].items()
-  }
-  infeasible = training.infeasible(
-    result.folder, build(config, dataset), log_multipliers
-  )
+  infeasible = verdicts.infeasible(evaluation['constraints'], result.logged)
   return {
     'kappa': config.constraints.re.kappa,
     'steps': evaluation['step'],
@@ -102,9 +93,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     train = row['evaluation']
     test = train['other_splits']['test']
     constraint = train['constraints']['re']
-    verdict = 'met' if constraint['holds'] else 'violated'
-    if row['infeasible']:
-      verdict = 'infeasible'
+    verdict = verdicts.read(train, 're', row['infeasible'])
     lines.append(
       f'{row["kappa"]:>7g} {train["rmse"]:>8.4f} '
       f'{constraint["violation"]:>+8.2%}  {verdict:<10} '
@@ -172,7 +161,7 @@ def main(argv: Sequence[str]) -> None:
     )
   results = train_kappas(config, kappas, workdir, cli.DATA_DIR.value)
   dataset = build_dataset(config, cli.DATA_DIR.value)
-  rows = [as_row(result, dataset) for result in results]
+  rows = [as_row(result) for result in results]
   print(table(rows))
   for row in rows:
     for line in row['infeasible']:

@@ -33,6 +33,7 @@ from experiments.small_png import write_small_png
 from geco_jax import build
 from geco_jax import cli
 from geco_jax import training
+from geco_jax import verdicts
 from geco_jax import workdir as workdirs
 from geco_jax.constraints import natural_multiplier
 from geco_jax.datasets.batches import Dataset
@@ -46,8 +47,6 @@ from geco_jax.programs import Programs
 
 # So that a run of a rival is one like any other, its config.json included.
 build.MULTIPLIERS |= rival_multipliers.CONSTRUCTORS
-
-_VERDICTS = ('met', 'violated', 'infeasible')  # The last one counts.
 
 
 class Task(NamedTuple):
@@ -265,9 +264,7 @@ def record(job: Job, folder: str) -> dict[str, Any]:
     'seed': job.run.seed,
     'kl_nats': evaluation['kl_nats'],
     'constraints': reports,
-    'verdict': max(
-      (report['verdict'] for report in reports.values()), key=_VERDICTS.index
-    ),
+    'verdict': verdicts.worst(report['verdict'] for report in reports.values()),
     'first_met': int(log['step'][met[0]]) if len(met) else None,
     # Of training alone: a dispatch that compiles is no median one.
     'seconds': job.config.num_steps / float(np.median(log['steps_per_second'])),

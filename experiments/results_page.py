@@ -21,7 +21,7 @@ from experiments.findings import Finding
 from geco_jax import cli
 from geco_jax.workdir import write_bytes
 
-_VERDICTS = {True: 'holds', False: '**does not hold**', None: ''}
+_WORDS = {True: 'holds', False: '**does not hold**', None: ''}
 _INTRODUCTION = """# Results
 
 The claims of *Taming VAEs* (Rezende & Viola, 2018) beside what came of our
@@ -91,9 +91,16 @@ def _section(
   for finding in findings:
     yield (
       f'| {finding.what} | {finding.paper} | {finding.ours} | '
-      f'{_VERDICTS[finding.holds]} |'
+      f'{_word(finding)} |'
     )
   yield f'\n`{claim.command}`; {_origin(content)}.\n'
+
+
+def _word(finding: Finding) -> str:
+  """Returns what a finding comes to, bold where the claim fails."""
+  if finding.verdict and finding.holds is False:
+    return f'**{finding.verdict}**'
+  return finding.verdict or _WORDS[finding.holds]
 
 
 def _origin(content: Any) -> str:

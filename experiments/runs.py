@@ -17,12 +17,13 @@ from ml_collections.config_dict import ConfigDict
 
 from geco_jax import parallel
 from geco_jax import training
+from geco_jax import verdicts
 from geco_jax.build import build
 from geco_jax.build import build_dataset
-from geco_jax.build import build_like
 from geco_jax.build import compiled_leaves
 from geco_jax.datasets.batches import Dataset
 from geco_jax.evaluation import evaluate
+from geco_jax.metrics import read_metrics
 from geco_jax.metrics import say
 from geco_jax.programs import build_programs
 from geco_jax.programs import Programs
@@ -151,19 +152,16 @@ def train_all(
     programs = _programs(made, config, datasets[each.data])
     folder = os.path.join(workdir, each.name)
     state = training.train(config, folder, programs=programs)
-    lines = training.infeasible(
-      folder,
-      build_like(config, programs.experiment),
-      state.log_multipliers,
-    )
+    evaluation = _evaluation(folder, programs, config.num_steps)
+    reports, logged = evaluation['constraints'], read_metrics(folder)
     results.append(
       Result(
         run=each,
         config=config,
         dataset=datasets[each.data],
         params=state.params,
-        evaluation=_evaluation(folder, programs, config.num_steps),
-        infeasible=[*lines],
+        evaluation=evaluation,
+        infeasible=[*verdicts.infeasible(reports, logged)],
         preset=preset,
       )
     )
@@ -204,7 +202,8 @@ def table(results: Sequence[Result]) -> str:
     evaluation = result.evaluation
     asked = ', '.join(
       f'{name} {c["value"]:.4g} for {c["kappa"]:g} '
-      f'{"met" if c["holds"] else "violated"} at lambda {c["multiplier"]:.3g}'
+      f'{verdicts.read(evaluation, name, result.infeasible)} '
+      f'at lambda {c["multiplier"]:.3g}'
       for name, c in evaluation['constraints'].items()
       if name in result.run.kappas
     )

@@ -5,7 +5,7 @@ r"""Evaluates a run on whole splits.
 Writes evaluation.json and, per split, a picture of data, reconstructions
 and samples. The first split is the file's top level, the others stand under
 `other_splits`. A constraint is a statement about the training data (Eq. 1),
-hence the default order.
+hence the default order, and it is met, violated or infeasible on these alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,10 +27,7 @@ def summary(evaluation: Mapping[str, Any]) -> str:
   ]
   for r in records:
     constraints = ', '.join(
-      f'{name} {c["value"]:.4f} vs kappa {c["kappa"]:g} '
-      f'({"holds" if c["holds"] else c["verdict"]}, '
-      f'lambda {c["multiplier"]:.4g})'
-      for name, c in r['constraints'].items()
+      _reached(name, report) for name, report in r['constraints'].items()
     )
     lines.append(
       f'{r["split"]:<11}{r["num_examples"]:>8}{r["kl_nats"]:>10.3f}'
@@ -38,6 +35,17 @@ def summary(evaluation: Mapping[str, Any]) -> str:
       f'{r["nll_bits_per_dim"]:>10.4f}{r["elbo_nats"]:>12.2f}  {constraints}'
     )
   return '\n'.join(lines)
+
+
+def _reached(name: str, report: Mapping[str, Any]) -> str:
+  """Returns what a split reached of a constraint, and the verdict if any."""
+  more = [f'C/scale {report["violation"]:+.2%}']
+  if 'verdict' in report:
+    more += [report['verdict'], f'lambda {report["multiplier"]:.4g}']
+  return (
+    f'{name} {report["value"]:.4f} vs kappa {report["kappa"]:g} '
+    f'({", ".join(more)})'
+  )
 
 
 def define_flags() -> None:

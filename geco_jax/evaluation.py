@@ -11,6 +11,7 @@ import numpy as np
 
 from geco_jax import parallel
 from geco_jax import pictures
+from geco_jax import verdicts
 from geco_jax import workdir as workdirs
 from geco_jax.build import build
 from geco_jax.build import build_dataset
@@ -136,7 +137,7 @@ def verdict(
   violation: float,
   log_multiplier: float,
 ) -> str:
-  """Returns what became of a constraint: 'met', 'violated' or 'infeasible'.
+  """Returns what became of a constraint, in a word of `verdicts`.
 
   It is infeasible in this run if it is violated while GECO's multiplier stands
   at its upper clip or is saturated: at least `SATURATED` times the natural one.
@@ -144,17 +145,18 @@ def verdict(
   Args:
     experiment: of the run.
     constraint: of the experiment, at the run's kappa.
-    violation: mean C / scale.
+    violation: mean C / scale of training data, which is what the constraint
+      speaks of (Eq. 1).
     log_multiplier: at the end.
   """
   if violation <= experiment.tolerance:
-    return 'met'
+    return verdicts.MET
   highest = experiment.multipliers.highest_log_multiplier
   if not math.isfinite(highest):  # Nothing moves it.
-    return 'violated'
+    return verdicts.VIOLATED
   at_clip = float(log_multiplier) >= highest - _AT_CLIP
   saturated = saturation(experiment, constraint, log_multiplier) >= SATURATED
-  return 'infeasible' if at_clip or saturated else 'violated'
+  return verdicts.INFEASIBLE if at_clip or saturated else verdicts.VIOLATED
 
 
 def saturation(
@@ -170,8 +172,16 @@ def constraint_report(
   experiment: Experiment,
   means: Mapping[str, float],
   log_multipliers: Mapping[str, Any],
+  split: str,
 ) -> dict[str, dict[str, Any]]:
-  """Returns what is said of each constraint, from its mean violation."""
+  """Returns what is said of each constraint, from its mean violation.
+
+  Args:
+    experiment: of the run.
+    means: of C, by constraint.
+    log_multipliers: at the end, by constraint.
+    split: of the means; the training split's alone have a verdict.
+  """
   report = {}
   for name, constraint in experiment.constraints(experiment.kappas).items():
     violation = means[name] / float(constraint.scale)
@@ -182,11 +192,13 @@ def constraint_report(
       'violation': violation,
       'multiplier': math.exp(log_multipliers[name]),
       'saturation': saturation(experiment, constraint, log_multipliers[name]),
+      'tolerance': experiment.tolerance,
       'holds': violation <= experiment.tolerance,
-      'verdict': verdict(
-        experiment, constraint, violation, log_multipliers[name]
-      ),
     }
+    if split == 'train':
+      report[name]['verdict'] = verdict(
+        experiment, constraint, violation, log_multipliers[name]
+      )
   return report
 
 
@@ -232,7 +244,7 @@ def evaluate_state(
       'nll_bits_per_dim': nll / math.log(2),
       'elbo_nats': -means['nll_nats'] - means['kl_nats'],
       'constraints': constraint_report(
-        experiment, means, state.log_multipliers
+        experiment, means, state.log_multipliers, split
       ),
     }
 

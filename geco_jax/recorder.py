@@ -25,9 +25,6 @@ from geco_jax.update import run_inputs
 from geco_jax.update import state_like
 from geco_jax.update import TrainState
 
-# What the progress bar calls the verdicts; during a run none is final.
-_BAR = {'met': 'holds', 'violated': 'violated', 'infeasible': 'saturated'}
-
 
 class Recorder:
   """What one run remembers and writes.
@@ -151,7 +148,7 @@ class Recorder:
 
   def _write_validation(self, means):
     report = constraint_report(
-      self.experiment, means, self.state.log_multipliers
+      self.experiment, means, self.state.log_multipliers, 'validation'
     )
     results = {'validation/kl_nats': means['kl_nats']}
     for name, entry in report.items():
@@ -177,7 +174,7 @@ class Recorder:
     )
 
   def _progress_text(self, values: Mapping[str, Any]) -> str:
-    """Returns KL and, for each constraint, value against kappa and lambda."""
+    """Returns KL and each constraint's value, verdict by now and lambda."""
     parts = [
       f'{values["steps_per_second"]:.0f} steps/s',
       f'KL {values["kl_nats"]:.2f}',
@@ -188,6 +185,6 @@ class Recorder:
       outcome = verdict(self.experiment, constraint, violation, log_multiplier)
       parts.append(
         f'{name} {values[f"{name}/value"]:.4f}/{constraint.kappa:g} '
-        f'{_BAR[outcome]} lambda {math.exp(log_multiplier):.3g}'
+        f'{outcome} lambda {math.exp(log_multiplier):.3g}'
       )
     return ', '.join(parts)

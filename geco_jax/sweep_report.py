@@ -14,6 +14,7 @@ from geco_jax import gaussian_rate
 from geco_jax import metrics
 from geco_jax import sweep_figures
 from geco_jax import sweep_results
+from geco_jax import verdicts
 from geco_jax.grid import Point
 from geco_jax.sweep_results import Line
 from geco_jax.sweep_results import Result
@@ -130,7 +131,7 @@ def _html_table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def _is_broken(row: Mapping[str, str]) -> bool:
-  return not {'violated', 'infeasible'}.isdisjoint(row.values())
+  return not {verdicts.VIOLATED, verdicts.INFEASIBLE}.isdisjoint(row.values())
 
 
 def _common_config(results: Sequence[Result]) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from geco_jax import verdicts
 from geco_jax.grid import Point
 from geco_jax.grid import short_names
 from geco_jax.metrics import read_metrics
@@ -69,7 +70,7 @@ def table(results: Sequence[Result]) -> list[dict[str, str]]:
     row['RMSE'] = f'{train["rmse"]:.4f}'
     for name, constraint in train['constraints'].items():
       row[f'{name} C/scale'] = f'{constraint["violation"]:+.2%}'
-      row[name] = _verdict(result, name)
+      row[name] = verdicts.read(train, name)
       row[f'{name} lambda'] = f'{constraint["multiplier"]:.4g}'
     row['KL/nats'] = f'{train["kl_nats"]:.3f}'
     row['NLL/dim'] = f'{train["nll_nats_per_dim"]:.3f}'
@@ -109,10 +110,3 @@ def _order(result: Result, names: Sequence[str]) -> list[tuple[bool, Any]]:
     (True, value) if isinstance(value, (int, float)) else (False, str(value))
     for value in values
   ]
-
-
-def _verdict(result: Result, name: str) -> str:
-  """Returns what became of a constraint."""
-  report = result.evaluation['constraints'][name]
-  # Evaluations of earlier versions have no verdict.
-  return report.get('verdict', 'met' if report['holds'] else 'violated')

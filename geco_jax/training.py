@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import math
 import signal
 import time
 from typing import Any
@@ -13,14 +12,14 @@ import numpy as np
 
 from geco_jax import metrics
 from geco_jax import parallel
+from geco_jax import verdicts
 from geco_jax import workdir as workdirs
 from geco_jax.build import build_dataset
 from geco_jax.build import build_like
 from geco_jax.build import compiled_leaves
 from geco_jax.build import Experiment
 from geco_jax.datasets.batches import Dataset
-from geco_jax.evaluation import saturation
-from geco_jax.evaluation import verdict
+from geco_jax.evaluation import constraint_report
 from geco_jax.grid import without_sweep
 from geco_jax.programs import build_programs
 from geco_jax.programs import Programs
@@ -238,27 +237,15 @@ class _Loop:
 def infeasible(
   workdir: str, experiment: Experiment, log_multipliers: Mapping[str, Any]
 ) -> Iterator[str]:
-  """Yields a sentence for each constraint that the run could not meet.
-
-  That is one whose `evaluation.verdict` on the last steps is infeasible.
-  """
+  """Returns the sentences of `verdicts.infeasible` on a run's last steps."""
   logged = metrics.read_metrics(workdir)
+  means = {}
   for name, constraint in experiment.constraints(experiment.kappas).items():
     violations = logged[f'{name}/violation']
     (logged_at,) = np.isfinite(violations).nonzero()
-    violation = float(violations[logged_at[-1]])
-    log_multiplier = float(log_multipliers[name])
-    outcome = verdict(experiment, constraint, violation, log_multiplier)
-    if outcome == 'infeasible':
-      best = logged[f'{name}/value'][np.nanargmin(violations)]
-      ratio = saturation(experiment, constraint, log_multiplier)
-      yield (
-        f'constraint {name} is infeasible in this run: kappa '
-        f'{constraint.kappa:g} was asked, the best {constraint.unit} reached '
-        f'is {best:.4g}; its multiplier, {math.exp(log_multiplier):.4g}, is '
-        f'{ratio:.2g} times the natural one, so that it waits for the '
-        'optimization (more steps, another model), not for the multiplier'
-      )
+    means[name] = violations[logged_at[-1]] * float(constraint.scale)
+  reports = constraint_report(experiment, means, log_multipliers, 'train')
+  return verdicts.infeasible(reports, logged)
 
 
 @contextlib.contextmanager

@@ -159,7 +159,7 @@ def test_an_infeasible_kappa_is_reported_with_the_best_that_was_reached(
   assert math.isclose(state.log_multipliers['re'], 0.1, rel_tol=1e-5)
 
 
-def test_a_saturated_multiplier_says_so_in_bar_log_and_report(
+def test_a_saturated_multiplier_is_infeasible_in_bar_log_and_report(
   tiny_config, tmp_path, make_dataset
 ):
   config = tiny_config(kappa=1e-3)
@@ -177,7 +177,7 @@ def test_a_saturated_multiplier_says_so_in_bar_log_and_report(
   }
   text = recorder.log(5, per_step, seconds=1.0)
   recorder.close()
-  assert 're 1.0000/0.001 saturated lambda 1.5e+06' in text
+  assert 're 1.0000/0.001 infeasible lambda 1.5e+06' in text
   logged = read_metrics(str(tmp_path))
   np.testing.assert_allclose(logged['re/saturation'], [3.0], rtol=1e-4)
   (line,) = training.infeasible(

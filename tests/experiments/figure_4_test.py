@@ -28,7 +28,9 @@ def made_row(panel='ConvDRAW', scale=1.0, seeds=(0,)):
         'rmse': rmse,
         'kl_nats': kl * (1 + seed),
         'nll_nats_per_dim': 4 + np.log(rmse),
-        'constraints': {'re': {'violation': violation, 'multiplier': 40.0}},
+        'constraints': {
+          're': {'violation': violation, 'multiplier': 40.0, 'verdict': 'met'}
+        },
       },
     }
 
@@ -123,8 +125,8 @@ def test_points_are_in_order_and_means_over_seeds():
 
 def test_table_tells_what_was_met_and_how_much_is_saved():
   row = made_row()
-  row['runs'][-1]['infeasible'] = ['constraint re is infeasible in this run']
-  row['runs'][-2]['evaluation']['constraints']['re']['violation'] = 0.03
+  for run, verdict in ((-1, 'infeasible'), (-2, 'violated')):
+    row['runs'][run]['evaluation']['constraints']['re']['verdict'] = verdict
   text = figure_4_plane.table({'mnist': row}).splitlines()
   assert len(text) == 1 + 7
   assert ' infeasible ' in text[3] and ' violated ' in text[4]

@@ -54,12 +54,18 @@ def test_a_failed_claim_is_said_plainly_with_where_its_numbers_are_from(
     del content
     yield findings.Finding('KL', 'below 1', '2', False)
     yield findings.Finding('RMSE', '0.1', '0.1', True)
+    yield findings.Finding('kappa', '0.1', '0.1', True, 'met')
+    yield findings.Finding('kappa', '0.1', '0.2', False, 'violated')
+    yield findings.Finding('kappa', '0.1', '0.3', None, 'infeasible')
 
   claim = Claim('Made', 'KL is low.', 'made.json', 'python -m made', check)
   text = results_page.page(str(tmp_path), [claim])
   assert '| KL | below 1 | 2 | **does not hold** |' in text
   assert '| RMSE | 0.1 | 0.1 | holds |' in text
-  assert '| Made | 1 of 2 |' in text
+  assert '| kappa | 0.1 | 0.1 | met |' in text
+  assert '| kappa | 0.1 | 0.2 | **violated** |' in text
+  assert '| kappa | 0.1 | 0.3 | infeasible |' in text
+  assert '| Made | 2 of 4 |' in text
   assert 'preset: quick, device: CPU, cores: 2, steps: 100, seeds: 0, 1' in text
 
 
@@ -94,7 +100,7 @@ def test_claims_of_figure_4_fail_where_they_should():
   evaluations = [run['evaluation'] for run in worse['mnist']['runs']]
   evaluations[0]['nll_nats_per_dim'] = 5.0
   evaluations[2]['kl_nats'] = 1e3  # At the largest kappa.
-  evaluations[3]['constraints']['re']['violation'] = 0.021
+  evaluations[3]['constraints']['re']['verdict'] = 'violated'
   assert verdicts(findings.figure_4_nll(worse)) == [False]
   assert verdicts(findings.figure_4_monotone(worse)) == [False]
   assert verdicts(findings.figure_4_met(worse)) == [False]
@@ -103,8 +109,8 @@ def test_claims_of_figure_4_fail_where_they_should():
 def test_an_infeasible_kappa_does_not_count_and_is_told():
   row = row_of_figure_4()
   run = row['runs'][-1]  # Kappa 0.06.
-  run['infeasible'] = ['constraint re is infeasible in this run: ...']
-  run['evaluation']['constraints']['re']['violation'] = 0.5
+  report = run['evaluation']['constraints']['re']
+  report |= {'violation': 0.5, 'verdict': 'infeasible'}
   (finding,) = findings.figure_4_met({'mnist': row})
   assert finding.holds
   assert finding.ours.count('infeasible') == 1
@@ -190,13 +196,14 @@ def test_figure_3_wants_validity_first_and_a_falling_kl_after():
   assert verdicts(findings.figure_3({**content, 'curve': late})) == [False] * 4
 
 
-def test_constraints_that_are_out_of_reach_have_no_verdict():
+def test_constraints_that_are_out_of_reach_do_not_count():
   def run(kappa, violation, infeasible):
     report = {
       'kappa': kappa,
       'value': kappa,
       'unit': 'RMSE',
       'violation': violation,
+      'holds': violation <= 0.02,
     }
     return {
       'run': 'made',
@@ -215,6 +222,8 @@ def test_constraints_that_are_out_of_reach_have_no_verdict():
   }
   found = [*findings.constraints_of_runs(content)]
   assert [finding.holds for finding in found] == [True, False, None]
+  words = [finding.verdict for finding in found]
+  assert words == ['met', 'violated', 'infeasible']
   assert all(f.what.startswith('made, 300 steps: re, RMSE') for f in found)
 
 
