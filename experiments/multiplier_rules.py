@@ -262,6 +262,8 @@ def record(job: Job, folder: str) -> dict[str, Any]:
     'kappas': dict(job.run.kappas),
     'steps': job.config.num_steps,
     'seed': job.run.seed,
+    # Of this run: the others in a file may be another machine's.
+    'device': runs.provenance(None)['device'],
     'kl_nats': evaluation['kl_nats'],
     'constraints': reports,
     'verdict': verdicts.worst(report['verdict'] for report in reports.values()),
