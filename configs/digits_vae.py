@@ -18,13 +18,14 @@ from geco_jax import base_config
 
 def get_config(variant: str = 'geco') -> ConfigDict:
   """Returns the config; `variant` is the objective."""
+  dataset = base_config.group('digits')
   config = base_config.get_base_config(
     variant,
     kappa=0.1,
     num_steps=4_000,
-    constraints=base_config.DIGITS_CONSTRAINTS,
+    constraints=base_config.constraints_of(dataset),
   )
-  config.dataset = base_config.group('digits')
+  config.dataset = dataset
   config.model = base_config.group(
     'mlp_vae',
     latent_size=16,

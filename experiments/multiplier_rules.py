@@ -236,21 +236,21 @@ def _is_finished(folder: str, config: ConfigDict) -> bool:
 def record(job: Job, folder: str) -> dict[str, Any]:
   """Returns what is written of a finished run, all of it from its folder."""
   experiment = build.build(job.config, job.dataset)
-  constraints = experiment.constraints(experiment.kappas)
   num_dims = math.prod(job.dataset.image_shape)
   evaluation = _read(os.path.join(folder, 'evaluation.json'))
   log = read_metrics(folder)
   log = {k: v[np.isfinite(log['loss'])] for k, v in log.items()}
   reports = {}
   for name, report in evaluation['constraints'].items():
+    constraint, kappa = experiment.constraints[name], experiment.kappas[name]
     peak = math.exp(log[f'{name}/log_multiplier'].max())
     reports[name] = {
       **{key: report[key] for key in ('violation', 'verdict', 'multiplier')},
       'peak_multiplier': max(peak, report['multiplier']),
       'natural_multiplier': float(
-        natural_multiplier(constraints[name], num_dims)
+        natural_multiplier(constraint, kappa, num_dims)
       ),
-      'scale': float(constraints[name].scale),
+      'scale': float(constraint.scale(kappa)),
     }
   violations = [log[f'{name}/violation'] for name in reports]
   met = np.flatnonzero(np.max(violations, axis=0) <= experiment.tolerance)

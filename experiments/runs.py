@@ -21,6 +21,7 @@ from geco_jax import verdicts
 from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.build import compiled_leaves
+from geco_jax.constraints import CONSTRAINTS
 from geco_jax.datasets.batches import Dataset
 from geco_jax.evaluation import evaluate
 from geco_jax.metrics import read_metrics
@@ -35,11 +36,6 @@ NUM_STEPS = flags.DEFINE_integer(
 _TITLES = {
   'elbo': 'ELBO',
   'annealed_beta': r'ELBO, annealed $\beta$',
-  're': 'RE',
-  'fre': 'FRE',
-  'fre_stats': 'FRE of statistics',
-  'cla': 'CLA',
-  'pncc': 'pNCC',
 }
 _NO_CHANGES: Mapping[str, Any] = {}
 
@@ -66,7 +62,7 @@ class Run(NamedTuple):
     if not self.kappas:
       return _TITLES[self.objective]
     return 'GECO+' + '+'.join(
-      rf'{_TITLES[name]} $\kappa$={kappa:g}'
+      rf'{CONSTRAINTS[name].title} $\kappa$={kappa:g}'
       for name, kappa in self.kappas.items()
     )
 

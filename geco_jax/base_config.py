@@ -6,6 +6,8 @@ from typing import Any
 from ml_collections.config_dict import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from geco_jax.constraints import CONSTRAINTS
+
 # Of RE, the constraint of Figure 4.
 PAPER_KAPPAS = (0.06, 0.08, 0.1, 0.125, 0.175)
 OBJECTIVES = ('geco', 'geco_literal', 'elbo', 'beta_vae', 'annealed_beta')
@@ -60,21 +62,6 @@ NVP_SIZES = {
     coupling_sizes=(512, 512),
   ),
 }
-# Of the paper's constraints, what a config says that names no more than them.
-CONSTRAINTS = {
-  're': dict(kappa=0.1),
-  'fre': dict(kappa=0.5, network='cifar10_resnet', layer='stage_2'),
-  'fre_stats': dict(kappa=0.05, patch_size=4),
-  'cla': dict(kappa=0.9, network='mnist_cnn'),
-  'pncc': dict(kappa=0.8, patch_size=8, stride=1),
-}
-# What differs where the images are the 8x8 digits.
-DIGITS_CONSTRAINTS = {
-  'cla': dict(network='digits_cnn'),
-  'fre': dict(network='digits_cnn', layer='conv_2'),
-  'fre_stats': dict(patch_size=2),
-  'pncc': dict(patch_size=4),
-}
 _NO_CHANGES: Mapping[str, Any] = {}
 
 
@@ -94,11 +81,11 @@ def get_base_config(
   Args:
     objective: one of `OBJECTIVES`. All are the same training step: they differ
       in the constraints and in how their multipliers move. GECO's may be
-      followed by `CONSTRAINTS`: 'geco+cla', 'geco+re+pncc'; none is 're'.
+      followed by constraints: 'geco+cla', 'geco+re+pncc'; none is 're'.
     kappa: of GECO's RE constraint, the RMSE per pixel to reach.
     num_steps: training steps; the learning rate's decay follows it, also where
       the command line changes it.
-    constraints: what is to be different in `CONSTRAINTS`, by name.
+    constraints: what is to be different in their `Entry.defaults`, by name.
 
   Raises:
     ValueError: if the objective or a constraint is unknown.
@@ -247,7 +234,7 @@ def get_classifier_config(
   """Returns the config of `geco_jax.models.train_classifier`.
 
   Args:
-    dataset: group of a labelled data set.
+    dataset: group of a labeled data set.
     model: group of a classifier.
     num_steps: training steps; the learning rate's schedule follows it.
     max_shift: pixels by which training images are moved.
@@ -299,9 +286,10 @@ def split_variant(variant: str, sizes: Iterable[str]) -> tuple[str, str]:
 
 
 def constraints_of(dataset: ConfigDict) -> Mapping[str, Mapping[str, Any]]:
-  """Returns what is to be different in `CONSTRAINTS` for a data set."""
-  of_digits = dataset.kwargs.get('base') == 'digits'
-  return DIGITS_CONSTRAINTS if of_digits else _NO_CHANGES
+  """Returns what differs in constraints' defaults on a data set, by name."""
+  if 'digits' not in (dataset.name, dataset.kwargs.get('base')):
+    return _NO_CHANGES
+  return {n: entry.digits for n, entry in CONSTRAINTS.items() if entry.digits}
 
 
 def _constraints(
@@ -315,7 +303,7 @@ def _constraints(
         f'{objective} takes no constraints, got {", ".join(names)}'
       )
     # The likelihood with its multiplier 1 / beta; kappa is only reported.
-    return ConfigDict({'nll': {'kappa': 0.0}})
+    return ConfigDict({'nll': {**CONSTRAINTS['nll'].defaults}})
   for name in names:
     if name not in CONSTRAINTS:
       raise ValueError(
@@ -324,7 +312,7 @@ def _constraints(
       )
   return ConfigDict(
     {
-      name: {**CONSTRAINTS[name], **changes.get(name, {})}
+      name: {**CONSTRAINTS[name].defaults, **changes.get(name, {})}
       for name in names or ['re']
     }
   )

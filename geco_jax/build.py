@@ -1,4 +1,4 @@
-"""From a config to the parts of a run. The only look-ups by name."""
+"""From a config to the parts of a run, which it names."""
 
 from collections.abc import Callable, Mapping
 import copy
@@ -14,10 +14,12 @@ import jmp
 from ml_collections.config_dict import ConfigDict
 import optax
 
-from geco_jax import constraints
 from geco_jax import multipliers
 from geco_jax import parallel
 from geco_jax.constraints import Constraint
+from geco_jax.constraints import CONSTRAINTS
+from geco_jax.constraints import Entry
+from geco_jax.constraints import natural_multiplier
 from geco_jax.datasets import compositions
 from geco_jax.datasets import sources
 from geco_jax.datasets.batches import as_dataset
@@ -50,7 +52,7 @@ class Experiment(NamedTuple):
 
   dataset: Dataset
   model: Model
-  constraints: Callable[[Mapping[str, Any]], dict[str, Constraint]]
+  constraints: dict[str, Constraint]
   kappas: dict[str, float]
   optimizer: Callable[[Mapping[str, Any]], optax.GradientTransformation]
   multipliers: Multipliers
@@ -168,14 +170,6 @@ COMPOSITIONS = {
   'mnist_sum_hard': compositions.mnist_sum_hard,
   'mnist_triplets': compositions.mnist_triplets,
 }
-CONSTRAINTS = {
-  're': constraints.reconstruction_error,
-  'fre': constraints.feature_error,
-  'fre_stats': constraints.patch_statistics_error,
-  'cla': constraints.classification_accuracy,
-  'pncc': constraints.patch_cross_correlation,
-  'nll': constraints.negative_log_likelihood,
-}
 MULTIPLIERS = {
   'geco': _geco,
   'algorithm_1': _algorithm_1,
@@ -226,13 +220,13 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
   """
   _check_counts(config)
   config = copy.deepcopy(config)  # What is built reads it when it is called.
-  kappas, at_kappas = _constraints(config, dataset)
+  constraints, kappas = _constraints(config, dataset)
   num_dims = math.prod(dataset.image_shape)
 
   def at_inputs(step_sizes, kappas):
     naturals = {
-      name: constraints.natural_multiplier(constraint, num_dims)
-      for name, constraint in at_kappas(kappas).items()
+      name: natural_multiplier(constraint, kappas[name], num_dims)
+      for name, constraint in constraints.items()
     }
     return _multipliers(config, step_sizes, naturals)
 
@@ -257,7 +251,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
   return Experiment(
     dataset=dataset,
     model=model,
-    constraints=at_kappas,
+    constraints=constraints,
     kappas=kappas,
     optimizer=functools.partial(_optimizer, config),
     multipliers=at_inputs(step_sizes, kappas),
@@ -344,33 +338,32 @@ def _image_set(name, data_dir, **kwargs):
 
 
 def _constraints(config, dataset):
-  """Returns the config's kappas, and kappas -> constraints, by name."""
-  groups = {name: dict(group) for name, group in config.constraints.items()}
-  if not groups:
+  """Returns the config's constraints and their kappas, by name."""
+  if not config.constraints:
     raise UserError('config.constraints is empty; name at least one')
-  for name, group in groups.items():
+  constructors = {
+    name: functools.partial(_constraint, entry, dataset)
+    for name, entry in CONSTRAINTS.items()
+  }
+  constraints, kappas = {}, {}
+  for name, group in config.constraints.items():
     if 'kappa' not in group:
       raise UserError(f'config.constraints.{name}.kappa is missing')
-    if 'network' in group:
-      group['network'] = pretrained.load(group['network'])
-  if 'cla' in groups and dataset.splits['train'].label.min() < 0:
-    raise UserError(f'config.constraints.cla: {dataset.name} has no labels')
+    constraints[name] = _construct(
+      f'constraints.{name}', constructors, name, **group
+    )
+    kappas[name] = group['kappa']
+  return constraints, kappas
 
-  def at_kappas(kappas):
-    return {
-      name: _construct(
-        f'constraints.{name}',
-        CONSTRAINTS,
-        name,
-        dataset.image_shape,
-        **{**group, 'kappa': kappas[name]},
-      )
-      for name, group in groups.items()
-    }
 
-  kappas = {name: group['kappa'] for name, group in groups.items()}
-  at_kappas(kappas)  # So that bad values are refused here.
-  return kappas, at_kappas
+def _constraint(entry: Entry, dataset: Dataset, *, kappa: Any, **options):
+  """Returns an entry's constraint, if the data set and kappa suit it."""
+  entry.check_kappa(kappa)
+  if entry.needs_labels and dataset.splits['train'].label.min() < 0:
+    raise ValueError(f'{dataset.name} has no labels')
+  if 'network' in options:
+    options['network'] = pretrained.load(options['network'])
+  return entry.make(dataset.image_shape, **options)
 
 
 def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:

@@ -1,14 +1,15 @@
 """Constraints on a model's output (Rezende & Viola 2018, Table 1).
 
-A constraint C holds where its expectation over data and posterior is <= 0. To
-add one, write a function `(image_shape, kappa, ...) -> Constraint` and enter it
-in `build.CONSTRAINTS`: docs/constraints.md shows how.
+A constraint is a statistic of the output and a bound: it holds where the
+statistic's expectation over data and posterior is at most the bound. To add
+one, write a function `(image_shape, ...) -> Constraint` and enter it in
+`CONSTRAINTS`: docs/constraints.md shows how.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import math
 import numbers
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,36 +20,85 @@ from geco_jax.distributions import gaussian_nll
 from geco_jax.models.base import ModelOutput
 from geco_jax.models.pretrained import Network
 
-# Of a variance per value of a patch, images in [0, 1]: the 8-bit rounding of
-# pixels has a fourteenth of it, visible texture a hundred times as much.
+# Added to the variance per value of a patch, images in [0, 1]: the 8-bit
+# rounding of pixels has a fourteenth of it, visible texture a hundred times as
+# much.
 _EPSILON = 1e-4
+
+# A number, or a traced array [] within a compiled program.
+Scalar = float | jax.Array
 
 
 class Constraint(NamedTuple):
-  """One inequality E[C(x, g)] <= 0.
+  """One inequality E[statistic(x, g)] <= bound(kappa).
+
+  C = statistic - bound, so that C <= 0 holds. What is to be large enters by its
+  negative: then the sign stands in the constraint, and neither the Lagrangian
+  nor the evaluation needs to know of it.
 
   Attributes:
-    violation: (batch, output) -> C per example [batch]; C <= 0 holds.
-    scale: positive; C / scale has no dimension. `geco` is fed C / scale, so
-      that one step size serves every data set, constraint and kappa.
-    kappa: the tolerance, in the unit of `measure`.
-    measure: mean C [] -> the measured quantity in kappa's unit [], for people.
+    statistic: (batch, output) -> what is to be small, per example [batch].
+    bound: kappa -> the largest mean of the statistic that is allowed [].
+    scale: kappa -> a positive number [], in the statistic's unit; C / scale has
+      no dimension. `geco` is fed C / scale, so that one step size serves every
+      data set, constraint and kappa.
+    measure: mean statistic [] -> the measured quantity in kappa's unit [], for
+      people. The inverse of `bound`.
     unit: name of the measured quantity and its unit.
-    budget: -C of a perfect reconstruction, > 0: what there is to be lost. None
-      is `scale`, as for constraints on a squared error.
+    budget: kappa -> -C of a perfect reconstruction [], > 0: what there is to be
+      lost. None is `scale`, as for constraints on a squared error.
   """
 
-  violation: Callable[[Batch, ModelOutput], jax.Array]
-  scale: float | jax.Array
-  kappa: float | jax.Array
-  measure: Callable[[jax.Array], jax.Array]
+  statistic: Callable[[Batch, ModelOutput], jax.Array]
+  bound: Callable[[Scalar], Scalar]
+  scale: Callable[[Scalar], Scalar]
+  measure: Callable[[Scalar], Scalar]
   unit: str
-  budget: float | jax.Array | None = None
+  budget: Callable[[Scalar], Scalar] | None = None
+
+  def violation(
+    self, batch: Batch, output: ModelOutput, kappa: Scalar
+  ) -> jax.Array:
+    """Returns C per example [batch]."""
+    return self.statistic(batch, output) - self.bound(kappa)
+
+
+class Entry(NamedTuple):
+  """A constraint as configs, figures and tables name it.
+
+  Attributes:
+    make: (image_shape, **options) -> the constraint; raises ValueError if an
+      option is out of range. An option called `network` is a trained classifier
+      (`Network`), which configs give by name or path.
+    title: for people.
+    defaults: kappa and options where a config names the constraint and no more.
+    digits: those that differ where the images are the 8x8 digits.
+    kappa_range: kappas (low, high) that are allowed, without the ends.
+    needs_labels: whether it reads `batch.label`.
+  """
+
+  make: Callable[..., Constraint]
+  title: str
+  defaults: Mapping[str, Any]
+  digits: Mapping[str, Any] = {}
+  kappa_range: tuple[float, float] = (0.0, math.inf)
+  needs_labels: bool = False
+
+  def check_kappa(self, kappa: Any) -> None:
+    """Raises ValueError if kappa is not a number within `kappa_range`."""
+    low, high = self.kappa_range
+    if isinstance(kappa, numbers.Real) and low < float(kappa) < high:
+      return
+    if high < math.inf:
+      allowed = f'in ({low:g}, {high:g})'
+    else:
+      allowed = 'finite' if low == -math.inf else f'> {low:g} and finite'
+    raise ValueError(f'kappa must be {allowed}, got {kappa}')
 
 
 def natural_multiplier(
-  constraint: Constraint, num_dims: int
-) -> float | jax.Array:
+  constraint: Constraint, kappa: Scalar, num_dims: int
+) -> Scalar:
   """Returns `D / (2 budget)`, the multiplier that a constraint needs at most.
 
   For RE it is 1 / (2 kappa^2), that of a Gaussian likelihood with sigma =
@@ -61,10 +111,11 @@ def natural_multiplier(
 
   Args:
     constraint: any.
+    kappa: its tolerance.
     num_dims: D, the number of values of an image.
   """
-  budget = constraint.budget
-  return num_dims / (2 * (constraint.scale if budget is None else budget))
+  budget = constraint.budget or constraint.scale
+  return num_dims / (2 * budget(kappa))
 
 
 def squared_error(batch: Batch, output: ModelOutput) -> jax.Array:
@@ -73,91 +124,72 @@ def squared_error(batch: Batch, output: ModelOutput) -> jax.Array:
   return (difference**2).reshape(difference.shape[0], -1).sum(axis=-1)
 
 
-def reconstruction_error(
-  image_shape: tuple[int, ...], kappa: float | jax.Array
-) -> Constraint:
+def reconstruction_error(image_shape: tuple[int, ...]) -> Constraint:
   """Returns RE, `||x - g(z)||^2 - D kappa^2` (Table 1).
 
-  kappa is a root-mean-square error per pixel and channel, images in [0, 1]; the
-  multiplier is 1 / (2 sigma^2) of a Gaussian likelihood.
+  kappa > 0 is a root-mean-square error per pixel and channel, images in [0, 1];
+  the multiplier is 1 / (2 sigma^2) of a Gaussian likelihood.
 
   Departs from the paper: the D, without which the paper's kappas of 0.06 to
   0.175 would not be errors per pixel.
 
   Args:
     image_shape: (height, width, channels), D is its product.
-    kappa: tolerance, > 0.
-
-  Raises:
-    ValueError: if kappa is a Python number and not > 0 and finite.
   """
   return _root_mean_square(
-    squared_error, math.prod(image_shape), kappa, 'RMSE per pixel'
+    squared_error, math.prod(image_shape), 'RMSE per pixel'
   )
 
 
-def negative_log_likelihood(
-  image_shape: tuple[int, ...], kappa: float | jax.Array
-) -> Constraint:
+def negative_log_likelihood(image_shape: tuple[int, ...]) -> Constraint:
   """Returns NLL, `-log p(x|z) - D kappa`, with the model's own sigma.
 
   With a fixed multiplier of 1 the Lagrangian is the negative ELBO (Eq. 1) up to
   the constant D kappa, with 1/beta it is a beta-VAE's (Section 3.2).
 
+  kappa is in nats per dimension; densities may exceed 1, so that any finite
+  number is allowed.
+
   Args:
     image_shape: (height, width, channels), D is its product.
-    kappa: tolerance in nats per dimension; densities may exceed 1, so that any
-      finite number is allowed.
-
-  Raises:
-    ValueError: if kappa is a Python number and not finite.
   """
-  if isinstance(kappa, numbers.Real) and not math.isfinite(kappa):
-    raise ValueError(f'kappa must be finite, got {kappa}')
   num_dims = math.prod(image_shape)
 
-  def violation(batch, output):
-    nll = gaussian_nll(
+  def statistic(batch, output):
+    return gaussian_nll(
       batch.image, output.reconstruction, output.likelihood_stddev
     )
-    return nll - num_dims * kappa
 
   return Constraint(
-    violation=violation,
-    scale=float(num_dims),
-    kappa=kappa,
-    measure=lambda c: c / num_dims + kappa,
+    statistic=statistic,
+    bound=lambda kappa: num_dims * kappa,
+    scale=lambda kappa: float(num_dims),
+    measure=lambda mean: mean / num_dims,
     unit='nats per dimension',
   )
 
 
 def feature_error(
-  image_shape: tuple[int, ...],
-  kappa: float | jax.Array,
-  *,
-  network: Network,
-  layer: str,
+  image_shape: tuple[int, ...], *, network: Network, layer: str
 ) -> Constraint:
   """Returns FRE, `||f(x) - f(g(z))||^2 - D_f kappa^2` (Table 1), f a network's.
 
   f is a layer's features, each channel divided by its standard deviation over
-  the network's training images. So kappa is a root-mean-square error per
+  the network's training images. So kappa > 0 is a root-mean-square error per
   feature in standard deviations: always answering with the mean features has 1.
   The network is a constant: gradients pass through it, never into it.
 
-  Departs from the paper: its normalisation is not told, nor D_f, the number of
-  features.
+  Departs from the paper: it gives neither the normalization nor D_f, the number
+  of features.
 
   Args:
-    image_shape: (height, width, channels); a grey image is shown to a network
-      of coloured ones in all its channels.
-    kappa: tolerance, > 0.
+    image_shape: (height, width, channels); a gray image is shown to a network
+      of colored ones in all its channels.
     network: whose features are compared.
     layer: of the network.
 
   Raises:
-    ValueError: if kappa is not > 0, there is no such layer or the network takes
-      other images.
+    ValueError: if there is no such layer or the network takes other images.
   """
   if layer not in network.feature_stddevs:
     raise ValueError(
@@ -180,32 +212,25 @@ def feature_error(
     return f * weights.reshape((1,) * (f.ndim - 1) + (-1,))
 
   return _feature_distance(
-    features,
-    image_shape,
-    kappa,
-    f'RMSE of {layer}, in standard deviations',
+    features, image_shape, f'RMSE of {layer}, in standard deviations'
   )
 
 
 def patch_statistics_error(
-  image_shape: tuple[int, ...],
-  kappa: float | jax.Array,
-  *,
-  patch_size: int = 4,
+  image_shape: tuple[int, ...], *, patch_size: int = 4
 ) -> Constraint:
   """Returns FRE, `||f(x) - f(g(z))||^2 - D_f kappa^2`, f image statistics.
 
   f is the mean and the standard deviation of every patch, channel by channel,
   the patches side by side: how pixels are arranged within a patch is free.
-  kappa is a root-mean-square error of these, in units of pixel values.
+  kappa > 0 is a root-mean-square error of these, in units of pixel values.
 
   Args:
     image_shape: (height, width, channels).
-    kappa: tolerance, > 0.
     patch_size: height and width of a patch; must divide the image's.
 
   Raises:
-    ValueError: if kappa is not > 0 or the patches do not tile the image.
+    ValueError: if the patches do not tile the image.
   """
   patches.count(image_shape, patch_size, patch_size)
   if any(n % patch_size for n in image_shape[:2]):
@@ -221,35 +246,30 @@ def patch_statistics_error(
     return jnp.concatenate(statistics, axis=-1)
 
   return _feature_distance(
-    features, image_shape, kappa, "RMSE of patches' mean and deviation"
+    features, image_shape, "RMSE of patches' mean and deviation"
   )
 
 
 def classification_accuracy(
-  image_shape: tuple[int, ...],
-  kappa: float | jax.Array,
-  *,
-  network: Network,
+  image_shape: tuple[int, ...], *, network: Network
 ) -> Constraint:
   """Returns CLA, `kappa - l(x)^T c(g(z))` (Table 1).
 
   c is a classifier's probabilities, l the one-hot label: C <= 0 where the right
-  label's probability is at least kappa in the mean. Where the channels of an
-  image are digits of their own, each with a label, they are classified each and
-  the mean over them counts.
+  label's probability is at least kappa, in (0, 1), in the mean. Where the
+  channels of an image are digits of their own, each with a label, they are
+  classified each and the mean over them counts.
 
   Departs from the paper, whose Table 1 has the opposite sign; its Appendix E.1
   (a smaller kappa is weaker) agrees with this one.
 
   Args:
     image_shape: (height, width, channels).
-    kappa: least mean probability, in (0, 1).
     network: the classifier.
 
   Raises:
-    ValueError: if kappa is not in (0, 1) or the classifier takes other images.
+    ValueError: if the classifier takes other images.
   """
-  _check_in_unit_interval(kappa)
   one_by_one = network.image_shape[-1] == 1 and image_shape[-1] > 1
   expected = (*image_shape[:2], 1) if one_by_one else tuple(image_shape)
   if network.image_shape != expected:
@@ -262,71 +282,103 @@ def classification_accuracy(
     log_probs = jax.nn.log_softmax(network.logits(image))
     return jnp.exp(log_probs[jnp.arange(label.shape[0]), label])
 
-  def violation(batch, output):
+  def statistic(batch, output):
     image, label = output.reconstruction, batch.label
     if one_by_one:
       batch_size, channels = label.shape
       image = jnp.moveaxis(image, -1, 1).reshape(-1, *network.image_shape)
       right = probability(image, label.reshape(-1))
-      return kappa - right.reshape(batch_size, channels).mean(axis=-1)
-    return kappa - probability(image, label)
+      return -right.reshape(batch_size, channels).mean(axis=-1)
+    return -probability(image, label)
 
   return Constraint(
-    violation=violation,
-    scale=kappa,
-    kappa=kappa,
-    measure=lambda c: kappa - c,
+    statistic=statistic,
+    bound=lambda kappa: -kappa,
+    scale=lambda kappa: kappa,
+    measure=lambda mean: -mean,
     unit='probability of the right label',
-    budget=1 - kappa,
+    budget=lambda kappa: 1 - kappa,
   )
 
 
 def patch_cross_correlation(
-  image_shape: tuple[int, ...],
-  kappa: float | jax.Array,
-  *,
-  patch_size: int = 8,
-  stride: int = 1,
+  image_shape: tuple[int, ...], *, patch_size: int = 8, stride: int = 1
 ) -> Constraint:
   """Returns pNCC, `sum_i [kappa - psi(x, i)^T psi(g(z), i)]` (Table 1).
 
   psi(x, i) is x's whitened patch i: mean removed, unit norm, all channels
-  together. See `patches.normalized_cross_correlation` for what becomes of flat
-  patches; the brightness of a patch is free, and so is its contrast as far as
-  its variance is above 1e-4.
+  together. kappa, in (0, 1), is the least mean correlation of the patches. See
+  `patches.normalized_cross_correlation` for what becomes of flat patches; the
+  brightness of a patch is free, and so is its contrast as far as its variance
+  is above 1e-4.
 
   Args:
     image_shape: (height, width, channels).
-    kappa: least mean correlation of the patches, in (0, 1).
     patch_size: height and width of a patch.
     stride: from patch to patch, both ways.
 
   Raises:
-    ValueError: if kappa is not in (0, 1) or a patch does not fit.
+    ValueError: if a patch does not fit.
   """
-  _check_in_unit_interval(kappa)
   num_patches = patches.count(image_shape, patch_size, stride)
 
-  def violation(batch, output):
+  def statistic(batch, output):
     correlation = patches.normalized_cross_correlation(
       batch.image, output.reconstruction, patch_size, stride, _EPSILON
     )
-    return num_patches * kappa - correlation.sum(axis=(1, 2))
+    return -correlation.sum(axis=(1, 2))
 
   return Constraint(
-    violation=violation,
-    scale=float(num_patches),
-    kappa=kappa,
-    measure=lambda c: kappa - c / num_patches,
+    statistic=statistic,
+    bound=lambda kappa: -num_patches * kappa,
+    scale=lambda kappa: float(num_patches),
+    measure=lambda mean: -mean / num_patches,
     unit='correlation of patches',
-    budget=num_patches * (1 - kappa),
+    budget=lambda kappa: num_patches * (1 - kappa),
   )
+
+
+CONSTRAINTS = {
+  're': Entry(reconstruction_error, title='RE', defaults=dict(kappa=0.1)),
+  'fre': Entry(
+    feature_error,
+    title='FRE',
+    defaults=dict(kappa=0.5, network='cifar10_resnet', layer='stage_2'),
+    digits=dict(network='digits_cnn', layer='conv_2'),
+  ),
+  'fre_stats': Entry(
+    patch_statistics_error,
+    title='FRE of statistics',
+    defaults=dict(kappa=0.05, patch_size=4),
+    digits=dict(patch_size=2),
+  ),
+  'cla': Entry(
+    classification_accuracy,
+    title='CLA',
+    defaults=dict(kappa=0.9, network='mnist_cnn'),
+    digits=dict(network='digits_cnn'),
+    kappa_range=(0.0, 1.0),
+    needs_labels=True,
+  ),
+  'pncc': Entry(
+    patch_cross_correlation,
+    title='pNCC',
+    defaults=dict(kappa=0.8, patch_size=8, stride=1),
+    digits=dict(patch_size=4),
+    kappa_range=(0.0, 1.0),
+  ),
+  'nll': Entry(
+    negative_log_likelihood,
+    title='NLL',
+    defaults=dict(kappa=0.0),
+    kappa_range=(-math.inf, math.inf),
+  ),
+}
 
 
 def _feature_distance(
   features: Callable[[jax.Array], jax.Array],
   image_shape: tuple[int, ...],
-  kappa: float | jax.Array,
   unit: str,
 ) -> Constraint:
   """Returns the constraint on the RMSE of features [batch, ...]."""
@@ -338,28 +390,24 @@ def _feature_distance(
     difference = features(batch.image) - features(output.reconstruction)
     return (difference**2).reshape(difference.shape[0], -1).sum(axis=-1)
 
-  return _root_mean_square(squared_distance, math.prod(shape), kappa, unit)
+  return _root_mean_square(squared_distance, math.prod(shape), unit)
 
 
 def _root_mean_square(
   squared_distance: Callable[[Batch, ModelOutput], jax.Array],
   num_dims: int,
-  kappa: float | jax.Array,
   unit: str,
 ) -> Constraint:
   """Returns `squared_distance - D kappa^2` as a constraint on the RMSE."""
-  if isinstance(kappa, numbers.Real) and not 0 < kappa < math.inf:
-    raise ValueError(f'kappa must be > 0 and finite, got {kappa}')
-  budget = num_dims * kappa**2
+
+  def bound(kappa):
+    return num_dims * kappa**2
+
   return Constraint(
-    violation=lambda batch, output: squared_distance(batch, output) - budget,
-    scale=budget,
-    kappa=kappa,
-    measure=lambda c: jnp.sqrt(jnp.maximum(c + budget, 0) / num_dims),
+    statistic=squared_distance,
+    bound=bound,
+    scale=bound,
+    # Training recovers the mean from C: rounding may bring it below 0.
+    measure=lambda mean: jnp.sqrt(jnp.maximum(mean, 0) / num_dims),
     unit=unit,
   )
-
-
-def _check_in_unit_interval(kappa: float | jax.Array) -> None:
-  if isinstance(kappa, numbers.Real) and not 0 < kappa < 1:
-    raise ValueError(f'kappa must be in (0, 1), got {kappa}')

@@ -18,7 +18,6 @@ from geco_jax.build import build_dataset
 from geco_jax.build import build_like
 from geco_jax.build import Experiment
 from geco_jax.checkpoint import Checkpointer
-from geco_jax.constraints import Constraint
 from geco_jax.constraints import natural_multiplier
 from geco_jax.constraints import squared_error
 from geco_jax.datasets.batches import Dataset
@@ -65,7 +64,7 @@ def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
 
   It runs on all devices, in batches, the last of which is filled up and masked;
   it returns the means of `kl_nats`, `kl_nats_by_step` (a list), `squared_error`
-  (summed over pixels), each constraint's violation under its name and, if
+  (summed over pixels), each constraint's statistic under its name and, if
   `likelihood`, `nll_nats`, the quantized normal's negative log-likelihood
   (Appendix D).
 
@@ -78,12 +77,10 @@ def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
     likelihood: whether to compute `nll_nats`, which costs as much as a model.
 
   Returns:
-    (params, kappas, images, stddev) -> means, with params and images
-    replicated; kappas are numbers by constraint.
+    (params, images, stddev) -> means, with params and images replicated.
   """
 
-  def batch_sums(params, kappas, images, stddev, start):
-    constraints = experiment.constraints(kappas)
+  def batch_sums(params, images, stddev, start):
     num_examples = images.image.shape[0]
     draws = start + parallel.local_places(experiment.batch_size)
     weights = (draws < num_draws(num_examples)).astype(jnp.float32)
@@ -94,7 +91,10 @@ def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
       'kl_nats': output.kl,
       'kl_nats_by_step': output.kl_by_step,
       'squared_error': squared_error(batch, output),
-      **{name: c.violation(batch, output) for name, c in constraints.items()},
+      **{
+        name: constraint.statistic(batch, output)
+        for name, constraint in experiment.constraints.items()
+      },
     }
     if likelihood:
       log_prob = quantized_normal_log_prob(
@@ -103,19 +103,17 @@ def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
       per_example['nll_nats'] = -log_prob.reshape(len(weights), -1).sum(axis=-1)
     return parallel.total({k: weights @ v for k, v in per_example.items()})
 
-  def all_batch_sums(params, kappas, images, stddev):
+  def all_batch_sums(params, images, stddev):
     draws = num_draws(images.image.shape[0])
     starts = jnp.arange(0, draws, experiment.batch_size)
     return jax.lax.map(
-      lambda start: batch_sums(params, kappas, images, stddev, start), starts
+      lambda start: batch_sums(params, images, stddev, start), starts
     )
 
   compiled = parallel.pmap(all_batch_sums)
 
-  def means(params, kappas, images, stddev=1.0):
-    kappas = {name: np.float32(kappa) for name, kappa in kappas.items()}
-    scalars = parallel.replicate((kappas, np.float32(stddev)))
-    sums = compiled(params, scalars[0], images, scalars[1])
+  def means(params, images, stddev=1.0):
+    sums = compiled(params, images, parallel.replicate(np.float32(stddev)))
     draws = num_draws(images.image.shape[1])  # Behind the devices' axis.
     return {
       # Batches are summed in float64: float32 loses digits on large splits.
@@ -132,10 +130,7 @@ def num_draws(num_examples: int) -> int:
 
 
 def verdict(
-  experiment: Experiment,
-  constraint: Constraint,
-  violation: float,
-  log_multiplier: float,
+  experiment: Experiment, name: str, violation: float, log_multiplier: float
 ) -> str:
   """Returns what became of a constraint, in a word of `verdicts`.
 
@@ -144,7 +139,7 @@ def verdict(
 
   Args:
     experiment: of the run.
-    constraint: of the experiment, at the run's kappa.
+    name: of the constraint.
     violation: mean C / scale of training data, which is what the constraint
       speaks of (Eq. 1).
     log_multiplier: at the end.
@@ -155,17 +150,20 @@ def verdict(
   if not math.isfinite(highest):  # Nothing moves it.
     return verdicts.VIOLATED
   at_clip = float(log_multiplier) >= highest - _AT_CLIP
-  saturated = saturation(experiment, constraint, log_multiplier) >= SATURATED
+  saturated = saturation(experiment, name, log_multiplier) >= SATURATED
   return verdicts.INFEASIBLE if at_clip or saturated else verdicts.VIOLATED
 
 
 def saturation(
-  experiment: Experiment, constraint: Constraint, log_multiplier: float
+  experiment: Experiment, name: str, log_multiplier: float
 ) -> float:
   """Returns a multiplier in natural ones (`constraints.natural_multiplier`)."""
-  num_dims = math.prod(experiment.dataset.image_shape)
-  natural = float(natural_multiplier(constraint, num_dims))
-  return math.exp(log_multiplier) / natural
+  natural = natural_multiplier(
+    experiment.constraints[name],
+    experiment.kappas[name],
+    math.prod(experiment.dataset.image_shape),
+  )
+  return math.exp(log_multiplier) / float(natural)
 
 
 def constraint_report(
@@ -174,30 +172,32 @@ def constraint_report(
   log_multipliers: Mapping[str, Any],
   split: str,
 ) -> dict[str, dict[str, Any]]:
-  """Returns what is said of each constraint, from its mean violation.
+  """Returns what is reported of each constraint.
 
   Args:
     experiment: of the run.
-    means: of C, by constraint.
+    means: of the statistics, by constraint.
     log_multipliers: at the end, by constraint.
     split: of the means; the training split's alone have a verdict.
   """
   report = {}
-  for name, constraint in experiment.constraints(experiment.kappas).items():
-    violation = means[name] / float(constraint.scale)
+  for name, constraint in experiment.constraints.items():
+    kappa = experiment.kappas[name]
+    excess = means[name] - constraint.bound(kappa)
+    violation = float(excess / constraint.scale(kappa))
     report[name] = {
-      'kappa': float(constraint.kappa),
-      'value': float(constraint.measure(jnp.asarray(means[name]))),
+      'kappa': float(kappa),
+      'value': float(constraint.measure(means[name])),
       'unit': constraint.unit,
       'violation': violation,
       'multiplier': math.exp(log_multipliers[name]),
-      'saturation': saturation(experiment, constraint, log_multipliers[name]),
+      'saturation': saturation(experiment, name, log_multipliers[name]),
       'tolerance': experiment.tolerance,
       'holds': violation <= experiment.tolerance,
     }
     if split == 'train':
       report[name]['verdict'] = verdict(
-        experiment, constraint, violation, log_multipliers[name]
+        experiment, name, violation, log_multipliers[name]
       )
   return report
 
@@ -217,18 +217,17 @@ def evaluate_state(
     programs: for callers that have them already.
   """
   programs = programs or evaluation_programs(experiment)
-  kappas = experiment.kappas
   params = parallel.replicate(state.params)
   train = parallel.replicate(experiment.dataset.splits['train'])
   num_dims = math.prod(experiment.dataset.image_shape)
   # Eq. 26, with the division by D that it leaves out.
-  train_means = programs.means(params, kappas, train)
+  train_means = programs.means(params, train)
   sigma_opt = math.sqrt(train_means['squared_error'] / num_dims)
 
   def record(split):
     images = experiment.dataset.splits[split]
     on_device = train if split == 'train' else parallel.replicate(images)
-    means = programs.likelihood_means(params, kappas, on_device, sigma_opt)
+    means = programs.likelihood_means(params, on_device, sigma_opt)
     nll = means['nll_nats'] / num_dims
     num_examples = len(images.image)
     return {

@@ -55,7 +55,6 @@ class Recorder:
       self._checkpointer.delete_after(restored.step)
       metrics.say(f'continuing from step {restored.step} in {workdir}')
     self.step = int(self.state.step)
-    self._constraints = self.experiment.constraints(self.experiment.kappas)
     self._violations = {}  # Relative, mean over the latest dispatch.
     self._validation_means = programs.evaluation.means
     self._validation_images = self.experiment.dataset.splits['validation']
@@ -101,9 +100,9 @@ class Recorder:
     values = {k: float(v.mean()) for k, v in per_step.items()}
     values['rmse'] = math.sqrt(values.pop('mse'))
     values['steps_per_second'] = num_steps / seconds
-    for name, constraint in self._constraints.items():
+    for name in self.experiment.kappas:
       values[f'{name}/saturation'] = saturation(
-        self.experiment, constraint, values[f'{name}/log_multiplier']
+        self.experiment, name, values[f'{name}/log_multiplier']
       )
     if self._writes:
       self._writer.scalars(step, values)
@@ -124,7 +123,6 @@ class Recorder:
     self.state = state
     means = self._validation_means(
       parallel.replicate(state.params),
-      self.experiment.kappas,
       parallel.replicate(self._validation_images),
     )
     if not all(np.all(np.isfinite(mean)) for mean in means.values()):
@@ -179,12 +177,12 @@ class Recorder:
       f'{values["steps_per_second"]:.0f} steps/s',
       f'KL {values["kl_nats"]:.2f}',
     ]
-    for name, constraint in self._constraints.items():
+    for name, kappa in self.experiment.kappas.items():
       violation = values[f'{name}/violation']
       log_multiplier = values[f'{name}/log_multiplier']
-      outcome = verdict(self.experiment, constraint, violation, log_multiplier)
+      outcome = verdict(self.experiment, name, violation, log_multiplier)
       parts.append(
-        f'{name} {values[f"{name}/value"]:.4f}/{constraint.kappa:g} '
+        f'{name} {values[f"{name}/value"]:.4f}/{kappa:g} '
         f'{outcome} lambda {math.exp(log_multiplier):.3g}'
       )
     return ', '.join(parts)

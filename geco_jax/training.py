@@ -240,10 +240,12 @@ def infeasible(
   """Returns the sentences of `verdicts.infeasible` on a run's last steps."""
   logged = metrics.read_metrics(workdir)
   means = {}
-  for name, constraint in experiment.constraints(experiment.kappas).items():
+  for name, kappa in experiment.kappas.items():
     violations = logged[f'{name}/violation']
     (logged_at,) = np.isfinite(violations).nonzero()
-    means[name] = violations[logged_at[-1]] * float(constraint.scale)
+    constraint = experiment.constraints[name]
+    violation = violations[logged_at[-1]] * constraint.scale(kappa)
+    means[name] = float(violation + constraint.bound(kappa))
   reports = constraint_report(experiment, means, log_multipliers, 'train')
   return verdicts.infeasible(reports, logged)
 

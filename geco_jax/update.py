@@ -116,10 +116,9 @@ def loss_and_metrics(
     (loss [], (constraint values [] by name, metrics [] by name)).
   """
   output = experiment.model.apply(params, keys, batch.image, batch.context)
-  constraints = experiment.constraints(kappas)
   values = {
-    name: constraint.violation(batch, output).mean()
-    for name, constraint in constraints.items()
+    name: constraint.violation(batch, output, kappas[name]).mean()
+    for name, constraint in experiment.constraints.items()
   }
   kl = output.kl.mean()
   loss = lagrangian(kl, values, log_multipliers)
@@ -233,8 +232,10 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
   updates, optimizer_state = optimizer.update(
     gradients, state.optimizer_state, state.params
   )
-  constraints = experiment.constraints(inputs.kappas)
-  relative = {n: v / constraints[n].scale for n, v in values.items()}
+  relative = {
+    name: values[name] / constraint.scale(inputs.kappas[name])
+    for name, constraint in experiment.constraints.items()
+  }
   move_multipliers = experiment.move_multipliers(
     inputs.step_sizes, inputs.kappas
   )
@@ -243,9 +244,10 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
     state.multiplier_state,
     state.log_multipliers,
   )
-  for name, constraint in constraints.items():
+  for name, constraint in experiment.constraints.items():
+    mean_statistic = values[name] + constraint.bound(inputs.kappas[name])
     metrics |= {
-      f'{name}/value': constraint.measure(values[name]),
+      f'{name}/value': constraint.measure(mean_statistic),
       f'{name}/violation': relative[name],
       f'{name}/log_multiplier': state.log_multipliers[name],
     }

@@ -12,9 +12,9 @@ from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.build import compiled_leaves
 from geco_jax.build import COMPOSITIONS
-from geco_jax.build import CONSTRAINTS
 from geco_jax.build import MODELS
 from geco_jax.build import MULTIPLIERS
+from geco_jax.constraints import CONSTRAINTS
 from geco_jax.datasets import sources
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
@@ -146,7 +146,7 @@ def test_networks_of_constraints_are_found_by_path(
     }
   experiment = build(config, make_dataset())
   assert experiment.kappas == {'re': 0.1, 'cla': 0.9, 'fre': 0.5}
-  assert set(experiment.constraints(experiment.kappas)) == {'re', 'cla', 'fre'}
+  assert set(experiment.constraints) == {'re', 'cla', 'fre'}
 
 
 def test_networks_of_other_images_are_refused(
@@ -292,7 +292,8 @@ def test_runs_that_differ_in_anything_else_do_not(variants, change):
 
 
 def test_every_choice_is_a_function_with_a_docstring_or_private():
-  for choices in (MODELS, COMPOSITIONS, CONSTRAINTS, MULTIPLIERS):
+  constructors = {name: entry.make for name, entry in CONSTRAINTS.items()}
+  for choices in (MODELS, COMPOSITIONS, constructors, MULTIPLIERS):
     for name, function in choices.items():
       assert callable(function), name
       assert function.__doc__ or function.__name__.startswith('_'), name

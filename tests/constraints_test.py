@@ -1,12 +1,14 @@
 """Constraints: values by hand, signs, scales and gradients."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from geco_jax.build import CONSTRAINTS
 from geco_jax.constraints import classification_accuracy
+from geco_jax.constraints import CONSTRAINTS
 from geco_jax.constraints import feature_error
 from geco_jax.constraints import natural_multiplier
 from geco_jax.constraints import negative_log_likelihood
@@ -44,22 +46,24 @@ def example(error, stddev=0.1):
 
 
 def test_re_by_hand():
-  constraint = reconstruction_error(SHAPE, 0.1)
-  violation = constraint.violation(*example(error=0.2))
+  constraint = reconstruction_error(SHAPE)
+  violation = constraint.violation(*example(error=0.2), 0.1)
   np.testing.assert_allclose(violation, 6 * 0.04 - 6 * 0.01, rtol=1e-5)
-  np.testing.assert_allclose(violation / constraint.scale, 3.0, rtol=1e-5)
-  assert constraint.measure(violation[0]) == pytest.approx(0.2)
+  np.testing.assert_allclose(violation / constraint.scale(0.1), 3.0, rtol=1e-5)
+  statistic = constraint.statistic(*example(error=0.2))
+  assert constraint.measure(statistic[0]) == pytest.approx(0.2)
 
 
 def test_re_is_zero_where_the_rmse_is_kappa():
-  violation = reconstruction_error(SHAPE, 0.1).violation(*example(error=0.1))
+  constraint = reconstruction_error(SHAPE)
+  violation = constraint.violation(*example(error=0.1), 0.1)
   np.testing.assert_allclose(violation, 0, atol=1e-6)
 
 
 def test_re_is_never_below_minus_one_relatively():
-  constraint = reconstruction_error(SHAPE, 0.3)
-  violation = constraint.violation(*example(error=0.0))
-  np.testing.assert_allclose(violation / constraint.scale, -1, rtol=1e-6)
+  constraint = reconstruction_error(SHAPE)
+  violation = constraint.violation(*example(error=0.0), 0.3)
+  np.testing.assert_allclose(violation / constraint.scale(0.3), -1, rtol=1e-6)
 
 
 def test_multiplier_of_re_is_half_the_likelihoods_precision():
@@ -69,35 +73,36 @@ def test_multiplier_of_re_is_half_the_likelihoods_precision():
 
   def value(constraint, reconstruction):
     changed = output._replace(reconstruction=reconstruction)
-    return constraint.violation(batch, changed).sum()
+    return constraint.violation(batch, changed, 0.1).sum()
 
   re, nll = (
     jax.grad(lambda g, c=constraint: value(c, g))(output.reconstruction)
     for constraint in (
-      reconstruction_error(SHAPE, 0.1),
-      negative_log_likelihood(SHAPE, 0.0),
+      reconstruction_error(SHAPE),
+      negative_log_likelihood(SHAPE),
     )
   )
   np.testing.assert_allclose(re / (2 * stddev**2), nll, rtol=1e-5)
 
 
 def test_nll_by_hand():
-  constraint = negative_log_likelihood(SHAPE, kappa=-0.5)
+  constraint = negative_log_likelihood(SHAPE)
   per_dim = 0.5 * np.log(2 * np.pi * 0.01) + 0.5 * (0.2 / 0.1) ** 2
-  violation = constraint.violation(*example(error=0.2))
+  violation = constraint.violation(*example(error=0.2), -0.5)
   np.testing.assert_allclose(violation, 6 * (per_dim + 0.5), rtol=1e-5)
-  assert constraint.measure(violation[0]) == pytest.approx(per_dim, rel=1e-5)
+  statistic = constraint.statistic(*example(error=0.2))
+  assert constraint.measure(statistic[0]) == pytest.approx(per_dim, rel=1e-5)
 
 
 @pytest.mark.parametrize('kappa', [0.0, -0.1, float('nan'), float('inf')])
 def test_re_refuses_a_kappa_that_is_not_positive(kappa):
   with pytest.raises(ValueError, match=f'kappa must be > 0.*got {kappa}'):
-    reconstruction_error(SHAPE, kappa)
+    CONSTRAINTS['re'].check_kappa(kappa)
 
 
 def test_nll_refuses_a_kappa_that_is_not_finite():
   with pytest.raises(ValueError, match='kappa must be finite, got inf'):
-    negative_log_likelihood(SHAPE, float('inf'))
+    CONSTRAINTS['nll'].check_kappa(float('inf'))
 
 
 LARGE = (8, 8, 1)
@@ -140,42 +145,41 @@ def digits(num=3, shape=LARGE, seed=0):
   return Batch(image=image, label=label)
 
 
-MAKERS = {
-  're': lambda kappa: reconstruction_error(LARGE, kappa),
-  'nll': lambda kappa: negative_log_likelihood(LARGE, kappa),
-  'fre': lambda kappa: feature_error(
-    LARGE, kappa, network=network(), layer='halved'
-  ),
-  'fre_stats': lambda kappa: patch_statistics_error(LARGE, kappa),
-  'cla': lambda kappa: classification_accuracy(LARGE, kappa, network=network()),
-  'pncc': lambda kappa: patch_cross_correlation(LARGE, kappa, patch_size=4),
+MADE = {
+  're': reconstruction_error(LARGE),
+  'nll': negative_log_likelihood(LARGE),
+  'fre': feature_error(LARGE, network=network(), layer='halved'),
+  'fre_stats': patch_statistics_error(LARGE),
+  'cla': classification_accuracy(LARGE, network=network()),
+  'pncc': patch_cross_correlation(LARGE, patch_size=4),
 }
 
 
 def test_fre_by_hand():
   batch = digits()
   noisy = batch.image + 0.1
-  constraint = feature_error(LARGE, 0.3, network=network(), layer='halved')
+  constraint = feature_error(LARGE, network=network(), layer='halved')
   features, others = (
     np.asarray(image)[:, ::2, ::2] ** 2 / 0.5 for image in (batch.image, noisy)
   )
   expected = ((features - others) ** 2).sum(axis=(1, 2, 3)) - 16 * 0.3**2
-  violation = constraint.violation(batch, as_output(noisy))
+  violation = constraint.violation(batch, as_output(noisy), 0.3)
   np.testing.assert_allclose(violation, expected, rtol=1e-5)
-  assert constraint.scale == pytest.approx(16 * 0.3**2)
+  assert constraint.scale(0.3) == pytest.approx(16 * 0.3**2)
   rmse = np.sqrt(((features - others)[0] ** 2).mean())
-  assert constraint.measure(violation[0]) == pytest.approx(rmse, rel=1e-5)
+  statistic = constraint.statistic(batch, as_output(noisy))
+  assert constraint.measure(statistic[0]) == pytest.approx(rmse, rel=1e-5)
 
 
-def test_fre_shows_grey_images_in_all_channels():
-  coloured = network((8, 8, 3))
+def test_fre_shows_gray_images_in_all_channels():
+  colored = network((8, 8, 3))
   batch = digits()
-  grey = feature_error(LARGE, 0.3, network=coloured, layer='halved')
-  three = feature_error((8, 8, 3), 0.3, network=coloured, layer='halved')
+  gray = feature_error(LARGE, network=colored, layer='halved')
+  three = feature_error((8, 8, 3), network=colored, layer='halved')
   batch_of_three = Batch(jnp.repeat(batch.image, 3, axis=-1), batch.label)
   np.testing.assert_allclose(
-    grey.violation(batch, as_output(batch.image / 2)),
-    three.violation(batch_of_three, as_output(batch_of_three.image / 2)),
+    gray.violation(batch, as_output(batch.image / 2), 0.3),
+    three.violation(batch_of_three, as_output(batch_of_three.image / 2), 0.3),
     rtol=1e-5,
   )
 
@@ -184,9 +188,9 @@ def test_fre_of_statistics_by_hand():
   image = np.zeros((1, 4, 4, 1), np.float32)
   other = image.copy()
   other[0, :2, :2, 0] = [[0, 1], [1, 0]]  # Mean 1/2, standard deviation 1/2.
-  constraint = patch_statistics_error((4, 4, 1), 0.2, patch_size=2)
+  constraint = patch_statistics_error((4, 4, 1), patch_size=2)
   batch = Batch(jnp.asarray(image), jnp.zeros(1, jnp.int32))
-  violation = constraint.violation(batch, as_output(jnp.asarray(other)))
+  violation = constraint.violation(batch, as_output(jnp.asarray(other)), 0.2)
   deviations = np.sqrt([1e-4, 0.25 + 1e-4])
   expected = 0.25 + np.diff(deviations) ** 2 - 8 * 0.2**2
   np.testing.assert_allclose(violation, expected, rtol=1e-4)
@@ -200,9 +204,11 @@ def test_fre_of_statistics_does_not_see_shuffling_within_patches():
   )
   image = shuffled.reshape(tiles.shape).swapaxes(2, 3).reshape(3, 8, 8, 3)
   assert not np.allclose(image, batch.image)
-  constraint = patch_statistics_error((8, 8, 3), 0.1)
+  constraint = patch_statistics_error((8, 8, 3))
   np.testing.assert_allclose(
-    constraint.violation(batch, as_output(image)), -constraint.scale, atol=1e-4
+    constraint.violation(batch, as_output(image), 0.1),
+    -constraint.scale(0.1),
+    atol=1e-4,
   )
 
 
@@ -211,26 +217,28 @@ def test_cla_is_kappa_less_the_probability_of_the_right_label():
   logits = 3 * np.asarray(batch.image).reshape(3, 64) @ WEIGHTS
   weights = np.exp(logits - logits.max(axis=1, keepdims=True))
   right = (weights / weights.sum(axis=1, keepdims=True))[range(3), batch.label]
-  constraint = classification_accuracy(LARGE, 0.9, network=network())
-  violation = constraint.violation(batch, as_output(batch.image))
+  constraint = classification_accuracy(LARGE, network=network())
+  violation = constraint.violation(batch, as_output(batch.image), 0.9)
   np.testing.assert_allclose(violation, 0.9 - right, atol=1e-5)
-  assert constraint.scale == 0.9
-  assert constraint.measure(violation[1]) == pytest.approx(right[1], abs=1e-5)
+  assert constraint.scale(0.9) == 0.9
+  statistic = constraint.statistic(batch, as_output(batch.image))
+  assert constraint.measure(statistic[1]) == pytest.approx(right[1], abs=1e-5)
 
 
 def test_cla_of_digits_in_channels_is_the_mean_over_them():
   batch = digits(shape=(8, 8, 3))
-  constraint = classification_accuracy((8, 8, 3), 0.9, network=network())
-  single = classification_accuracy(LARGE, 0.9, network=network())
+  constraint = classification_accuracy((8, 8, 3), network=network())
+  single = classification_accuracy(LARGE, network=network())
   each = [
     single.violation(
       Batch(batch.image[..., c : c + 1], batch.label[:, c]),
       as_output(batch.image[..., c : c + 1]),
+      0.9,
     )
     for c in range(3)
   ]
   np.testing.assert_allclose(
-    constraint.violation(batch, as_output(batch.image)),
+    constraint.violation(batch, as_output(batch.image), 0.9),
     np.mean(each, axis=0),
     atol=1e-6,
   )
@@ -239,7 +247,7 @@ def test_cla_of_digits_in_channels_is_the_mean_over_them():
 def test_pncc_by_hand():
   x = np.array([[0.1, 0.9], [0.5, 0.3]], np.float32)
   y = np.array([[0.2, 0.6], [0.8, 0.2]], np.float32)
-  constraint = patch_cross_correlation((2, 2, 1), 0.7, patch_size=2)
+  constraint = patch_cross_correlation((2, 2, 1), patch_size=2)
 
   def psi(patch):
     values = np.append(patch - patch.mean(), np.sqrt(4e-4))
@@ -247,7 +255,7 @@ def test_pncc_by_hand():
 
   batch = Batch(jnp.asarray(x)[None, ..., None], jnp.zeros(1, jnp.int32))
   violation = constraint.violation(
-    batch, as_output(jnp.asarray(y)[None, ..., None])
+    batch, as_output(jnp.asarray(y)[None, ..., None]), 0.7
   )
   expected = 0.7 - psi(x) @ psi(y)
   np.testing.assert_allclose(violation, [expected], rtol=1e-4)
@@ -255,36 +263,36 @@ def test_pncc_by_hand():
 
 def test_pncc_does_not_see_brightness_and_hardly_contrast():
   batch = digits(shape=(8, 8, 3))
-  constraint = patch_cross_correlation((8, 8, 3), 0.9, patch_size=4)
-  assert constraint.scale == 25
+  constraint = patch_cross_correlation((8, 8, 3), patch_size=4)
+  assert constraint.scale(0.9) == 25
   for image in (batch.image + 0.3, 0.5 * batch.image, 1.5 * batch.image - 0.2):
-    violation = constraint.violation(batch, as_output(image))
-    np.testing.assert_allclose(violation / constraint.scale, -0.1, atol=2e-3)
+    violation = constraint.violation(batch, as_output(image), 0.9)
+    np.testing.assert_allclose(violation / 25, -0.1, atol=2e-3)
 
 
 @pytest.mark.parametrize(
   ('make', 'message'),
   [
     (
-      lambda: feature_error(LARGE, 0.1, network=network(), layer='top'),
+      lambda: feature_error(LARGE, network=network(), layer='top'),
       "network linear has no layer 'top'; choose from halved",
     ),
     (
       lambda: feature_error(
-        (8, 8, 3), 0.1, network=network((8, 8, 1)), layer='halved'
+        (8, 8, 3), network=network((8, 8, 1)), layer='halved'
       ),
       'network linear takes images of 1 channels, got 3',
     ),
     (
-      lambda: classification_accuracy((8, 9, 1), 0.1, network=network()),
+      lambda: classification_accuracy((8, 9, 1), network=network()),
       r'takes images of \(8, 8, 1\), got \(8, 9, 1\)',
     ),
     (
-      lambda: patch_statistics_error((8, 8, 1), 0.1, patch_size=3),
+      lambda: patch_statistics_error((8, 8, 1), patch_size=3),
       'patch_size must divide .* 8x8, got 3',
     ),
     (
-      lambda: patch_cross_correlation((8, 8, 1), 0.1, patch_size=9),
+      lambda: patch_cross_correlation((8, 8, 1), patch_size=9),
       r'patch_size must be in \[1, 8\]',
     ),
   ],
@@ -300,11 +308,11 @@ def test_shares_of_one_are_within_the_unit_interval(name, kappa):
   with pytest.raises(
     ValueError, match=rf'kappa must be in \(0, 1\), got {kappa}'
   ):
-    MAKERS[name](kappa)
+    CONSTRAINTS[name].check_kappa(kappa)
 
 
 def test_every_constraint_is_made_here():
-  assert set(MAKERS) == set(CONSTRAINTS)
+  assert set(MADE) == set(CONSTRAINTS)
 
 
 @pytest.mark.parametrize('name', CONSTRAINTS)
@@ -313,7 +321,8 @@ class TestContract:
 
   def values(self, name, image, dtype=jnp.float32):
     """Returns C of reconstructions of the digits, per example."""
-    return MAKERS[name](0.5).violation(digits(), as_output(image.astype(dtype)))
+    output = as_output(image.astype(dtype))
+    return MADE[name].violation(digits(), output, 0.5)
 
   def test_perfect_reconstructions_hold_and_noise_violates(self, name):
     image = digits().image
@@ -329,9 +338,9 @@ class TestContract:
     together = self.values(name, image)
     assert together.shape == (3,)
     batch = jax.tree.map(lambda x: x[1:2], digits())
-    alone = MAKERS[name](0.5).violation(batch, as_output(image[1:2]))
+    alone = MADE[name].violation(batch, as_output(image[1:2]), 0.5)
     np.testing.assert_allclose(alone[0], together[1], rtol=1e-4)
-    assert MAKERS[name](0.5).scale > 0
+    assert MADE[name].scale(0.5) > 0
 
   def test_gradient_is_that_of_finite_differences(self, name):
     image = 0.8 * digits().image + 0.1
@@ -348,7 +357,7 @@ class TestContract:
     batch = Batch(jnp.full((1, *LARGE), 0.5), jnp.zeros(1, jnp.int32))
 
     def value(image):
-      return MAKERS[name](0.5).violation(batch, as_output(image)).sum()
+      return MADE[name].violation(batch, as_output(image), 0.5).sum()
 
     for level in (0.5, 0.0):
       flat = jnp.full((1, *LARGE), level)
@@ -361,7 +370,7 @@ class TestContract:
     jitted = jax.jit(lambda image: self.values(name, image))(image)
     np.testing.assert_allclose(jitted, exact, rtol=1e-3, atol=1e-4)
     rounded = self.values(name, image, jnp.bfloat16)
-    scale = MAKERS[name](0.5).scale
+    scale = MADE[name].scale(0.5)
     np.testing.assert_allclose(rounded / scale, exact / scale, atol=0.1)
 
   def test_kappa_may_be_traced(self, name):
@@ -369,8 +378,8 @@ class TestContract:
     output = as_output(0.7 * batch.image)
 
     def relative(kappa):
-      constraint = MAKERS[name](kappa)
-      return (constraint.violation(batch, output) / constraint.scale).mean()
+      violation = MADE[name].violation(batch, output, kappa)
+      return (violation / MADE[name].scale(kappa)).mean()
 
     assert jax.jit(relative)(0.2) == pytest.approx(
       float(relative(0.2)), rel=1e-4
@@ -379,36 +388,38 @@ class TestContract:
     sign = 1 if name in ('cla', 'pncc') else -1
     assert jax.grad(relative)(0.2) * sign > 0
 
-  def test_measure_at_zero_violation_is_kappa(self, name):
-    constraint = MAKERS[name](0.1)
-    assert constraint.measure(jnp.float32(0)) == pytest.approx(0.1)
+  def test_measure_is_the_inverse_of_the_bound(self, name):
+    for kappa in (0.1, 0.9):
+      assert MADE[name].measure(MADE[name].bound(kappa)) == pytest.approx(kappa)
+
+  def test_defaults_of_configs_are_options_and_a_kappa_in_its_range(self, name):
+    entry = CONSTRAINTS[name]
+    entry.check_kappa(entry.defaults['kappa'])
+    options = inspect.signature(entry.make).parameters.keys() | {'kappa'}
+    assert entry.digits.keys() <= entry.defaults.keys() <= options
 
 
 @pytest.mark.parametrize(
-  'make',
-  [
-    lambda: reconstruction_error(LARGE, 0.1),
-    lambda: feature_error(LARGE, 0.3, network=network(), layer='halved'),
-    lambda: patch_statistics_error(LARGE, 0.05, patch_size=4),
-    lambda: patch_cross_correlation(LARGE, 0.8, patch_size=4),
-  ],
+  ('name', 'kappa'),
+  [('re', 0.1), ('fre', 0.3), ('fre_stats', 0.05), ('pncc', 0.8)],
 )
-def test_budget_is_what_a_perfect_reconstruction_has_to_spare(make):
-  constraint = make()
+def test_budget_is_what_a_perfect_reconstruction_has_to_spare(name, kappa):
+  constraint = MADE[name]
   rng = np.random.default_rng(0)
   image = jnp.asarray(rng.uniform(size=(3, *LARGE)), jnp.float32)
   batch = Batch(image=image, label=jnp.zeros(3, jnp.int32))
-  spare = -constraint.violation(batch, as_output(image))
-  budget = constraint.scale if constraint.budget is None else constraint.budget
+  spare = -constraint.violation(batch, as_output(image), kappa)
+  budget = (constraint.budget or constraint.scale)(kappa)
   # Correlations of patches fall short of 1 by the regularization.
   np.testing.assert_allclose(spare, budget, rtol=2e-2)
-  assert natural_multiplier(constraint, 64) == pytest.approx(32 / budget)
+  natural = natural_multiplier(constraint, kappa, 64)
+  assert natural == pytest.approx(32 / budget)
 
 
 def test_budget_of_cla_is_what_a_sure_classifier_has_to_spare():
-  constraint = classification_accuracy(LARGE, 0.9, network=network())
-  assert constraint.budget == pytest.approx(0.1)
-  assert natural_multiplier(constraint, 64) == pytest.approx(320)
+  budget = MADE['cla'].budget
+  assert budget and budget(0.9) == pytest.approx(0.1)
+  assert natural_multiplier(MADE['cla'], 0.9, 64) == pytest.approx(320)
 
 
 def test_no_gaussian_source_needs_more_than_the_natural_multiplier():
@@ -416,8 +427,8 @@ def test_no_gaussian_source_needs_more_than_the_natural_multiplier():
   eigenvalues = np.random.default_rng(0).lognormal(sigma=2.0, size=16)
   for share in (0.9, 0.5, 0.1, 1e-3):
     kappa = np.sqrt(share * eigenvalues.mean())
-    constraint = reconstruction_error((4, 4, 1), kappa)
+    natural = natural_multiplier(reconstruction_error((4, 4, 1)), kappa, 16)
     exact = rate_distortion.optimal_multiplier(
       eigenvalues, share * eigenvalues.sum()
     )
-    assert exact <= natural_multiplier(constraint, 16) * (1 + 1e-6)
+    assert exact <= natural * (1 + 1e-6)

@@ -4,14 +4,22 @@ import glob
 import importlib
 import importlib.util
 import json
+import math
 import os
 import re
+from unittest import mock
 
 import numpy as np
+import pytest
 
 from experiments import multiplier_comparison
-from geco_jax.build import CONSTRAINTS
-from geco_jax.evaluation import evaluate
+from experiments.runs import Run
+from geco_jax import sweep_results
+from geco_jax import sweeping
+from geco_jax.build import build
+from geco_jax.constraints import CONSTRAINTS
+from geco_jax.errors import UserError
+from geco_jax.grid import points
 
 DOCS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'docs')
 
@@ -23,19 +31,59 @@ def pages():
       yield file.read()
 
 
-def test_a_constraint_of_ones_own_is_trained_with(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr('geco_jax.build.CONSTRAINTS', dict(CONSTRAINTS))
+@pytest.fixture
+def blocks():
+  """The page on constraints' code; what it enters is taken out again."""
   with open(os.path.join(DOCS, 'constraints.md')) as file:
-    blocks = re.findall(r'```python\n(.*?)```', file.read(), re.DOTALL)
+    code = re.findall(r'```python\n(.*?)```', file.read(), re.DOTALL)
+  with mock.patch.dict(CONSTRAINTS):
+    yield code
+
+
+def test_a_constraint_of_ones_own_is_trained_with(
+  blocks, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
   assert len(blocks) == 3
   scope = {}
   for block in blocks:
     exec(block, scope)  # noqa: S102
-  reports = evaluate('runs/edges')['constraints']
+  with open('runs/edges/evaluation.json') as file:
+    reports = json.load(file)['constraints']
   assert set(reports) == {'re', 'edges'}
   assert reports['edges']['unit'] == 'RMSE of differences'
   assert all(report['holds'] for report in reports.values())
+
+
+def test_one_function_and_one_entry_are_all_that_a_constraint_needs(
+  blocks, tiny_config, make_dataset, tmp_path, monkeypatch
+):
+  """Its variants, title, refusals and a sweep of it: trained and evaluated."""
+  scope = {}
+  for block in blocks[:2]:
+    exec(block, scope)  # noqa: S102
+  run = Run('digits', 'geco', {'edges': 0.3}, 'vae')
+  assert run.title == r'GECO+edges $\kappa$=0.3'
+  assert run.config().constraints.to_dict() == {'edges': {'kappa': 0.3}}
+  monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
+  monkeypatch.setattr(sweeping, 'build_dataset', lambda *_: make_dataset())
+  config = tiny_config('geco+edges')
+  assert config.constraints.edges.kappa == 0.15
+  config.sweep = ({'constraints.edges.kappa': [0.2, 0.3]},)
+  grid = points(config)
+  assert not sweeping.run_here(grid, str(tmp_path), show_progress=False)
+  results = sweep_results.read(grid, str(tmp_path))
+  assert [line.name for line in sweep_results.lines(results)] == ['']
+  for result, kappa in zip(results, (0.2, 0.3), strict=True):
+    report = result.evaluation['constraints']['edges']
+    assert report['kappa'] == kappa
+    assert report['value'] == pytest.approx(
+      kappa * math.sqrt(1 + report['violation']), rel=1e-5
+    )
+    assert np.isfinite(result.logged['edges/value']).any()
+  config.constraints.edges.kappa = -1.0
+  with pytest.raises(UserError, match='constraints.edges: kappa must be > 0'):
+    build(config, make_dataset())
 
 
 def test_the_die_of_the_page_on_multipliers_is_jaynes():
