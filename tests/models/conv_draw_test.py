@@ -11,8 +11,10 @@ import pytest
 
 from geco_jax.distributions import DiagonalGaussian
 from geco_jax.distributions import per_example_normal
+from geco_jax.models import base
 from geco_jax.models.conv_draw import conv_draw
 from geco_jax.models.conv_draw import depth_to_space
+from geco_jax.models.conv_draw import num_unrolled
 from geco_jax.models.conv_draw import space_to_depth
 
 FLOAT32 = jmp.get_policy('float32')
@@ -86,9 +88,18 @@ def textbook(params, keys, image, *, hidden_to_hidden):
 
 
 @pytest.mark.parametrize(
-  ('hidden_to_hidden', 'remat'), [(True, False), (False, False), (True, True)]
+  ('hidden_to_hidden', 'remat', 'on_accelerator'),
+  [
+    (True, False, False),
+    (False, False, False),
+    (True, True, False),
+    (True, False, True),
+  ],
 )
-def test_equals_the_unrolled_textbook_model(hidden_to_hidden, remat):
+def test_equals_the_unrolled_textbook_model(
+  hidden_to_hidden, remat, on_accelerator, monkeypatch
+):
+  monkeypatch.setattr(base, 'on_accelerator', lambda: on_accelerator)
   model, params, keys, image = make(
     hidden_to_hidden=hidden_to_hidden, remat=remat
   )
@@ -165,6 +176,19 @@ def test_program_does_not_grow_with_the_steps():
     return len(jax.jit(jax.grad(loss)).lower(params).as_text().splitlines())
 
   assert num_lines(32) <= 1.01 * num_lines(8)
+
+
+@pytest.mark.parametrize('length', [1, 2, 16, 17, 32, 100, 1_000])
+def test_iterations_are_long_but_not_too_long_on_accelerators(
+  length, monkeypatch
+):
+  assert num_unrolled(length) == 1
+  monkeypatch.setattr(base, 'on_accelerator', lambda: True)
+  written_out = num_unrolled(length) + length % num_unrolled(length)
+  if length <= 16:
+    assert divmod(length, num_unrolled(length)) in ((1, 0), (0, length))
+  else:
+    assert 8 < written_out <= 25
 
 
 @pytest.mark.parametrize(
