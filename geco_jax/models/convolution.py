@@ -33,6 +33,7 @@ class Conv2D(hk.Module):
     stride: int = 1,
     input_channels: int | None = None,
     with_bias: bool = True,
+    channel_multiple: int = 1,
     name: str | None = None,
   ):
     """Checks the sizes.
@@ -44,6 +45,8 @@ class Conv2D(hk.Module):
       input_channels: of the kernel; where the input has fewer, the last ones
         count as zeros, at no cost. None is as many as the input has.
       with_bias: whether a bias is added.
+      channel_multiple: >= 1; what is computed has zeros as further channels in
+        and out, up to multiples of it. Parameters and results have none.
       name: of the module.
 
     Raises:
@@ -56,11 +59,17 @@ class Conv2D(hk.Module):
     self.stride = stride
     self.input_channels = input_channels
     self.with_bias = with_bias
+    self.channel_multiple = channel_multiple
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [batch, height, width, channels] to [batch, h, w, output]."""
     w = _weights(x, self.kernel_size, self.output_channels, self.input_channels)
-    y = conv2d(x, w[:, :, : x.shape[3]], self.stride)
+    w = w[:, :, : x.shape[3]]
+    # Filled up outside of `conv2d`, so that its gradients are of full channels.
+    more_in, more_out = (-n % self.channel_multiple for n in w.shape[2:])
+    x = _append_zeros(x, (0, 0, 0, more_in))
+    w = _append_zeros(w, (0, 0, more_in, more_out))
+    y = conv2d(x, w, self.stride)[..., : self.output_channels]
     return _add_bias(y) if self.with_bias else y
 
 
@@ -288,6 +297,11 @@ def _phases(n: int, k: int, stride: int) -> Sequence[tuple[int, tuple]]:
 def _flip(w):
   """Returns w with both spatial axes reversed, in and out exchanged."""
   return w[::-1, ::-1].swapaxes(2, 3)
+
+
+def _append_zeros(x, counts):
+  """Returns x with so many zeros at the end of each axis."""
+  return jnp.pad(x, [(0, n) for n in counts]) if any(counts) else x
 
 
 def _weights(x, kernel_size, output_channels, input_channels=None):

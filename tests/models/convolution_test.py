@@ -151,6 +151,29 @@ def test_every_convolution_in_a_loop_has_the_fast_labels(
   assert set(labels) == {'b01f_01io->b01f'}
 
 
+@pytest.mark.parametrize('input_channels', [3, 5])
+def test_channels_filled_up_with_zeros_change_nothing(
+  input_channels, value_and_gradients
+):
+  def convolve(channel_multiple):
+    def network(x):
+      return convolution.Conv2D(
+        6, 3, input_channels=input_channels, channel_multiple=channel_multiple
+      )(x)
+
+    apply = hk.without_apply_rng(hk.transform(network)).apply
+    return lambda w, b, x: apply({'conv2_d': {'w': w, 'b': b}}, x)
+
+  rng = np.random.default_rng(0)
+  shapes = (3, 3, input_channels, 6), (6,), (2, 7, 10, 3)
+  arguments = tuple(_normal(rng, shape) for shape in shapes)
+  cotangent = _normal(rng, (2, 7, 10, 6))
+  want = value_and_gradients(convolve(1), arguments, cotangent)
+  got = value_and_gradients(convolve(8), arguments, cotangent)
+  for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_a_one_by_one_convolution_is_a_matmul(kind):
   assert not _labels_of_a_training_loop(kind, 1, 1, compiled=True)
 
