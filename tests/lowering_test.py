@@ -1,0 +1,144 @@
+"""Every program of every config is lowered for accelerators, without any.
+
+Lowering takes shapes alone: nothing is initialized, compiled or run.
+"""
+
+import re
+
+from configs_test import CONV_DRAW
+from configs_test import load
+from configs_test import NVP
+from configs_test import VARIANTS
+import jax
+import numpy as np
+import pytest
+
+from geco_jax import evaluation
+from geco_jax import parallel
+from geco_jax import pictures
+from geco_jax import update
+from geco_jax.base_config import CONV_DRAW_SIZES
+from geco_jax.build import build
+from geco_jax.build import COMPOSITIONS
+from geco_jax.datasets.batches import as_dataset
+from geco_jax.datasets.batches import fixed_batch
+from geco_jax.datasets.images import Images
+from geco_jax.datasets.images import ImageSet
+from geco_jax.models import base
+
+SHAPES = {
+  'celeb_a': (64, 64, 3),
+  'cifar10': (32, 32, 3),
+  'digits': (8, 8, 1),
+  'mnist': (28, 28, 1),
+}
+PRESETS = {
+  **VARIANTS,
+  'micro_mnist_nvp': [*VARIANTS['micro_mnist_nvp'], 'mnist'],
+  **{name: [*CONV_DRAW_SIZES, 'quick,elbo'] for name in [*CONV_DRAW, *NVP]},
+}
+FAST = [('digits_vae', 'geco'), ('mnist_rotate_conv_draw', 'quick')]
+FAST_CONV_DRAW = [('cifar10_conv_draw', 'gpu')]
+
+
+@pytest.fixture(autouse=True)
+def _on_accelerator(monkeypatch):
+  monkeypatch.setattr(base, 'on_accelerator', lambda: True)
+
+
+def build_on_black_images(name, variant, **model_kwargs):
+  """Returns the experiment of a config with a data set of its shapes."""
+  config = load(name).get_config(variant)
+  config.model.kwargs.update(model_kwargs)
+  make = COMPOSITIONS.get(config.dataset.name, as_dataset)
+  source = config.dataset.kwargs.get('base') or config.dataset.name
+  if source not in SHAPES:  # Compositions are of MNIST if they do not say.
+    source = 'mnist'
+  labels = np.arange(40, dtype=np.int32) % 10
+  images = Images(np.zeros((40, *SHAPES[source]), np.uint8), labels)
+  splits = dict.fromkeys(evaluation.SPLITS, images)
+  return build(config, make(ImageSet(source, splits)))
+
+
+def on_one_device(*trees):
+  """Returns the shapes of trees that are replicated on one device."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), trees
+  )
+
+
+def choices(variants, fast):
+  """Returns the parameters of a test, marked as slow where not `fast`."""
+  return [
+    pytest.param(*pair, marks=[pytest.mark.slow] * (pair not in fast))
+    for name in variants
+    for pair in [(name, variant) for variant in variants[name]]
+  ]
+
+
+@pytest.mark.parametrize(('name', 'variant'), choices(PRESETS, FAST))
+def test_every_program_can_be_lowered(name, variant, monkeypatch):
+  experiment = build_on_black_images(name, variant)
+  state, inputs = update.state_like(experiment), update.run_inputs(experiment)
+  images = experiment.dataset.splits['train']
+  pmapped, pmap = [], parallel.pmap
+
+  def remember(*args, **kwargs):
+    pmapped.append(pmap(*args, **kwargs))
+
+  monkeypatch.setattr(parallel, 'pmap', remember)
+  update.train_steps(experiment, 2)
+  evaluation.split_means(experiment)
+  take_steps, sum_up = pmapped
+  batch = jax.eval_shape(
+    lambda i: fixed_batch(experiment.dataset, images, i), np.arange(12)
+  )
+  stddev = np.float32(1)
+  programs = [
+    (take_steps, on_one_device(state, inputs, images)),
+    (sum_up, on_one_device(state.params, inputs.kappas, images, stddev)),
+    (
+      pictures.row_programs(experiment).reconstructions_samples,
+      (state.params, batch),
+    ),
+  ]
+  for program, args in programs:
+    exported = jax.export.export(
+      jax.jit(lambda *args, program=program: program(*args)),
+      platforms=['cuda', 'tpu'],
+    )(*args)
+    assert exported.platforms == ('cuda', 'tpu')
+
+
+def lowered_step(name, variant, **model_kwargs):
+  """Returns the text of one training step as lowered for a GPU."""
+  experiment = build_on_black_images(name, variant, **model_kwargs)
+  args = on_one_device(
+    update.state_like(experiment),
+    update.run_inputs(experiment),
+    experiment.dataset.splits['train'],
+  )
+  step = jax.jit(lambda *args: update.train_steps(experiment, 1)(*args))
+  return step.trace(*args).lower(lowering_platforms=('cuda',)).as_text()
+
+
+@pytest.mark.parametrize(
+  ('name', 'variant'),
+  choices(dict.fromkeys(CONV_DRAW, CONV_DRAW_SIZES), FAST_CONV_DRAW),
+)
+def test_conv_draw_has_no_loop_over_time_and_no_odd_channels(name, variant):
+  text = lowered_step(name, variant)
+  # Loops over training steps and in the choice of the batch are left.
+  without_time = lowered_step(name, variant, num_steps=1)
+  assert text.count('stablehlo.while') == without_time.count('stablehlo.while')
+  convolutions = re.findall(
+    r'stablehlo\.convolution.*: \(tensor<(.*?)xf32>, tensor<(.*?)xf32>\)', text
+  )
+  assert len(convolutions) == text.count('stablehlo.convolution')
+  if load(name).get_config(variant).model.kwargs.conditional:
+    return  # The context's own network is outside of the steps.
+  for inputs, kernel in convolutions:
+    # Channels play the batch where a kernel's gradient is computed.
+    batch, *_, channels = map(int, inputs.split('x'))
+    *_, channels_out = map(int, kernel.split('x'))
+    assert not any(n % 8 for n in (batch, channels, channels_out))
