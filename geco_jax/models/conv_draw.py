@@ -17,13 +17,14 @@ import jmp
 from geco_jax.distributions import DiagonalGaussian
 from geco_jax.distributions import per_example_normal
 from geco_jax.models import base
+from geco_jax.models import stacked_gradients
 from geco_jax.models.convolution import Conv2D
 
-# On accelerators alone. On an H200, a loop of single steps spends a tenth of a
-# training step on copies of what it carries; in bfloat16 cuDNN spends another
-# on filling up 84 and 140 channels to what tensor cores multiply.
+# On accelerators alone. An H200 spends a tenth of a training step on copies of
+# what a loop carries; in bfloat16 another on filling up 84 and 140 channels.
 _UNROLLED_STEPS = 16  # Of an iteration, at most: the program grows with them.
 _CHANNEL_MULTIPLE = 8  # Of the convolutions on the grid.
+_STACKED_WEIGHT_GRADIENTS = False  # Everywhere, but for `remat`.
 
 
 class LSTMState(NamedTuple):
@@ -253,15 +254,16 @@ class ConvDraw:
       step = hk.remat(step)
     # The first step has no hidden states to convolve, and its state is not of
     # the structure that a loop keeps: it stands by itself. The others are a
-    # loop, so that the program to compile does not grow with their number, on
-    # accelerators not beyond `_UNROLLED_STEPS`.
+    # loop, so that the program to compile does not grow with their number.
     first = jax.tree.map(lambda x: x[0], per_step)
     rest = jax.tree.map(lambda x: x[1:], per_step)
     state, output = step(self._initial_state(batch_size), first)
     outputs = jax.tree.map(lambda x: x[jnp.newaxis], output)
     if self.num_steps > 1:
       unroll = num_unrolled(self.num_steps - 1)
-      state, more = hk.scan(step, state, rest, unroll=unroll)
+      stacked = _STACKED_WEIGHT_GRADIENTS and not self.remat
+      scan = stacked_gradients.scan if stacked else hk.scan
+      state, more = scan(step, state, rest, unroll=unroll)
       outputs = jax.tree.map(lambda *x: jnp.concatenate(x), outputs, more)
     return depth_to_space(state.canvas, self.reduction), outputs
 
@@ -403,8 +405,8 @@ def num_unrolled(length: int) -> int:
   """Return how many of a loop's steps an iteration of its program takes."""
   if not base.on_accelerator():
     return 1
-  # In equal shares, as the steps that are left over are written out as well. An
-  # iteration of more steps than there are is none: no loop of one step is left.
+  # In equal shares: what is left over is written out as well. An iteration of
+  # more steps than there are is none, so that no loop of one step is left.
   num_iterations = -(-length // _UNROLLED_STEPS)
   return length // num_iterations if length > 1 else 2
 

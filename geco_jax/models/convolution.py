@@ -64,13 +64,22 @@ class Conv2D(hk.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [batch, height, width, channels] to [batch, h, w, output]."""
     w = _weights(x, self.kernel_size, self.output_channels, self.input_channels)
-    w = w[:, :, : x.shape[3]]
-    # Filled up outside of `conv2d`, so that its gradients are of full channels.
-    more_in, more_out = (-n % self.channel_multiple for n in w.shape[2:])
-    x = _append_zeros(x, (0, 0, 0, more_in))
-    w = _append_zeros(w, (0, 0, more_in, more_out))
-    y = conv2d(x, w, self.stride)[..., : self.output_channels]
+    y = self.convolve(x, w)
     return _add_bias(y) if self.with_bias else y
+
+  def convolve(self, x: jax.Array, w: jax.Array) -> jax.Array:
+    """Returns the convolution without its bias."""
+    return convolve_with(self, x, w)
+
+
+def convolve_with(module: Conv2D, x: jax.Array, w: jax.Array) -> jax.Array:
+  """Returns the convolution of a module, outside of a transform as well."""
+  w = w[:, :, : x.shape[3]]
+  # Filled up outside of `conv2d`, so that its gradients are of full channels.
+  more_in, more_out = (-n % module.channel_multiple for n in w.shape[2:])
+  x = _append_zeros(x, (0, 0, 0, more_in))
+  w = _append_zeros(w, (0, 0, more_in, more_out))
+  return conv2d(x, w, module.stride)[..., : module.output_channels]
 
 
 class Conv2DTranspose(hk.Module):
