@@ -165,7 +165,9 @@ def test_information_is_added_step_by_step():
     assert not np.allclose(before, after, atol=1e-4)
 
 
-def test_program_does_not_grow_with_the_steps():
+def test_program_does_not_grow_with_the_steps_on_cpus(monkeypatch):
+  monkeypatch.setattr(base, 'on_accelerator', lambda: False)
+
   def num_lines(num_steps):
     model, params, keys, image = make(num_steps=num_steps)
 
