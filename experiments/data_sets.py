@@ -2,8 +2,8 @@ r"""Contact sheets of the composed data sets, to check them by eye.
 
   python -m experiments.data_sets --base=digits --output=runs/data_sets
 
-Writes NAME.png for every data set of `build.COMPOSITIONS` and data_sets.png,
-all of them at a glance. Examples are of the test split; contexts stand above
+Writes NAME.png for every data set of `build.COMPOSITIONS`, and data_sets.png
+with a panel for each. The examples are of the test split. Contexts stand above
 targets, an example's labels above both, in the order of its channels.
 """
 
@@ -30,21 +30,22 @@ from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
 
 _IMAGES_IN_LINE = 12
-_LINES = 4  # Of a sheet, and of a panel where all are at a glance.
-_PANEL_LINES = 2
+_LINES = 4  # Lines of a data set's own sheet.
+_PANEL_LINES = 2  # Lines of its panel in data_sets.png.
 _PANELS_IN_ROW = 2
-_TITLE_SIZE = 18  # Pixels, as all that follow.
+# In pixels.
+_TITLE_SIZE = 18
 _LABEL_SIZE = 15
 _MARGIN = 12
 
 
 def sheet(title: str, dataset: Dataset, num_lines: int) -> np.ndarray:
-  """Returns lines of labelled examples below a title.
+  """Return lines of labeled examples below a title.
 
   Args:
-    title: what is seen.
+    title: stands above the examples.
     dataset: the examples are of its test split, evenly spaced.
-    num_lines: of examples; fewer where the split has fewer.
+    num_lines: lines of examples; fewer where the split has fewer.
 
   Returns:
     uint8 [height, width, 3].
@@ -52,33 +53,33 @@ def sheet(title: str, dataset: Dataset, num_lines: int) -> np.ndarray:
   channels = [dataset.image_shape[-1]]
   if dataset.context_shape is not None:
     channels.append(dataset.context_shape[-1])
-  abreast = max(channels) if dataset.channels_are_images else 1
-  in_line = _IMAGES_IN_LINE // abreast
+  images_per_example = max(channels) if dataset.channels_are_images else 1
+  examples_per_line = _IMAGES_IN_LINE // images_per_example
   batch = pictures.shown_batch(
-    dataset, dataset.splits['test'], in_line * num_lines
+    dataset, dataset.splits['test'], examples_per_line * num_lines
   )
 
   def line(start):
-    part = jax.tree.map(lambda x: x[start : start + in_line], batch)
+    part = jax.tree.map(lambda x: x[start : start + examples_per_line], batch)
     return _line(dataset, part)
 
-  starts = range(0, len(batch.image), in_line)
-  return _framed(_above([_text(title), *map(line, starts)]))
+  starts = range(0, len(batch.image), examples_per_line)
+  return _add_margin(_stack([_text(title), *map(line, starts)]))
 
 
-def at_a_glance(panels: Sequence[np.ndarray]) -> np.ndarray:
-  """Returns panels, uint8 [height, width, 3] each, two abreast."""
+def overview(panels: Sequence[np.ndarray]) -> np.ndarray:
+  """Return one picture of panels, uint8 [height, width, 3], two in a row."""
   width = max(panel.shape[1] for panel in panels)
   rows = []
   for start in range(0, len(panels), _PANELS_IN_ROW):
     row = panels[start : start + _PANELS_IN_ROW]
     height = max(panel.shape[0] for panel in row)
     rows.append(np.concatenate([_pad(p, height, width) for p in row], axis=1))
-  return _above(rows)
+  return _stack(rows)
 
 
 def _line(dataset: Dataset, batch: Batch) -> np.ndarray:
-  """Returns contexts above targets, with their labels above both."""
+  """Return contexts above targets, with their labels above both."""
   rows = pictures.stack_rows(dataset, batch.context, batch.image)
   picture = Image.fromarray(pictures.grid(rows))
   column = picture.width // len(batch.image)
@@ -99,7 +100,7 @@ def _line(dataset: Dataset, batch: Batch) -> np.ndarray:
 
 
 def labels_text(batch, i):
-  """Returns an example's labels as text: those of the context first."""
+  """Return an example's labels as text: those of the context first."""
   parts = [batch.label[i]]
   if batch.context_label is not None:
     parts.insert(0, batch.context_label[i])
@@ -117,35 +118,35 @@ def _text(text):
 
 
 def _pad(picture, height, width):
-  """Returns the picture at the top left of a white one of that size."""
+  """Return the picture at the top left of a white one of that size."""
   missing = (height - picture.shape[0], width - picture.shape[1])
   return np.pad(
     picture, ((0, missing[0]), (0, missing[1]), (0, 0)), constant_values=255
   )
 
 
-def _framed(picture):
-  """Returns the picture with a white margin."""
+def _add_margin(picture):
+  """Return the picture with a white margin."""
   margins = ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0))
   return np.pad(picture, margins, constant_values=255)
 
 
-def _above(parts):
-  """Returns one part above the other."""
+def _stack(parts):
+  """Return one picture with the parts one above the other."""
   width = max(part.shape[1] for part in parts)
   return np.concatenate([_pad(p, p.shape[0], width) for p in parts])
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_string(
-    'base', 'digits', 'Labelled digits: digits, mnist or a like set of TFDS.'
+    'base', 'digits', 'Labeled digits: digits, mnist or a like set of TFDS.'
   )
   flags.DEFINE_string('output', None, 'Folder of the sheets.')
 
 
 def main(argv: Sequence[str]) -> None:
-  """Draws the data sets of the base that the flags name."""
+  """Draw the data sets of the base that the flags name."""
   del argv
   output = flags.FLAGS.output
   if not output:
@@ -156,13 +157,13 @@ def main(argv: Sequence[str]) -> None:
     config = ConfigDict({'dataset': group(name, base=flags.FLAGS.base)})
     dataset = build_dataset(config, cli.DATA_DIR.value)
     first_line = (inspect.getdoc(composition) or name).splitlines()[0]
-    title = first_line.removeprefix('Returns ').removesuffix('.')
+    title = first_line.removeprefix('Return ').removesuffix('.')
     panels.append(sheet(title, dataset, _PANEL_LINES))
     pictures.save_png(
       os.path.join(output, f'{name}.png'), sheet(title, dataset, _LINES)
     )
   path = os.path.join(output, 'data_sets.png')
-  pictures.save_png(path, at_a_glance(panels))
+  pictures.save_png(path, overview(panels))
   print(f'wrote {path} and a sheet of each')
 
 

@@ -10,12 +10,10 @@ from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.distributions import per_example_keys
 
-# Of the Feistel network. With six, pairs within an epoch of ten examples were
-# measurably not uniform, with ten and more they were.
+# Rounds of the Feistel network. With six, pairs within an epoch of ten examples
+# were measurably not uniform; with ten and more they were.
 _ROUNDS = 16
-
-
-# Of the data sets' random parts, outside training.
+# Seed of the examples' random choices outside training.
 _FIXED_SEED = 1
 
 
@@ -26,8 +24,8 @@ class Batch(NamedTuple):
     image: float32 [batch, height, width, channels] in [0, 1].
     label: int32 [batch], -1 where there are no labels; [batch, channels] where
       every channel is an image with a label of its own.
-    context: what a conditional model is told of the image, as `image`; None
-      where there is no context.
+    context: what a conditional model knows about the image, an array like
+      `image`; None where there is no context.
     context_label: int32 [batch, channels] of the context; None without one.
   """
 
@@ -64,7 +62,7 @@ class Dataset(NamedTuple):
 
 
 def as_dataset(image_set: ImageSet) -> Dataset:
-  """Returns the data set whose examples are the images themselves."""
+  """Return the data set whose examples are the images themselves."""
   return Dataset(
     name=image_set.name,
     splits=image_set.splits,
@@ -74,7 +72,7 @@ def as_dataset(image_set: ImageSet) -> Dataset:
 
 
 def fixed_batch(dataset: Dataset, images: Images, indices: jax.Array) -> Batch:
-  """Returns the batch in which an example is what its index says, always.
+  """Return the batch in which an example is what its index says, always.
 
   Args:
     dataset: makes the batch.
@@ -87,7 +85,7 @@ def fixed_batch(dataset: Dataset, images: Images, indices: jax.Array) -> Batch:
 
 
 def decode(image: jax.Array) -> jax.Array:
-  """Returns uint8 images as float32 in [0, 1]."""
+  """Return uint8 images as float32 in [0, 1]."""
   return image.astype(jnp.float32) / 255.0
 
 
@@ -102,7 +100,7 @@ def _decoded(images: Images, indices: jax.Array, keys: jax.Array) -> Batch:
 def indices_at(
   key: jax.Array, positions: jax.Array, num_examples: int
 ) -> jax.Array:
-  """Returns which examples stand at `positions` of the run's data stream.
+  """Return which examples stand at `positions` of the run's data stream.
 
   The stream is a new order of the examples for every epoch, one epoch after
   another: no example is missed or repeated within an epoch, even where a batch
@@ -122,18 +120,24 @@ def indices_at(
     int32 [batch], in [0, n).
   """
   epochs, offsets = positions // num_examples, positions % num_examples
+  # The smallest domain whose bits make two equal halves. It has at most 4 n
+  # numbers, so that a walk takes at most four steps in the mean.
   half_bits = max(1, ((num_examples - 1).bit_length() + 1) // 2)
   round_keys = jax.vmap(
     lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), [_ROUNDS])
   )(epochs)
 
   def permute(x):
+    # A round is a bijection whatever `_mix` returns: its output contains
+    # `right`, so that a second exclusive or would give `left` back.
     left, right = x >> half_bits, x & ((1 << half_bits) - 1)
     for i in range(_ROUNDS):
       mixed = _mix(right + round_keys[:, i]) & ((1 << half_bits) - 1)
       left, right = right, left ^ mixed
     return (left << half_bits) | right
 
+  # A cycle of the permutation through a number below n comes back to one, and
+  # no two starts have the same first such number: walking is a bijection too.
   def walk(x):
     return jnp.where(x >= num_examples, permute(x), x)
 
@@ -146,7 +150,7 @@ def indices_at(
 
 
 def _mix(x: jax.Array) -> jax.Array:
-  """Returns 32 well mixed bits of each x, by the finalizer of MurmurHash3."""
+  """Return 32 well mixed bits of each x, by the finalizer of MurmurHash3."""
   x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
   x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
   return x ^ (x >> 16)

@@ -26,7 +26,7 @@ Key = Mapping[str, str | int | None]
 
 
 def default_folder() -> pathlib.Path:
-  """Returns $GECO_JAX_CACHE, else geco_jax in the user's cache folder."""
+  """Return $GECO_JAX_CACHE, else geco_jax in the user's cache folder."""
   if folder := os.environ.get('GECO_JAX_CACHE'):
     return pathlib.Path(folder).expanduser()
   caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
@@ -39,7 +39,7 @@ def load_or_build(
   key: Key,
   build: Callable[[], Arrays],
 ) -> Arrays:
-  """Returns the arrays kept under `key`, built and stored if need be.
+  """Return the arrays kept under `key`, built and stored if need be.
 
   An entry that is damaged, or of another format, is built again with a
   warning; a folder that cannot be written to costs a warning and the cache.
@@ -97,7 +97,7 @@ def _read_array(path: pathlib.Path, sha256: str) -> np.ndarray:
 
 
 def _store(entry: pathlib.Path, key: Key, arrays: Arrays) -> Arrays:
-  """Writes the entry and returns the arrays that now stand there."""
+  """Write the entry and return the arrays that now stand there."""
   building = _hidden_sibling(entry)
   try:
     building.mkdir(parents=True)
@@ -130,7 +130,7 @@ def _write(building: pathlib.Path, key: Key, arrays: Arrays) -> None:
 
 
 def _publish(building: pathlib.Path, entry: pathlib.Path) -> bool:
-  """Returns whether the entry's place was free to take."""
+  """Return whether the entry's place was free to take."""
   try:
     os.rename(building, entry)
   except OSError:

@@ -1,10 +1,10 @@
 """The paper's data sets that are composed of single digits (Section 4.1).
 
-Each is a function of a base, any set of grey images with the labels 0 to 9. A
-batch is composed on the device: example i has the base's image i in it, so that
-all come once per epoch; what else it has is drawn from the example's own key,
-from the same split. To add one, write a function `base -> Dataset` and enter it
-in `build.COMPOSITIONS`.
+Each is a function of a base, any set of gray images with the labels 0 to 9. A
+batch is composed on the device. Example i contains the base's image i, so that
+every image comes once per epoch; the other images are drawn from the same split
+by the example's own key. To add one, write a function `base -> Dataset` and
+enter it in `build.COMPOSITIONS`.
 """
 
 from collections.abc import Mapping
@@ -22,29 +22,30 @@ from geco_jax.datasets.images import ImageSet
 
 _NUM_LABELS = 10
 _DEGREES_PER_LABEL = 30.0
-_ROUNDING = 1e-4  # In pixels, of a place turned by 90 degrees and the like.
+# In pixels: rounding may put what is rotated by 90 degrees just outside.
+_ROUNDING = 1e-4
 _MICRO_SIZE = 7
 _MICRO_SEED = 0
 
 
 def color_mnist(base: ImageSet) -> Dataset:
-  """Returns Color-MNIST: three independent digits in the colour channels.
+  """Return Color-MNIST: three independent digits in the color channels.
 
   This is the reading of Metz et al. 2017 ("Unrolled Generative Adversarial
   Networks"), whom the paper cites, with its 1,000 modes; also known as stacked
-  MNIST. Others call a single digit in one colour by the same name.
+  MNIST. Others call a single digit in one color by the same name.
 
   Batches have images [batch, height, width, 3], labels [batch, 3].
 
   Raises:
-    ValueError: if the base is not of grey images labelled 0 to 9.
+    ValueError: if the base is not of gray images labeled 0 to 9.
   """
   splits, shape = _sorted_by_label(base)
 
   def assemble(images, indices, keys):
     chosen = [indices]
     for number in (0, 1):
-      chosen.append(_any(_keys(keys, number), images))
+      chosen.append(_uniform_indices(_keys(keys, number), images))
     image, label = _stack(images, chosen)
     return Batch(image, label)
 
@@ -52,13 +53,13 @@ def color_mnist(base: ImageSet) -> Dataset:
 
 
 def mnist_triplets(base: ImageSet) -> Dataset:
-  """Returns MNIST-triplets: I0, I1, I2 with l2 = (l0 + l1) mod 10.
+  """Return MNIST-triplets: I0, I1, I2 with l2 = (l0 + l1) mod 10.
 
   Batches have images [batch, height, width, 3], a digit in each channel, and
   labels [batch, 3].
 
   Raises:
-    ValueError: if the base is not of grey images labelled 0 to 9.
+    ValueError: if the base is not of gray images labeled 0 to 9.
   """
   splits, shape = _sorted_by_label(base)
 
@@ -76,13 +77,13 @@ def mnist_triplets(base: ImageSet) -> Dataset:
 
 
 def mnist_sum(base: ImageSet) -> Dataset:
-  """Returns MNIST-sum: I2 given I0 and I1, l2 = (l0 + l1) mod 10.
+  """Return MNIST-sum: I2 given I0 and I1, l2 = (l0 + l1) mod 10.
 
   Batches have images [batch, height, width, 1], labels [batch], contexts
   [batch, height, width, 2] and their labels [batch, 2].
 
   Raises:
-    ValueError: if the base is not of grey images labelled 0 to 9.
+    ValueError: if the base is not of gray images labeled 0 to 9.
   """
   splits, shape = _sorted_by_label(base)
 
@@ -102,13 +103,13 @@ def mnist_sum(base: ImageSet) -> Dataset:
 
 
 def mnist_sum_hard(base: ImageSet) -> Dataset:
-  """Returns MNIST-sum-hard: I0 and I1 given I2, l2 = (l0 + l1) mod 10.
+  """Return MNIST-sum-hard: I0 and I1 given I2, l2 = (l0 + l1) mod 10.
 
   Batches have images [batch, height, width, 2], labels [batch, 2], contexts
   [batch, height, width, 1] and their labels [batch, 1].
 
   Raises:
-    ValueError: if the base is not of grey images labelled 0 to 9.
+    ValueError: if the base is not of gray images labeled 0 to 9.
   """
   splits, shape = _sorted_by_label(base)
 
@@ -128,28 +129,28 @@ def mnist_sum_hard(base: ImageSet) -> Dataset:
 
 
 def mnist_rotate(base: ImageSet) -> Dataset:
-  """Returns MNIST-rotate: I2 given I0 and I1, turned by l1 * 30 degrees.
+  """Return MNIST-rotate: I2 given I0 and I1, rotated by l1 * 30 degrees.
 
-  I2 is another digit of label l0, turned about its centre: anticlockwise, where
-  the paper does not say, with bilinear interpolation and black from outside.
+  I2 is another digit of label l0, rotated about its center. The paper does not
+  say how: here counterclockwise, with bilinear interpolation, black outside.
 
   Batches have images [batch, height, width, 1], labels l0 [batch], contexts
   [batch, height, width, 2] and their labels [batch, 2].
 
   Raises:
-    ValueError: if the base is not of grey images labelled 0 to 9, two of each.
+    ValueError: if the base is not of gray images labeled 0 to 9, two of each.
   """
-  splits, shape = _sorted_by_label(base, least=2)
+  splits, shape = _sorted_by_label(base, min_count=2)
 
   def assemble(images, indices, keys):
-    second = _any(_keys(keys, 0), images)
-    result = _another_like(_keys(keys, 1), images, indices)
+    second = _uniform_indices(_keys(keys, 0), images)
+    result = _same_label_indices(_keys(keys, 1), images, indices)
     contexts, labels = _stack(images, [indices, second])
     image, label = _stack(images, [result])
-    turned = jax.vmap(rotate)(
+    rotated = jax.vmap(rotate)(
       image[..., 0], labels[:, 1] * jnp.float32(_DEGREES_PER_LABEL)
     )
-    return Batch(turned[..., jnp.newaxis], label[:, 0], contexts, labels)
+    return Batch(rotated[..., jnp.newaxis], label[:, 0], contexts, labels)
 
   return Dataset(
     f'mnist_rotate of {base.name}',
@@ -162,12 +163,12 @@ def mnist_rotate(base: ImageSet) -> Dataset:
 
 
 def micro_mnist(base: ImageSet) -> Dataset:
-  """Returns Micro-MNIST: seven random digits of each split, always the same.
+  """Return Micro-MNIST: seven random digits of each split, always the same.
 
   Batches have images [batch, height, width, 1], labels [batch].
 
   Raises:
-    ValueError: if the base is not of grey images labelled 0 to 9.
+    ValueError: if the base is not of gray images labeled 0 to 9.
   """
   sorted_splits, shape = _sorted_by_label(base)
   splits = {}
@@ -181,9 +182,9 @@ def micro_mnist(base: ImageSet) -> Dataset:
 
 
 def _sorted_by_label(
-  base: ImageSet, least: int = 1
+  base: ImageSet, min_count: int = 1
 ) -> tuple[Mapping[str, Images], tuple[int, int]]:
-  """Returns the splits, labels ascending, and the images' height and width."""
+  """Return the splits, labels ascending, and the images' height and width."""
   *shape, channels = base.splits['train'].image.shape[1:]
   if channels != 1:
     raise ValueError(
@@ -193,10 +194,10 @@ def _sorted_by_label(
   splits = {}
   for name, images in base.splits.items():
     labels, counts = np.unique(images.label, return_counts=True)
-    if labels.tolist() != [*range(_NUM_LABELS)] or counts.min() < least:
+    if labels.tolist() != [*range(_NUM_LABELS)] or counts.min() < min_count:
       raise ValueError(
         f'the {name} split of {base.name} needs the labels 0 to 9, at least '
-        f'{least} images of each; it has the labels {labels.tolist()}, at '
+        f'{min_count} images of each; it has the labels {labels.tolist()}, at '
         f'least {counts.min()} of each'
       )
     order = np.argsort(images.label, kind='stable')
@@ -205,28 +206,29 @@ def _sorted_by_label(
 
 
 def _triplet(images, indices, keys):
-  """Returns the indices [batch] of I0, I1, I2 with l2 = (l0 + l1) mod 10."""
+  """Return the indices [batch] of I0, I1, I2 with l2 = (l0 + l1) mod 10."""
   label = jnp.asarray(images.label)
-  second = _any(_keys(keys, 0), images)
-  wanted = (label[indices] + label[second]) % _NUM_LABELS
-  start, count = _range_of(images, wanted)
+  second = _uniform_indices(_keys(keys, 0), images)
+  total = (label[indices] + label[second]) % _NUM_LABELS
+  start, count = _label_range(images, total)
   return indices, second, start + _uniform(_keys(keys, 1), count)
 
 
-def _any(keys, images):
-  """Returns indices uniform over the split [batch]."""
+def _uniform_indices(keys, images):
+  """Return indices uniform over the split [batch]."""
   return _uniform(keys, jnp.full(keys.shape, len(images.label)))
 
 
-def _another_like(keys, images, indices):
-  """Returns indices of other images with the same labels [batch]."""
-  start, count = _range_of(images, jnp.asarray(images.label)[indices])
+def _same_label_indices(keys, images, indices):
+  """Return indices of other images with the same labels [batch]."""
+  start, count = _label_range(images, jnp.asarray(images.label)[indices])
+  # A step from 1 to count - 1 around the label's images never comes back.
   steps = 1 + _uniform(keys, count - 1)
   return start + (indices - start + steps) % count
 
 
-def _range_of(images, labels):
-  """Returns where labels start, and how many there are of each [batch]."""
+def _label_range(images, labels):
+  """Return where labels start, and how many there are of each [batch]."""
   bounds = jnp.searchsorted(
     jnp.asarray(images.label), jnp.arange(_NUM_LABELS + 1)
   )
@@ -234,17 +236,17 @@ def _range_of(images, labels):
 
 
 def _uniform(keys, count):
-  """Returns integers uniform in [0, count) [batch]."""
+  """Return integers uniform in [0, count) [batch]."""
   return jax.vmap(lambda key, n: jax.random.randint(key, [], 0, n))(keys, count)
 
 
 def _keys(keys, number):
-  """Returns the keys [batch] of an example's random part of that number."""
+  """Return the keys [batch] of an example's random choice of that number."""
   return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def _stack(images, chosen):
-  """Returns the chosen images in channels and their labels [batch, .]."""
+  """Return the chosen images in channels and their labels [batch, .]."""
   indices = jnp.stack(chosen, axis=-1)
   image = jnp.asarray(images.image)[..., 0][indices]
   return (
@@ -254,23 +256,23 @@ def _stack(images, chosen):
 
 
 def rotate(image: jax.Array, degrees: jax.Array) -> jax.Array:
-  """Returns [height, width] turned about its centre, anticlockwise."""
-  centre = (jnp.array(image.shape) - 1) / 2
+  """Return [height, width] rotated counterclockwise about its center."""
+  center = (jnp.array(image.shape) - 1) / 2
   angle = jnp.deg2rad(degrees)
   rows, columns = jnp.meshgrid(
-    *(jnp.arange(n) - c for n, c in zip(image.shape, centre, strict=True)),
+    *(jnp.arange(n) - c for n, c in zip(image.shape, center, strict=True)),
     indexing='ij',
   )
   cosine, sine = jnp.cos(angle), jnp.sin(angle)
-  # Where each pixel comes from: turned back.
+  # The place that each pixel comes from: its own, rotated back.
   source = [
-    cosine * rows + sine * columns + centre[0],
-    cosine * columns - sine * rows + centre[1],
+    cosine * rows + sine * columns + center[0],
+    cosine * columns - sine * rows + center[1],
   ]
-  turned = jax.scipy.ndimage.map_coordinates(image, source, order=1)
-  # As scipy.ndimage.rotate, whose images end at the centres of their edges.
+  rotated = jax.scipy.ndimage.map_coordinates(image, source, order=1)
+  # scipy.ndimage.rotate likewise ends images at the centers of edge pixels.
   inside = [
     (x > -_ROUNDING) & (x < n - 1 + _ROUNDING)
     for x, n in zip(source, image.shape, strict=True)
   ]
-  return jnp.where(inside[0] & inside[1], turned, 0.0)
+  return jnp.where(inside[0] & inside[1], rotated, 0.0)

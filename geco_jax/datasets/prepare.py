@@ -1,4 +1,4 @@
-r"""Downloads a TFDS data set and prepares it for reading without TensorFlow.
+r"""Download a TFDS data set and prepare it for reading without TensorFlow.
 
     pip install 'geco_jax[prepare]'
     python -m geco_jax.datasets.prepare --dataset=mnist [--data_dir=DIR]
@@ -21,7 +21,7 @@ _TIMEOUT_SECONDS = 20
 
 
 def prepare(name: str, data_dir: str | None = None) -> str:
-  """Prepares a data set as array_record, unless it is prepared already.
+  """Prepare a data set as array_record, unless it is prepared already.
 
   Args:
     name: TFDS's name, with a config if wanted.
@@ -70,7 +70,7 @@ def _require_tensorflow() -> None:
 
 
 def _require_network(builder: tfds_source.Builder) -> None:
-  """Fails at once where TFDS would retry for minutes before it gave up."""
+  """Fail at once where TFDS would retry for minutes before it gave up."""
   if (builder.data_dir_root / 'downloads').exists():
     return  # What the set needs may have been downloaded before.
   for url in list(builder.url_infos or ())[:1]:
@@ -84,14 +84,14 @@ def _require_network(builder: tfds_source.Builder) -> None:
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_string(
     'dataset', None, "TFDS's name of the data set, e.g. mnist"
   )
 
 
 def main(argv: Sequence[str]) -> None:
-  """Prepares the data set that the flags name."""
+  """Prepare the data set that the flags name."""
   del argv
   if not flags.FLAGS.dataset:
     raise UserError('--dataset is missing, e.g. --dataset=mnist')

@@ -20,7 +20,7 @@ _CELEB_A_CROP = 140
 
 
 def digits() -> ImageSet:
-  """Returns scikit-learn's 1,797 handwritten digits of 8x8 pixels.
+  """Return scikit-learn's 1,797 handwritten digits of 8x8 pixels.
 
   They come with scikit-learn: no download, no preparation. Their 17 levels
   are spread over 0..255. A fixed permutation splits them into 1,437 for
@@ -44,7 +44,7 @@ def celeb_a(
   data_dir: str | None = None,
   cache_dir: str | os.PathLike[str] | None = None,
 ) -> ImageSet:
-  """Returns CelebA's aligned faces, the centre 140x140 pixels resized.
+  """Return CelebA's aligned faces, the center 140x140 pixels resized.
 
   The splits are CelebA's own. See `tfds_images` for the arguments.
   """
@@ -65,7 +65,7 @@ def tfds_images(
   image_size: int | None = None,
   centre_crop: int | None = None,
 ) -> ImageSet:
-  """Returns a prepared image set of TensorFlow Datasets.
+  """Return a prepared image set of TensorFlow Datasets.
 
   Images are decoded once and kept in an on-disk cache. Labels are those of
   the feature 'label', or -1 where there is none.
@@ -82,7 +82,7 @@ def tfds_images(
       or geco_jax in the user's cache folder if that is not set.
     image_size: height and width that images are resized to, antialiased;
       None keeps them as they are, and then they must all have one shape.
-    centre_crop: side of the centred square that is cut out first; None
+    centre_crop: side of the centered square that is cut out first; None
       means the whole image or, where it is resized, its largest square.
 
   Raises:
@@ -140,13 +140,13 @@ def _decode(
 def _with_missing_splits(
   splits: Mapping[str, Images], validation_size: int | None
 ) -> dict[str, Images]:
-  """Carves the splits that are not there out of 'train', a tenth by default."""
+  """Carve missing splits out of 'train', a tenth of it by default."""
   train = splits['train']
   tenth = len(train.label) // 10
-  wanted = {'validation': validation_size or tenth, 'test': tenth}
+  sizes = {'validation': validation_size or tenth, 'test': tenth}
   complete = dict(splits)
   rest = _fixed_permutation(len(train.label))
-  for name, size in wanted.items():
+  for name, size in sizes.items():
     if name not in splits:
       complete[name] = _take(train, rest[:size])
       rest = rest[size:]
@@ -165,7 +165,7 @@ def _take(images: Images, indices: np.ndarray) -> Images:
 def _crop_and_resize(
   centre_crop: int | None, image_size: int | None, image: np.ndarray
 ) -> np.ndarray:
-  """Cuts out the centred square, then resizes it.
+  """Cut out the centered square, then resize it.
 
   Pillow widens its bilinear filter with the reduction, so every pixel of the
   crop counts (antialiasing); and as the filter is nowhere negative it adds no

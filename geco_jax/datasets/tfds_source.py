@@ -1,4 +1,4 @@
-"""Reads prepared TFDS image sets, without TensorFlow wherever that is possible.
+"""Read prepared TFDS image sets, without TensorFlow wherever that is possible.
 
 `tensorflow_datasets` is imported where it is used: it takes a third of a
 second, which runs on the built-in digits need not wait for.
@@ -26,7 +26,7 @@ _NAME = re.compile(r'\w+(/[\w.\-]+)?(:[\d.*]+)?')
 
 
 def open_builder(name: str, data_dir: str | None = None) -> Builder:
-  """Returns TFDS's builder of a data set, prepared or not, offline.
+  """Return TFDS's builder of a data set, prepared or not, offline.
 
   Args:
     name: TFDS's name, with a config and a version if wanted.
@@ -56,7 +56,7 @@ def open_builder(name: str, data_dir: str | None = None) -> Builder:
 
 
 def open_prepared(name: str, data_dir: str | None = None) -> Builder:
-  """Returns the builder of a set that can be read here and now.
+  """Return the builder of a set that can be read here and now.
 
   Raises:
     UserError: if the set is unknown, not prepared, or needs TensorFlow where
@@ -81,13 +81,13 @@ def open_prepared(name: str, data_dir: str | None = None) -> Builder:
 
 
 def is_prepared(builder: Builder) -> bool:
-  """Returns whether TFDS has prepared this version of the set."""
-  # Asked of a folder that is not there, TFDS logs a warning.
+  """Return whether TFDS has prepared this version of the set."""
+  # TFDS logs a warning if it is asked about a folder that is not there.
   return builder.data_path.exists() and builder.is_prepared()
 
 
 def reads_without_tensorflow(builder: Builder) -> bool:
-  """Returns whether the set is prepared in a random access format."""
+  """Return whether the set is prepared in a random access format."""
   import tensorflow_datasets as tfds
 
   formats = builder.info.available_file_formats()
@@ -95,7 +95,7 @@ def reads_without_tensorflow(builder: Builder) -> bool:
 
 
 def fingerprint(builder: Builder) -> str:
-  """Returns a digest of where the prepared files are, their sizes and ages.
+  """Return a digest of where the prepared files are, their sizes and ages.
 
   One version may be prepared twice with other contents, as a subset or from
   lossy copies; the name and the version alone do not tell them apart.
@@ -113,7 +113,7 @@ def read_split(
   transform: Callable[[np.ndarray], np.ndarray],
   on_example: Callable[[], Any],
 ) -> Images:
-  """Decodes one split in the order it is stored in.
+  """Decode one split in the order it is stored in.
 
   Args:
     builder: a prepared set with at least one example in the split.
@@ -154,7 +154,7 @@ def _examples(builder: Builder, split: str) -> Iterable[dict[str, Any]]:
 
 
 def _image_feature(name: str, features: Any) -> str:
-  """Returns the name of the feature to read: 'image', or the only image."""
+  """Return the name of the feature to read: 'image', or the only image."""
   import tensorflow_datasets as tfds
 
   is_dict = isinstance(features, tfds.features.FeaturesDict)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures('compile_fast')
 
 
 def stream(num_examples, batch_size, num_steps, seed=0, first_step=0):
-  """Returns the example indices of consecutive steps, [steps, batch]."""
+  """Return the example indices of consecutive steps, [steps, batch]."""
   steps = first_step + jnp.arange(num_steps)[:, None]
   positions = steps * batch_size + jnp.arange(batch_size)[None]
   look_up = jax.jit(batches.indices_at, static_argnums=2)
@@ -60,7 +60,7 @@ def test_a_large_epoch_is_a_permutation_without_trend():
 
 
 def uniform(counts):
-  """Returns whether counts pass a chi-squared test at 0.1%."""
+  """Return whether counts pass a chi-squared test at 0.1%."""
   return scipy.stats.chisquare(counts).pvalue > 1e-3
 
 

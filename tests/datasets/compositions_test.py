@@ -25,7 +25,7 @@ BYTE = 255
 
 
 def coded_base(sizes=SPLITS, num_labels=10, channels=1):
-  """Returns a base whose pixels say which image of which split they are.
+  """Return a base whose pixels say which image of which split they are.
 
   Pixel 0 is the image's number, pixel 1 its split, pixel 2 its label.
   """
@@ -41,7 +41,7 @@ def coded_base(sizes=SPLITS, num_labels=10, channels=1):
 
 
 def code_of(image):
-  """Returns the bytes [.., 3] that each channel's pixels spell."""
+  """Return the bytes [.., 3] that each channel's pixels spell."""
   pixels = np.round(np.asarray(image) * BYTE).astype(int)
   pixels = np.moveaxis(pixels, -1, 1)
   return np.stack(
@@ -51,14 +51,14 @@ def code_of(image):
 
 @functools.cache
 def composed(name):
-  """Returns the data set of the coded base, and its assembly compiled."""
+  """Return the data set of the coded base, and its assembly compiled."""
   dataset = COMPOSITIONS[name](coded_base())
   return dataset, jax.jit(dataset.assemble)
 
 
 @functools.cache
 def batch_of(name, num_examples=400, split='train', seed=0):
-  """Returns a batch of the coded base: codes and labels of all its digits."""
+  """Return a batch of the coded base: codes and labels of all its digits."""
   dataset, assemble = composed(name)
   images = dataset.splits[split]
   numbers = jnp.arange(num_examples)
@@ -139,13 +139,13 @@ def test_rotation_takes_every_other_digit_of_the_label_as_often():
   np.add.at(pairs, (first, result), 1)
   # The base's labels are its images' numbers mod 10.
   numbers = np.arange(80)
-  alike = numbers[:, None] % 10 == numbers[None] % 10
-  allowed = alike & ~np.eye(80, dtype=bool)
+  same_label = numbers[:, None] % 10 == numbers[None] % 10
+  allowed = same_label & ~np.eye(80, dtype=bool)
   assert not pairs[~allowed].any()
   assert uniform(pairs[allowed])
 
 
-def test_colours_are_independent():
+def test_colors_are_independent():
   codes, _ = batch_of('color_mnist', num_examples=64_000)
   for a, b in ((0, 1), (0, 2), (1, 2)):
     pairs = np.zeros((80, 80), int)

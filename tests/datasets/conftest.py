@@ -1,4 +1,4 @@
-"""Makes small TFDS sets on the fly; needs no network and no TensorFlow."""
+"""Small TFDS sets, made on the fly without a network and TensorFlow."""
 
 import io
 
@@ -16,7 +16,7 @@ def _png(image):
 
 
 def _encoded(example):
-  # Given an array TFDS would encode it by TensorFlow; bytes it takes as a file.
+  # TFDS would encode an array by TensorFlow; bytes it takes as a file.
   return {
     name: _png(value) if isinstance(value, np.ndarray) else value
     for name, value in example.items()
@@ -25,7 +25,7 @@ def _encoded(example):
 
 @pytest.fixture
 def write_tfds_set():
-  """A function that writes a set of examples as TFDS's array_record."""
+  """Return a function that writes a set of examples as array_record."""
 
   def write(data_dir, name, features, splits):
     folder = data_dir / name / '1.0.0'

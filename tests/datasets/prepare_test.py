@@ -36,9 +36,9 @@ def _write_tiny(write_tfds_set, data_dir):
 
 def test_command_says_that_a_set_is_prepared_already(tmp_path, write_tfds_set):
   folder = _write_tiny(write_tfds_set, tmp_path)
-  done = _run('--dataset=tiny', f'--data_dir={tmp_path}')
-  assert done.returncode == 0
-  assert done.stdout == f'tiny/1.0.0 is already prepared in {folder}\n'
+  process = _run('--dataset=tiny', f'--data_dir={tmp_path}')
+  assert process.returncode == 0
+  assert process.stdout == f'tiny/1.0.0 is already prepared in {folder}\n'
 
 
 def test_set_prepared_as_tfrecord_is_left_alone_with_a_hint(
@@ -47,31 +47,33 @@ def test_set_prepared_as_tfrecord_is_left_alone_with_a_hint(
   folder = _write_tiny(write_tfds_set, tmp_path)
   info = pathlib.Path(folder, 'dataset_info.json')
   info.write_text(info.read_text().replace('array_record', 'tfrecord'))
-  said = prepare.prepare('tiny', str(tmp_path))
-  assert 'already prepared' in said
-  assert 'as tfrecord' in said
-  assert 'delete that folder' in said
+  message = prepare.prepare('tiny', str(tmp_path))
+  assert 'already prepared' in message
+  assert 'as tfrecord' in message
+  assert 'delete that folder' in message
 
 
 def test_command_reports_an_unknown_set_in_one_line(tmp_path):
-  done = _run('--dataset=mnst', f'--data_dir={tmp_path}')
-  assert done.returncode != 0
-  assert done.stderr.startswith("error: unknown data set 'mnst', did you mean ")
-  assert done.stderr.count('\n') == 1
+  process = _run('--dataset=mnst', f'--data_dir={tmp_path}')
+  assert process.returncode != 0
+  assert process.stderr.startswith(
+    "error: unknown data set 'mnst', did you mean "
+  )
+  assert process.stderr.count('\n') == 1
 
 
 def test_command_without_a_data_set_names_the_flag():
-  done = _run()
-  assert done.returncode != 0
-  assert done.stderr == 'error: --dataset is missing, e.g. --dataset=mnist\n'
+  process = _run()
+  assert process.returncode != 0
+  assert process.stderr == 'error: --dataset is missing, e.g. --dataset=mnist\n'
 
 
 @pytest.mark.skipif(_HAS_TENSORFLOW, reason='TensorFlow is installed')
 def test_command_without_tensorflow_names_the_extra(tmp_path):
-  done = _run('--dataset=mnist', TFDS_DATA_DIR=str(tmp_path))
-  assert done.returncode != 0
-  assert done.stderr.count('\n') == 1
-  assert "pip install 'geco_jax[prepare]'" in done.stderr
+  process = _run('--dataset=mnist', TFDS_DATA_DIR=str(tmp_path))
+  assert process.returncode != 0
+  assert process.stderr.count('\n') == 1
+  assert "pip install 'geco_jax[prepare]'" in process.stderr
   assert not list(tmp_path.iterdir())
 
 
@@ -113,7 +115,7 @@ _LOCAL_SET = """
 
 
 def _prepare_local_set(tmp_path, *arguments):
-  # In a package, since TFDS looks beside a set's module for its metadata.
+  # TFDS looks for metadata beside a set's module: that needs a package.
   (tmp_path / 'local').mkdir(exist_ok=True)
   (tmp_path / 'local' / '__init__.py').touch()
   (tmp_path / 'local' / 'shades.py').write_text(textwrap.dedent(_LOCAL_SET))
@@ -129,10 +131,10 @@ def _prepare_local_set(tmp_path, *arguments):
 @pytest.mark.slow
 @pytest.mark.skipif(not _HAS_TENSORFLOW, reason='TensorFlow is not installed')
 def test_prepared_set_is_read_back(tmp_path):
-  for said in ('is prepared', 'is already prepared'):
-    done = _prepare_local_set(tmp_path)
-    assert done.stdout.splitlines()[-1] == (
-      f'shades/1.0.0 {said} in {tmp_path}/shades/1.0.0'
+  for message in ('is prepared', 'is already prepared'):
+    process = _prepare_local_set(tmp_path)
+    assert process.stdout.splitlines()[-1] == (
+      f'shades/1.0.0 {message} in {tmp_path}/shades/1.0.0'
     )
   splits = sources.tfds_images('shades', data_dir=str(tmp_path)).splits
   for images in splits.values():
@@ -144,9 +146,9 @@ def test_prepared_set_is_read_back(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not _HAS_TENSORFLOW, reason='TensorFlow is not installed')
 def test_failed_preparation_leaves_nothing_prepared(tmp_path):
-  done = _prepare_local_set(tmp_path, 'fail')
-  said = 'UserError: TFDS could not prepare shades/1.0.0: OSError: cannot go on'
-  assert said in done.stderr
+  process = _prepare_local_set(tmp_path, 'fail')
+  reason = 'could not prepare shades/1.0.0: OSError: cannot go on'
+  assert f'UserError: TFDS {reason}' in process.stderr
   assert not list((tmp_path / 'shades').iterdir())
 
 
@@ -154,13 +156,13 @@ def test_failed_preparation_leaves_nothing_prepared(tmp_path):
 @pytest.mark.skipif(not _HAS_TENSORFLOW, reason='TensorFlow is not installed')
 def test_command_without_a_network_says_so_at_once(tmp_path):
   nowhere = 'http://127.0.0.1:9'
-  done = _run(
+  process = _run(
     '--dataset=mnist',
     f'--data_dir={tmp_path}',
     http_proxy=nowhere,
     https_proxy=nowhere,
   )
-  assert done.returncode != 0
-  assert done.stderr.startswith('error: cannot reach storage.googleapis.com')
-  assert done.stderr.count('\n') == 1
+  assert process.returncode != 0
+  assert process.stderr.startswith('error: cannot reach storage.googleapis.com')
+  assert process.stderr.count('\n') == 1
   assert not list(tmp_path.iterdir())

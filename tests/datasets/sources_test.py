@@ -31,7 +31,7 @@ def _examples(count, first=0, shape=(6, 4, 1)):
 
 @pytest.fixture
 def tiny(tmp_path, write_tfds_set):
-  """A function that writes the set 'tiny' and returns its data_dir."""
+  """Return a function that writes the set 'tiny' and returns its data_dir."""
 
   def write(data_dir='tfds', features=_FEATURES, **splits):
     write_tfds_set(tmp_path / data_dir, 'tiny', features, splits)
@@ -107,7 +107,7 @@ def test_own_splits_are_kept_in_order(tiny):
 
 
 @pytest.mark.parametrize(
-  ('given', 'sizes'),
+  ('splits', 'sizes'),
   [
     (('train', 'test'), {'train': 27, 'validation': 3, 'test': 5}),
     (('train', 'validation'), {'train': 27, 'validation': 5, 'test': 3}),
@@ -115,10 +115,10 @@ def test_own_splits_are_kept_in_order(tiny):
   ],
 )
 def test_missing_splits_are_carved_from_train_losing_nothing(
-  tiny, tmp_path, given, sizes
+  tiny, tmp_path, splits, sizes
 ):
   examples = {'train': _examples(30)}
-  examples |= {name: _examples(5, first=40) for name in given[1:]}
+  examples |= {name: _examples(5, first=40) for name in splits[1:]}
   data_dir = tiny(**examples)
   image_set = sources.tfds_images('tiny', data_dir=data_dir)
   assert _sizes(image_set) == sizes
@@ -224,7 +224,7 @@ def _resized(tiny, images, **kwargs):
   return sources.tfds_images('tiny', data_dir=data_dir, **kwargs)
 
 
-def test_crop_is_the_centre(tiny):
+def test_crop_is_the_center(tiny):
   image = np.zeros((8, 6, 3), np.uint8)
   image[2:6, 1:5] = 200
   train = _resized(tiny, [image] * 10, centre_crop=4).splits['train']
@@ -377,7 +377,7 @@ def test_tfrecord_is_read_through_tensorflow(tmp_path):
 
 @pytest.fixture
 def real(tmp_path):
-  """Loads a real set without the cache's help, or skips."""
+  """Load a real set without the cache's help, or skip."""
   data_dir = os.environ.get('TFDS_DATA_DIR')
   if not data_dir:
     pytest.skip('TFDS_DATA_DIR is not set: no real data sets')

@@ -14,7 +14,7 @@ from geco_jax.pictures import shown_batch
 
 @pytest.fixture
 def flag_values():
-  """Has the command's flags, which a test may set, for its time only."""
+  """Yield flags that a test may set; they are undefined again behind it."""
   data_sets.define_flags()
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
@@ -30,7 +30,7 @@ def flag_values():
     pytest.param([*COMPOSITIONS], marks=pytest.mark.slow),
   ],
 )
-def test_command_draws_a_sheet_of_each_and_all_at_a_glance(
+def test_command_draws_a_sheet_of_each_and_an_overview(
   names, flag_values, tmp_path, capsys, monkeypatch
 ):
   chosen = {name: COMPOSITIONS[name] for name in names}
