@@ -117,8 +117,8 @@ def main(argv: Sequence[str]) -> None:
   del argv
   num_steps = flags.FLAGS.num_steps
   data = toy_data.mixture_of_circles(flags.FLAGS.num_data, 0)
-  centres = fixed_points.grid(flags.FLAGS.tiles_per_side).centres
-  initial = fixed_points.initial_psi(centres, 0)
+  centers = fixed_points.grid(flags.FLAGS.tiles_per_side).centers
+  initial = fixed_points.initial_psi(centers, 0)
   betas = np.geomspace(1e-3, 0.1, flags.FLAGS.num_betas)
   few = np.geomspace(1e-3, 0.1, flags.FLAGS.numpy_betas + 2)[1:-1]
   ours = Contender(

@@ -38,7 +38,7 @@ _SHOWN = 12
 
 
 def digit_classifier(dataset: Dataset):
-  """Returns a support vector machine that reads the training split's digits.
+  """Return a support vector machine that reads the training split's digits.
 
   Images in [0, 1] of one channel, flattened; at most 10,000 of them, so that it
   takes seconds.
@@ -55,7 +55,7 @@ def digit_classifier(dataset: Dataset):
 def draw(
   experiment: Experiment, params: Any, num_contexts: int
 ) -> tuple[Batch, np.ndarray]:
-  """Returns unseen contexts with their targets, and a sample for each.
+  """Return unseen contexts with their targets, and a sample for each.
 
   Args:
     experiment: of the run.
@@ -90,14 +90,14 @@ def draw(
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_integer(
     'num_contexts', 2_000, 'Contexts of the test split.', lower_bound=1
   )
 
 
 def main(argv: Sequence[str]) -> None:
-  """Reads the samples of the run that the flags name."""
+  """Read the samples of the run that the flags name."""
   del argv
   workdir = cli.workdir()
   config = workdirs.read_config(workdir)

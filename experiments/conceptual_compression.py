@@ -28,12 +28,12 @@ from geco_jax.evaluation import restore_state
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_integer('num_images', 12, 'Images to show.', lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> None:
-  """Draws the run that the flags name."""
+  """Draw the run that the flags name."""
   del argv
   workdir = cli.workdir()
   config = workdirs.read_config(workdir)

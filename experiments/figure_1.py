@@ -36,20 +36,20 @@ SUPPORTS = np.array(
     [0.125, 0.5, -0.5, 0.0625],
   ]
 )
-COLOURS = np.array(
+COLORS = np.array(
   [[0.84, 0.25, 0.2], [0.2, 0.4, 0.85], [0.95, 0.7, 0.2], [0.25, 0.65, 0.4]]
 )
 
 
 def inside(points: np.ndarray) -> np.ndarray:
-  """Returns whether each point [points, 2] is in each support [points, n]."""
+  """Return whether each point [points, 2] is in each support [points, n]."""
   left, right, bottom, top = SUPPORTS.T[:, None]
   x, y = points[:, :1], points[:, 1:]
   return (left <= x) & (x < right) & (bottom <= y) & (y < top)
 
 
 def hole_gradient(supports: np.ndarray) -> float:
-  """Returns the largest gradient of the error with respect to psi in holes."""
+  """Return the largest gradient of the error with respect to psi in holes."""
   # The encoder's masses on the tiles: uniform within its support.
   encoder = jnp.asarray(supports / supports.sum(axis=0, keepdims=True))
 
@@ -63,7 +63,7 @@ def hole_gradient(supports: np.ndarray) -> float:
 
 
 def report(supports: np.ndarray, decoder: np.ndarray) -> dict[str, Any]:
-  """Returns the figure's numbers.
+  """Return the figure's numbers.
 
   Args:
     supports: [tiles, n].
@@ -87,7 +87,7 @@ def report(supports: np.ndarray, decoder: np.ndarray) -> dict[str, Any]:
 def figure_1(
   supports: np.ndarray, decoder: np.ndarray, tiles_per_side: int
 ) -> Figure:
-  """Returns the figure.
+  """Return the figure.
 
   Args:
     supports: [tiles, n].
@@ -97,14 +97,14 @@ def figure_1(
   figure = Figure(figsize=(7.6, 3.9), layout='constrained')
   latent, space = figure.subplots(1, 2)
   _draw_latent(latent, supports, tiles_per_side)
-  space.scatter(*DATA.T, s=110, c=COLOURS, edgecolors='black', zorder=2)
+  space.scatter(*DATA.T, s=110, c=COLORS, edgecolors='black', zorder=2)
   for i, point in enumerate(DATA):
     space.annotate(
       f'$x_{i + 1}$', point, textcoords='offset points', xytext=(9, 5)
     )
   overlap = supports.sum(axis=1) > 1
   blurred = decoder[overlap][0]
-  space.plot(*DATA[:2].T, color='grey', linestyle='--', zorder=1)
+  space.plot(*DATA[:2].T, color='gray', linestyle='--', zorder=1)
   space.scatter(
     *blurred, s=110, color=_blend(supports)[overlap][0], edgecolors='black'
   )
@@ -122,14 +122,14 @@ def figure_1(
 
 
 def _blend(supports):
-  """Returns colours [tiles, 3] as Eq. 17 mixes the data's; black in holes."""
+  """Return colors [tiles, 3] as Eq. 17 mixes the data's; black in holes."""
   masses = supports.mean(axis=0)
-  mixed = propositions.overlap_reconstruction(COLOURS, masses, supports)
+  mixed = propositions.overlap_reconstruction(COLORS, masses, supports)
   return np.nan_to_num(mixed)
 
 
 def _draw_latent(axes: Axes, supports: np.ndarray, tiles_per_side: int):
-  """Draws what the decoder does at each tile."""
+  """Draw what the decoder does at each tile."""
   image = _blend(supports).reshape(tiles_per_side, tiles_per_side, 3)
   axes.imshow(
     image.transpose(1, 0, 2), origin='lower', extent=(-0.5, 0.5, -0.5, 0.5)
@@ -148,7 +148,7 @@ def _draw_latent(axes: Axes, supports: np.ndarray, tiles_per_side: int):
 
 
 def table(numbers: dict[str, Any]) -> str:
-  """Returns the numbers as text."""
+  """Return the numbers as text."""
   weights = ' and '.join(f'{w:.3f}' for w in numbers['overlap_weights'])
   blurred = ', '.join(f'{x:.3f}' for x in numbers['overlap_reconstruction'])
   return '\n'.join(
@@ -167,8 +167,8 @@ def table(numbers: dict[str, Any]) -> str:
 
 
 def run(workdir: str, tiles_per_side: int) -> dict[str, Any]:
-  """Computes, prints and writes everything; returns the numbers."""
-  supports = inside(fixed_points.grid(tiles_per_side).centres)
+  """Compute, print and write everything; return the numbers."""
+  supports = inside(fixed_points.grid(tiles_per_side).centers)
   decoder = propositions.overlap_reconstruction(
     DATA, supports.mean(axis=0), supports
   )
@@ -180,7 +180,7 @@ def run(workdir: str, tiles_per_side: int) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Draws what the flags ask for."""
+  """Draw what the flags ask for."""
   del argv
   workdir = cli.workdir()
   theory_panels.at_least(tiles_per_side=16)

@@ -38,7 +38,7 @@ NUM_BETAS_AROUND = 64  # The last transition.
 
 
 def data_sets(num_data: int, seed: int) -> dict[str, np.ndarray]:
-  """Returns the points [num_data, 2] by name; the figure's come first."""
+  """Return the points [num_data, 2] by name; the figure's come first."""
   return {
     'clusters': toy_data.cluster_hierarchy(
       HALF_DISTANCES, num_data, seed, STDDEV
@@ -52,7 +52,7 @@ def data_sets(num_data: int, seed: int) -> dict[str, np.ndarray]:
 def last_transition(
   data: np.ndarray, initial: np.ndarray, max_steps: int
 ) -> dict[str, float]:
-  """Returns the last detected critical beta and what it should be."""
+  """Return the last detected critical beta and what it should be."""
   exact = phase_transitions.last_critical_beta(data)
   betas = np.geomspace(exact / 3, 3 * exact, NUM_BETAS_AROUND)
   found = fixed_points.fixed_points(
@@ -71,7 +71,7 @@ def last_transition(
 
 
 def panel_betas(critical: np.ndarray) -> np.ndarray:
-  """Returns betas below, between and above the critical ones, ascending."""
+  """Return betas below, between and above the critical ones, ascending."""
   edges = np.sort(critical)
   edges = np.concatenate([[BETA_RANGE[0]], edges, [BETA_RANGE[1]]])
   return np.sqrt(edges[1:] * edges[:-1])
@@ -85,7 +85,7 @@ def figure_2(
   shown: fixed_points.FixedPoints,
   shown_betas: np.ndarray,
 ) -> Figure:
-  """Returns the figure.
+  """Return the figure.
 
   Args:
     data: [n, 2].
@@ -100,7 +100,7 @@ def figure_2(
     2, 1, height_ratios=[1.05, 1], squeeze=False
   )
   top.suptitle(
-    'trajectories (grey) to fixed points (red) of the data (blue)', fontsize=10
+    'trajectories (gray) to fixed points (red) of the data (blue)', fontsize=10
   )
   panels = top.subplots(1, len(shown_betas), squeeze=False)[0]
   for i, (axes, beta) in enumerate(zip(panels, shown_betas, strict=True)):
@@ -121,7 +121,7 @@ def figure_2(
   for axes in (error, curvature):
     axes.set(xscale='log', xlabel=r'$\beta$')
     for k, beta in enumerate(critical):
-      axes.axvline(float(beta), color='grey', linewidth=0.8, linestyle='--')
+      axes.axvline(float(beta), color='gray', linewidth=0.8, linestyle='--')
       axes.annotate(
         rf'$\beta_c^{k + 1}$',
         (float(beta), 0),
@@ -134,7 +134,7 @@ def figure_2(
 
 
 def table(numbers: Mapping[str, Any]) -> str:
-  """Returns transitions and comparisons as text."""
+  """Return transitions and comparisons as text."""
   lines = ['transition  critical beta  curvature']
   for k, row in enumerate(numbers['transitions']):
     lines.append(f'{k + 1:>10}  {row["beta"]:>13.5f}  {row["curvature"]:>9.2f}')
@@ -158,11 +158,11 @@ def run(
   max_steps: int,
   seed: int,
 ) -> dict[str, Any]:
-  """Computes, prints and writes everything; returns the numbers."""
+  """Compute, print and write everything; return the numbers."""
   sets = data_sets(num_data, seed)
   data = next(iter(sets.values()))
   initial = fixed_points.initial_psi(
-    fixed_points.grid(tiles_per_side).centres, seed
+    fixed_points.grid(tiles_per_side).centers, seed
   )
   betas = np.geomspace(*BETA_RANGE, num_betas)
   start = time.perf_counter()
@@ -212,7 +212,7 @@ def run(
 
 
 def main(argv: Sequence[str]) -> None:
-  """Draws what the flags ask for."""
+  """Draw what the flags ask for."""
   del argv
   workdir = cli.workdir()
   theory_panels.at_least(

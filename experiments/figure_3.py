@@ -4,7 +4,7 @@ r"""Figure 3: the trajectory that GECO takes through the information plane.
 
 Trains a run with a RE constraint (or reuses it) and draws its negative
 log-likelihood against its KL, and the constraint, the equivalent beta = 1 /
-lambda and the pixel error over iterations, all coloured by iteration.
+lambda and the pixel error over iterations, all colored by iteration.
 
 The paper's example is a conditional ConvDRAW; here it is any config with a RE
 constraint, by default the VAE on handwritten digits.
@@ -29,7 +29,7 @@ _MAX_LINES = 400  # Of the log; more would not show.
 
 
 def gaussian_nll(rmse: np.ndarray | float) -> np.ndarray:
-  """Returns nats per dimension of 8-bit pixels whose error is Gaussian.
+  """Return nats per dimension of 8-bit pixels whose error is Gaussian.
 
   A normal with sigma = RMSE has density entropy 1/2 log(2 pi e RMSE^2), and
   bins 1/255 wide add log 255: Appendix D's NLL where bins are narrow and pixels
@@ -41,7 +41,7 @@ def gaussian_nll(rmse: np.ndarray | float) -> np.ndarray:
 def figure_3(
   logged: Mapping[str, np.ndarray], kappa: float, name: str
 ) -> Figure:
-  """Returns the figure.
+  """Return the figure.
 
   Args:
     logged: of a run, each [lines].
@@ -56,11 +56,11 @@ def figure_3(
     width_ratios=[1.15, 1],
   ).values()
 
-  colours: dict[str, Any] = dict(c=step, cmap='viridis', s=14)
+  colors: dict[str, Any] = dict(c=step, cmap='viridis', s=14)
   points = plane.scatter(
-    gaussian_nll(logged['rmse']), logged['kl_nats'], **colours
+    gaussian_nll(logged['rmse']), logged['kl_nats'], **colors
   )
-  plane.axvline(float(gaussian_nll(kappa)), color='grey', linestyle='--')
+  plane.axvline(float(gaussian_nll(kappa)), color='gray', linestyle='--')
   plane.set(
     xlabel=r'NLL at $\sigma$ = RMSE [nats per dimension]',
     ylabel='KL [nats]',
@@ -72,11 +72,11 @@ def figure_3(
     (logged['rmse'], kappa, 'pixel error [RMSE]'),
   )
   for axes, (values, threshold, label) in zip(over_time, panels, strict=True):
-    axes.scatter(step, values, **colours)
+    axes.scatter(step, values, **colors)
     axes.set(ylabel=label, xscale='log')
     axes.grid(alpha=0.3)
     if threshold is not None:
-      axes.axhline(threshold, color='grey', linestyle='--')
+      axes.axhline(threshold, color='gray', linestyle='--')
   over_time[0].set_yscale('symlog', linthresh=0.1)
   over_time[1].set_yscale('log')
   over_time[2].annotate(
@@ -91,7 +91,7 @@ def figure_3(
 def numbers(
   logged: Mapping[str, np.ndarray], kappa: float, name: str
 ) -> dict[str, Any]:
-  """Returns what is drawn, for figure_3.json."""
+  """Return what is drawn, for figure_3.json."""
   return {
     **runs.provenance(None),
     'dataset': name,
@@ -107,7 +107,7 @@ def numbers(
 
 
 def main(argv: Sequence[str]) -> None:
-  """Trains the run that the flags name, or reuses it, and draws it."""
+  """Train the run that the flags name, or reuse it, and draw it."""
   del argv
   config, workdir = cli.config(), cli.workdir()
   if 're' not in config.constraints:

@@ -33,14 +33,14 @@ from geco_jax.base_config import PAPER_KAPPAS
 
 
 class Row(NamedTuple):
-  """A model on a data set: a colour of the figure."""
+  """A model on a data set: a color of the figure."""
 
   panel: str
   data: str
   model: str = 'conv_draw'
 
   def runs(self) -> list[Run]:
-    """Returns its points of the figure."""
+    """Return its points of the figure."""
     unconstrained = [
       Run(self.data, objective, model=self.model)
       for objective in ('elbo', 'annealed_beta')
@@ -76,7 +76,7 @@ SHORT = {
 
 
 def is_short(row: Row, preset: str) -> bool:
-  """Returns whether the row is one of those that `SHORT` is for."""
+  """Return whether the row is one of those that `SHORT` is for."""
   dataset = row.runs()[0].config(preset).dataset
   return row.model == 'conv_draw' and dataset.kwargs.get('base') == 'digits'
 
@@ -90,7 +90,7 @@ def run_row(
   data_dir: str | None = None,
   short: bool = False,
 ) -> dict[str, Any]:
-  """Trains a row's runs, or reuses them; returns what is drawn of it.
+  """Train a row's runs, or reuse them; return what is drawn of it.
 
   Args:
     name: of `ROWS`.
@@ -122,7 +122,7 @@ def run_row(
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   panels.define_flags()
   runs.define_seed_flags()
   flags.DEFINE_list('only', [*ROWS], f'Rows: any of {", ".join(ROWS)}.')
@@ -137,7 +137,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Trains what is missing, prints tables and draws the figure."""
+  """Train what is missing, print tables and draw the figure."""
   del argv
   workdir, preset = cli.workdir(), flags.FLAGS.preset
   numbers = os.path.join(workdir, 'figure_4.json')

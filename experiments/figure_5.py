@@ -32,7 +32,7 @@ from geco_jax.metrics import read_metrics
 DATA = ('cifar10', 'mnist', 'digits')
 _DIGITS = 4  # Of kappa, which stands in the run's name.
 _MAX_POINTS = 200  # Of a curve; more would not show.
-_COLOURS = {'elbo': 'tab:green', 'geco': 'tab:blue'}  # The paper's.
+_COLORS = {'elbo': 'tab:green', 'geco': 'tab:blue'}  # The paper's.
 
 
 def run_row(
@@ -43,7 +43,7 @@ def run_row(
   num_steps: int | None = None,
   data_dir: str | None = None,
 ) -> dict[str, Any]:
-  """Trains both runs, or reuses them; returns what is drawn of them.
+  """Train both runs, or reuse them; return what is drawn of them.
 
   Args:
     data: of `DATA`.
@@ -70,7 +70,7 @@ def run_row(
 
 
 def curve(result: Result, workdir: str) -> dict[str, list[float]]:
-  """Returns a run's training curves, at most 200 points of each."""
+  """Return a run's training curves, at most 200 points of each."""
   logged = read_metrics(os.path.join(workdir, result.run.name))
   trained = np.flatnonzero(np.isfinite(logged['loss']))
   chosen = trained[:: -(-len(trained) // _MAX_POINTS)]
@@ -81,7 +81,7 @@ def curve(result: Result, workdir: str) -> dict[str, list[float]]:
 
 
 def table(rows: Mapping[str, Any]) -> str:
-  """Returns a line per data set: both RMSEs and both KLs."""
+  """Return a line per data set: both RMSEs and both KLs."""
   lines = [
     f'{"":<16}  RMSE: ELBO     GECO  difference   KL: ELBO     GECO  GECO/ELBO'
   ]
@@ -96,7 +96,7 @@ def table(rows: Mapping[str, Any]) -> str:
 
 
 def figure(rows: Mapping[str, Any]) -> Figure:
-  """Returns the KLs against iterations, and below them the RMSEs."""
+  """Return the KLs against iterations, and below them the RMSEs."""
   drawn = Figure(figsize=(4.6 * len(rows), 5.6), layout='constrained')
   grid = drawn.subplots(
     2, len(rows), squeeze=False, sharex='col', height_ratios=[2, 1]
@@ -107,13 +107,13 @@ def figure(rows: Mapping[str, Any]) -> Figure:
         axes.plot(
           values['step'],
           values[what],
-          color=_COLOURS[objective],
+          color=_COLORS[objective],
           label=objective.upper(),
         )
     kappa = row['runs'][1]['kappas']['re']
     kl.set(title=rf'{name}, $\kappa$ = {kappa:g}', ylabel='KL [nats]')
     kl.legend()
-    rmse.axhline(kappa, color='grey', linestyle='--')
+    rmse.axhline(kappa, color='gray', linestyle='--')
     rmse.set(xlabel='iteration', ylabel='RMSE', yscale='log')
     for axes in (kl, rmse):
       axes.grid(alpha=0.3)
@@ -121,7 +121,7 @@ def figure(rows: Mapping[str, Any]) -> Figure:
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   panels.define_flags()
   runs.define_seed_flags()
   flags.DEFINE_list('data', ['cifar10', 'mnist'], f'Any of {", ".join(DATA)}.')
@@ -133,7 +133,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Trains what is missing, prints the table and draws the figure."""
+  """Train what is missing, print the table and draw the figure."""
   del argv
   workdir = cli.workdir()
   numbers = os.path.join(workdir, 'figure_5.json')

@@ -44,7 +44,7 @@ NUM_DUAL_STEPS = 150
 def dual_ascent_report(
   data: np.ndarray, psi: np.ndarray, beta: float, pairs: lipschitz.Pairs
 ) -> dict[str, Any]:
-  """Returns how dual ascent flattens psi, with our sign and the paper's.
+  """Return how dual ascent flattens psi, with our sign and the paper's.
 
   Both start from the same unconstrained fixed points and multipliers, L = 1.
   """
@@ -75,10 +75,10 @@ def dual_ascent_report(
 def run_data_set(
   name: str, num_data: int, tiles_per_side: int, max_steps: int, seed: int
 ) -> tuple[np.ndarray, list[dict[str, Any]], list[Any]]:
-  """Returns the data, the rows of the table and psi with its trajectories."""
+  """Return the data, the rows of the table and psi with its trajectories."""
   data = DATA_SETS[name](num_data, seed)
   tiles = fixed_points.grid(tiles_per_side)
-  initial = fixed_points.initial_psi(tiles.centres, seed)
+  initial = fixed_points.initial_psi(tiles.centers, seed)
   free = fixed_points.fixed_points(
     data, initial, BETAS, max_steps=max_steps, keep_trajectories=True
   )
@@ -124,7 +124,7 @@ def same_lipschitz(
   tiles: fixed_points.Tiles,
   max_steps: int,
 ) -> dict[str, float]:
-  """Returns how far local and global psi are apart when both have L = 1."""
+  """Return how far local and global psi are apart when both have L = 1."""
   beta = BETAS[1]
   local, everywhere = (
     lipschitz.lipschitz_fixed_points(
@@ -149,7 +149,7 @@ def same_lipschitz(
 def figure_7(
   data: Mapping[str, np.ndarray], points: Mapping[str, list[Any]]
 ) -> Figure:
-  """Returns the figure.
+  """Return the figure.
 
   Args:
     data: by name, [n, 2].
@@ -177,7 +177,7 @@ def figure_7(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the panels as text, a line each."""
+  """Return the panels as text, a line each."""
   lines = ['data     constraint   beta    L  largest slope  anywhere']
   for row in rows:
     bound = '-' if row['lipschitz'] is None else f'{row["lipschitz"]:g}'
@@ -191,7 +191,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def run(
   workdir: str, num_data: int, tiles_per_side: int, max_steps: int, seed: int
 ) -> dict[str, Any]:
-  """Computes, prints and writes everything; returns the numbers."""
+  """Compute, print and write everything; return the numbers."""
   data, points, rows = {}, {}, []
   for name in DATA_SETS:
     data[name], some, points[name] = run_data_set(
@@ -199,7 +199,7 @@ def run(
     )
     rows += some
   tiles = fixed_points.grid(tiles_per_side)
-  initial = fixed_points.initial_psi(tiles.centres, seed)
+  initial = fixed_points.initial_psi(tiles.centers, seed)
   circles = data['circles']
   free, _ = points['circles'][1]
   ascent = dual_ascent_report(
@@ -229,7 +229,7 @@ def run(
 
 
 def main(argv: Sequence[str]) -> None:
-  """Draws what the flags ask for."""
+  """Draw what the flags ask for."""
   del argv
   workdir = cli.workdir()
   theory_panels.at_least(num_points=3, tiles_per_side=6, max_iterations=1)

@@ -49,7 +49,7 @@ class Panel(NamedTuple):
 
 
 def posterior_samples(result: Result) -> np.ndarray:
-  """Returns samples of q(z|x) [digits, samples, 2] of the training digits."""
+  """Return samples of q(z|x) [digits, samples, 2] of the training digits."""
   posterior = build(result.config, result.dataset).model.posterior
   assert posterior is not None
   images = result.dataset.splits['train']
@@ -63,7 +63,7 @@ def posterior_samples(result: Result) -> np.ndarray:
 
 
 def tiles_figure(panels: Sequence[Panel]) -> Figure:
-  """Returns the panels of samples, coloured by digit."""
+  """Return the panels of samples, colored by digit."""
   drawn = Figure(figsize=(3.2 * len(panels), 3.9), layout='constrained')
   grid = drawn.subplots(1, len(panels), squeeze=False)[0]
   for axes, panel in zip(grid, panels, strict=True):
@@ -86,7 +86,7 @@ def tiles_figure(panels: Sequence[Panel]) -> Figure:
 
 
 def curve_figure(panels: Sequence[Panel]) -> Figure:
-  """Returns average and marginal KL against kappa, beside ln n.
+  """Return average and marginal KL against kappa, beside ln n.
 
   Their difference is the mutual information of x and z: at most ln n, whether
   or not the prior is filled.
@@ -112,7 +112,7 @@ def curve_figure(panels: Sequence[Panel]) -> Figure:
   )
   num_data, bound = (panels[0].kl[k] for k in ('num_data', 'ln_n_nats'))
   axes.axhline(
-    bound, color='grey', linestyle='--', label=f'ln {num_data} = {bound:.3f}'
+    bound, color='gray', linestyle='--', label=f'ln {num_data} = {bound:.3f}'
   )
   axes.set(xscale='log', xlabel=r'$\kappa$ (RMSE per pixel)', ylabel='nats')
   axes.set_xticks(kappas, [f'{kappa:g}' for kappa in kappas])
@@ -122,7 +122,7 @@ def curve_figure(panels: Sequence[Panel]) -> Figure:
 
 
 def table(panels: Sequence[Panel]) -> str:
-  """Returns the runs as text."""
+  """Return the runs as text."""
   width = max(len(panel.result.run.title) for panel in panels)
   lines = [f'{"":<{width}}  average KL  marginal KL  standard error     RMSE']
   for panel in panels:
@@ -136,7 +136,7 @@ def table(panels: Sequence[Panel]) -> str:
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_enum(
     'preset', 'digits', ['digits', 'mnist'], 'Whose digits: the config variant.'
   )
@@ -146,7 +146,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Trains what is missing, draws the figure and the curve."""
+  """Train what is missing, draw the figure and the curve."""
   del argv
   workdir, preset = cli.workdir(), flags.FLAGS.preset
   folder = os.path.join(workdir, preset)

@@ -24,7 +24,7 @@ PANELS = (
 
 
 def main(argv: Sequence[str]) -> None:
-  """Trains what is missing and draws the figure."""
+  """Train what is missing and draw the figure."""
   del argv
   panels.main('figure_9', PANELS)
 

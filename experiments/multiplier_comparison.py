@@ -31,7 +31,7 @@ _TICKS = (1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1_000)
 
 
 def compared(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """Returns the records with their KLs where C = 0.
+  """Return the records with their KLs where C = 0.
 
   `kl_at_constraint` is KL + sum lambda C in nats, lambda that of the longest
   run of `geco` that met the same constraints, else of the longest of any rule
@@ -77,17 +77,17 @@ def _kl_at_constraint(each, records) -> float:
 
 
 def offset(each: Mapping[str, Any]) -> float:
-  """Returns C / scale of the constraint that is the furthest from held."""
+  """Return C / scale of the constraint that is the furthest from held."""
   return max(report['violation'] for report in each['constraints'].values())
 
 
 def _line(each: Mapping[str, Any]) -> tuple[str, int, int]:
-  """Returns what the rules are compared at."""
+  """Return what the rules are compared at."""
   return each['problem'], each['steps'], each['seed']
 
 
 def _grid(content) -> tuple[list[str], list[dict[str, dict[str, Any]]]]:
-  """Returns the rules that were run and, a line each, records by rule."""
+  """Return the rules that were run and, a line each, records by rule."""
   lines: dict[Any, dict[str, dict[str, Any]]] = {}
   for each in compared(content['runs']):
     lines.setdefault(_line(each), {})[each['rule']] = each
@@ -96,7 +96,7 @@ def _grid(content) -> tuple[list[str], list[dict[str, dict[str, Any]]]]:
 
 
 def _titles(line: Mapping[str, Mapping[str, Any]]) -> tuple[str, str, str]:
-  """Returns model, constraints and steps of a line, for people."""
+  """Return model, constraints and steps of a line, for people."""
   one = next(iter(line.values()))
   model, _ = one['problem'].split('_geco_')
   kappas = ', '.join(f'{k} {v:g}' for k, v in one['kappas'].items())
@@ -105,7 +105,7 @@ def _titles(line: Mapping[str, Mapping[str, Any]]) -> tuple[str, str, str]:
 
 
 def table(content: Mapping[str, Any]) -> str:
-  """Returns the ratios to the best KL at the constraint, in Markdown.
+  """Return the ratios to the best KL at the constraint, in Markdown.
 
   In brackets stands C / scale where it is over 2% off, and the verdict where
   the constraint was not met. The last line has median and worst ratio and how
@@ -150,7 +150,7 @@ def _summary(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def figure(content: Mapping[str, Any]) -> Figure:
-  """Returns the table as dots; hollow ones did not meet their constraints.
+  """Return the table as dots; hollow ones did not meet their constraints.
 
   Args:
     content: of multiplier_rules.json.

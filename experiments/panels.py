@@ -20,7 +20,7 @@ _PANELS_IN_ROW = 4  # At most; six are two rows of three.
 
 
 def figure(results: Sequence[Result]) -> Figure:
-  """Returns the panels; rows of each: data, reconstructions, samples."""
+  """Return the panels; rows of each: data, reconstructions, samples."""
   images = [_picture(result) for result in results]
   rows = -(-len(results) // _PANELS_IN_ROW)
   columns = -(-len(results) // rows)
@@ -44,7 +44,7 @@ def figure(results: Sequence[Result]) -> Figure:
 
 
 def _picture(result: Result) -> np.ndarray:
-  """Returns rows of data, reconstructions and samples, uint8."""
+  """Return rows of data, reconstructions and samples, uint8."""
   rows = pictures.image_rows(
     build(result.config, result.dataset),
     result.dataset.splits['test'],
@@ -54,7 +54,7 @@ def _picture(result: Result) -> np.ndarray:
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_enum(
     'preset',
     'quick',
@@ -64,7 +64,7 @@ def define_flags() -> None:
 
 
 def main(name: str, panels: Sequence[Run]) -> None:
-  """Trains and draws the panels of a figure, as the flags say."""
+  """Train and draw the panels of a figure, as the flags say."""
   workdir = cli.workdir()
   results = runs.train_all(
     panels,

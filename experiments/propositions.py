@@ -50,7 +50,7 @@ class Claim(NamedTuple):
 
 
 def _zero(proposition, what, measured):
-  """Returns the claim that a number is 0."""
+  """Return the claim that a number is 0."""
   return Claim(proposition, what, measured, '0', -_ROUNDING, _ROUNDING)
 
 
@@ -65,7 +65,7 @@ class _Setting(NamedTuple):
 
 
 def claims() -> Iterator[Claim]:
-  """Yields every claim, in the paper's order."""
+  """Yield every claim, in the paper's order."""
   setting = _setting()
   yield from _stationarity(setting)
   yield from _partition(setting)
@@ -78,7 +78,7 @@ def claims() -> Iterator[Claim]:
 def _setting():
   data = toy_data.cluster_hierarchy(HALF_DISTANCES, NUM_DATA, 0, 0.01)
   tiles = fixed_points.grid(TILES_PER_SIDE)
-  initial = fixed_points.initial_psi(tiles.centres, 0)
+  initial = fixed_points.initial_psi(tiles.centers, 0)
   found = fixed_points.fixed_points(
     *(data, initial, [BETA]), smoothing=0.0, max_steps=2_000, tolerance=1e-6
   )
@@ -157,7 +157,7 @@ def _kernel_pca(setting):
   )
   largest = 0.0
   for _ in range(20):
-    coefficients = propositions.normalised_coefficients(
+    coefficients = propositions.normalized_coefficients(
       setting.data, psi, setting.prior, BETA
     )
     psi = propositions.kernel_pca_preimage_step(
@@ -200,12 +200,12 @@ def _equipartition(setting):
 
 
 def _lipschitz(setting):
-  """Prop. 6: no two centres' reconstructions are steeper than L."""
+  """Prop. 6: no two centers' reconstructions are steeper than L."""
   points = setting.tiles._replace(side=0.0)
   pairs = lipschitz.pairs_within(points, 2.0)
   yield Claim(
     6,
-    'largest slope between centres, without',
+    'largest slope between centers, without',
     float(lipschitz.slopes(setting.psi, pairs).max()),
     '> L = 1',
     least=1.0 + _ROUNDING,
@@ -215,7 +215,7 @@ def _lipschitz(setting):
   )
   yield Claim(
     6,
-    'largest slope between centres, with',
+    'largest slope between centers, with',
     found.largest_slope,
     '<= 1.01 L = 1.01',
     least=0.0,
@@ -224,7 +224,7 @@ def _lipschitz(setting):
 
 
 def table(rows: Sequence[Claim]) -> str:
-  """Returns the claims as text, a line each."""
+  """Return the claims as text, a line each."""
   lines = [f'Prop.  {"what":<50}  measured  holds  expected']
   for row in rows:
     lines.append(
@@ -235,7 +235,7 @@ def table(rows: Sequence[Claim]) -> str:
 
 
 def run(workdir: str) -> list[Claim]:
-  """Measures, prints and writes all claims; returns them."""
+  """Measure, print and write all claims; return them."""
   rows = [*claims()]
   print(table(rows))
   create(workdir)
@@ -258,7 +258,7 @@ def run(workdir: str) -> list[Claim]:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs what the flags ask for."""
+  """Run what the flags ask for."""
   del argv
   run(cli.workdir())
 

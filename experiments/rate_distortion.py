@@ -79,7 +79,7 @@ class Outcome(NamedTuple):
 
 
 def init_model(key: jax.Array) -> LinearVae:
-  """Returns random weights and posteriors of unit variance."""
+  """Return random weights and posteriors of unit variance."""
   n = EIGENVALUES.size
   encoder, decoder = 0.1 * jax.random.normal(key, (2, n, n))
   return LinearVae(encoder, decoder, jnp.zeros((1, n)))
@@ -88,7 +88,7 @@ def init_model(key: jax.Array) -> LinearVae:
 def kl_and_squared_error(
   model: LinearVae, key: jax.Array, batch_size: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the means [] over a fresh batch with one posterior sample each."""
+  """Return the means [] over a fresh batch with one posterior sample each."""
   stddevs = jnp.sqrt(jnp.asarray(EIGENVALUES, jnp.float32))[None]
   x, noise = jax.random.normal(key, (2, batch_size, EIGENVALUES.size))
   x = x * stddevs
@@ -102,7 +102,7 @@ def kl_and_squared_error(
 def exact_kl_and_squared_error(
   model: LinearVae,
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the expectations [] of `kl_and_squared_error`."""
+  """Return the expectations [] of `kl_and_squared_error`."""
   eigenvalues = jnp.asarray(EIGENVALUES, jnp.float32)[:, None]
   variance = jnp.exp(2 * model.log_stddev)
   kl = (
@@ -123,7 +123,7 @@ def train(
   batch_size: int,
   seed: int,
 ) -> Outcome:
-  """Trains one model under the constraint of one distortion []."""
+  """Train one model under the constraint of one distortion []."""
   init_key, data_key = jax.random.split(jax.random.key(seed))
   optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, num_steps))
 
@@ -171,7 +171,7 @@ def run_update(
   seed: int,
   distortions: Sequence[float] = DISTORTIONS,
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-  """Trains every step size and distortion together.
+  """Train every step size and distortion together.
 
   Args:
     name: of `UPDATES`.
@@ -208,7 +208,7 @@ def run_update(
 
 
 def _row(name, step_size, distortion, kl, reached, log_multiplier):
-  """Returns what one run reached beside what is exact, as plain numbers."""
+  """Return what one run reached beside what is exact, as plain numbers."""
   rate = float(theory.rate(EIGENVALUES, distortion))
   optimum = float(theory.optimal_multiplier(EIGENVALUES, distortion))
   multiplier = float(np.exp(log_multiplier))
@@ -232,7 +232,7 @@ def _row(name, step_size, distortion, kl, reached, log_multiplier):
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the runs as text, a line each."""
+  """Return the runs as text, a line each."""
   lines = [
     'update   step size   D  violation  R/nats  KL/nats    KL/R'
     '  lambda/lambda*  seconds'
@@ -256,7 +256,7 @@ def run(
   batch_size: int,
   seed: int,
 ) -> list[dict[str, Any]]:
-  """Trains, prints the table and writes JSON and PNG; returns the rows."""
+  """Train, print the table and write JSON and PNG; return the rows."""
   rows, traces = [], {}
   for name in UPDATES:
     default = DEFAULT_STEP_SIZES[name] or 40 / num_steps
@@ -287,7 +287,7 @@ def run(
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_bool(
     'robustness', False, 'Draw the map over step sizes of the multiplier.'
   )
@@ -297,7 +297,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs what the flags ask for."""
+  """Run what the flags ask for."""
   del argv
   workdir = cli.workdir()
   create(workdir)

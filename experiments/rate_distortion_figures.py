@@ -24,7 +24,7 @@ def curve_figure(
   num_steps: int,
   eigenvalues: np.ndarray,
 ) -> Figure:
-  """Returns R(D) with the runs on it, and the multipliers during training.
+  """Return R(D) with the runs on it, and the multipliers during training.
 
   Args:
     rows: of `rate_distortion.run_update`, one step size for each update.
@@ -65,7 +65,7 @@ def curve_figure(
     steps = np.linspace(0, num_steps, trace.shape[1])
     for i, values in enumerate(trace):
       multiplier.plot(steps, values, line, color=f'C{i}')
-    multiplier.plot([], [], line, color='grey', label=label)
+    multiplier.plot([], [], line, color='gray', label=label)
   for i, row in enumerate(rows[: len(next(iter(traces.values())))]):
     multiplier.axhline(
       row['optimal_multiplier'], color='black', linewidth=0.8, linestyle='--'
@@ -79,7 +79,7 @@ def curve_figure(
       ha='right',
     )
   curve.axvline(
-    total, color='grey', linewidth=0.8, linestyle='--', label='total variance'
+    total, color='gray', linewidth=0.8, linestyle='--', label='total variance'
   )
   curve.set(
     xlabel='distortion D, expected squared error',
@@ -105,7 +105,7 @@ def robustness_figure(
   kl_tolerance: float,
   multiplier_tolerance: float,
 ) -> Figure:
-  """Returns KL / R over step sizes and distortions, a panel an update.
+  """Return KL / R over step sizes and distortions, a panel an update.
 
   Args:
     rows: of `rate_distortion.run_update`.
@@ -117,10 +117,10 @@ def robustness_figure(
   distortions = sorted({row['distortion'] for row in rows}, reverse=True)
   figure = Figure(figsize=(11, 4.2), layout='constrained')
   panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-  colours = ListedColormap(
+  colors = ListedColormap(
     ['#74bd8c', '#c5e6bb', '#fbe6a2', '#f0a35e', '#d9644a']
   ).with_extremes(bad='#c8c8c8')
-  norm = BoundaryNorm([0, 0.3, 1, 3, 10, 1000], colours.N)
+  norm = BoundaryNorm([0, 0.3, 1, 3, 10, 1000], colors.N)
   for axes, name in zip(panels, names, strict=True):
     errors = np.full((len(distortions), len(step_sizes)), np.nan)
     for row in rows:
@@ -129,7 +129,7 @@ def robustness_figure(
         x = step_sizes.index(row['step_size'])
         errors[y, x] = np.nan if row['diverged'] else 100 * row['kl_error']
         _annotate_cell(axes, x, y, row)
-    axes.imshow(np.abs(errors), cmap=colours, norm=norm, aspect='auto')
+    axes.imshow(np.abs(errors), cmap=colors, norm=norm, aspect='auto')
     axes.set(
       xticks=range(len(step_sizes)),
       xticklabels=[f'{s:g}' for s in step_sizes],
@@ -140,10 +140,10 @@ def robustness_figure(
     )
   panels[0].set_ylabel('distortion D asked, squared error')
   bar = figure.colorbar(
-    ScalarMappable(norm, colours),
+    ScalarMappable(norm, colors),
     ax=panels,
     spacing='uniform',
-    label='$|KL / R - 1|$ [%]; grey \u00d7: diverged',
+    label='$|KL / R - 1|$ [%]; gray \u00d7: diverged',
   )
   bar.set_ticks([0, 0.3, 1, 3, 10], labels=['0', '0.3', '1', '3', '10'])
   figure.suptitle(
@@ -155,7 +155,7 @@ def robustness_figure(
 
 
 def _annotate_cell(axes, x, y, row):
-  """Writes KL / R and the multiplier's ratio into a cell of the map."""
+  """Write KL / R and the multiplier's ratio into a cell of the map."""
   if row['diverged']:
     text = f'\u00d7\n{1 + row["kl_error"]:.2g}'
   else:

@@ -1,4 +1,4 @@
-"""Writes RESULTS.md: the paper's claims beside what came of our runs.
+"""Write RESULTS.md: the paper's claims beside what came of our runs.
 
   python -m experiments.results_page
 
@@ -37,7 +37,7 @@ by `clipped` are GECO's under its former default, which
 
 
 def page(results: str, listed: Sequence[Claim] = CLAIMS) -> str:
-  """Returns the page.
+  """Return the page.
 
   Args:
     results: folder of the results files.
@@ -55,7 +55,7 @@ def page(results: str, listed: Sequence[Claim] = CLAIMS) -> str:
 
 
 def _read(results: str, name: str) -> Any:
-  """Returns the content of a file, None if it is not there."""
+  """Return the content of a file, None if it is not there."""
   try:
     with open(os.path.join(results, name)) as file:
       return json.load(file)
@@ -68,7 +68,7 @@ def _findings(claim: Claim, content: Any) -> list[Finding]:
 
 
 def _overview(listed: Sequence[Claim], findings: dict) -> str:
-  """Returns the table of claims and in how many lines they hold."""
+  """Return the table of claims and in how many lines they hold."""
   lines = ['| claim | holds in |', '| --- | --- |']
   for claim in listed:
     verdicts = [f.holds for f in findings[claim.title] if f.holds is not None]
@@ -82,7 +82,7 @@ def _overview(listed: Sequence[Claim], findings: dict) -> str:
 def _section(
   claim: Claim, content: Any, findings: Sequence[Finding]
 ) -> Iterator[str]:
-  """Yields the lines of a claim's section."""
+  """Yield the lines of a claim's section."""
   yield f'## {claim.title}\n\n{claim.statement}\n'
   if content is None:
     yield f'Not run yet: `{claim.command}`\n'
@@ -104,7 +104,7 @@ def _word(finding: Finding) -> str:
 
 
 def _origin(content: Any) -> str:
-  """Returns preset, device, steps and seeds as the file tells them."""
+  """Return preset, device, steps and seeds as the file tells them."""
   asked = (
     ('preset', ('preset',)),
     ('device', ('device',)),
@@ -119,7 +119,7 @@ def _origin(content: Any) -> str:
 
 
 def _values(content: Any, names: Sequence[str]) -> Iterator[Any]:
-  """Yields the plain values that stand under any of the names, anywhere."""
+  """Yield the plain values that stand under any of the names, anywhere."""
   if isinstance(content, dict):
     for key, value in content.items():
       if key in names and isinstance(value, (str, int)):
@@ -140,13 +140,13 @@ def _order(value):
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_string('results', 'results', 'Folder of the results files.')
   flags.DEFINE_string('output', 'RESULTS.md', 'The page.')
 
 
 def main(argv: Sequence[str]) -> None:
-  """Writes the page."""
+  """Write the page."""
   del argv
   write_bytes(flags.FLAGS.output, page(flags.FLAGS.results).encode())
   print(f'results: {flags.FLAGS.output}')

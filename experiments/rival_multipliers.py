@@ -49,7 +49,7 @@ def clipped_update(
   damping: float,
   log_multiplier_range: tuple[float, float] = _RANGE,
 ) -> optax.GradientTransformation:
-  """Returns the update that `geco` was before: the average's clip is damped.
+  """Return the update that `geco` was before: the average's clip is damped.
 
       a_old, a <- a, decay a + (1 - decay) e        (at first: a = e)
       u = clip(a, -1, 1) + damping (clip(a, -1, 1) - clip(a_old, -1, 1))
@@ -83,7 +83,7 @@ def pi_update(
   natural_multiplier: Any,
   log_multiplier_range: tuple[float, float] = _RANGE,
 ) -> optax.GradientTransformation:
-  """Returns nuPI, a PI controller of the multiplier itself.
+  """Return nuPI, a PI controller of the multiplier itself.
 
       xi_old, xi <- xi, decay xi + (1 - decay) e        (at first: xi = e)
       lambda <- [lambda + lambda0 (k_i e + k_p (xi - xi_old))]_+
@@ -119,7 +119,7 @@ def pi_update(
 
 
 def _averaging(move, naturals, log_multiplier_range):
-  """Returns the transformation that moves each log-multiplier by itself.
+  """Return the transformation that moves each log-multiplier by itself.
 
   Args:
     move: (count, violation, average, log-multiplier, natural multiplier) ->
@@ -162,7 +162,7 @@ def clipped(
   log_multiplier_range: tuple[float, float] = _RANGE,
   **kwargs: Any,
 ) -> Multipliers:
-  """Returns `clipped_update` and where it starts."""
+  """Return `clipped_update` and where it starts."""
   return Multipliers(
     transformation=clipped_update(
       step_size, log_multiplier_range=log_multiplier_range, **kwargs
@@ -178,7 +178,7 @@ def pi(
   log_multiplier_range: tuple[float, float] = _RANGE,
   **kwargs: float,
 ) -> Multipliers:
-  """Returns `pi_update` and where it starts, the lowest multiplier."""
+  """Return `pi_update` and where it starts, the lowest multiplier."""
   return Multipliers(
     transformation=pi_update(
       natural_multiplier=dict(naturals),

@@ -46,7 +46,7 @@ def row(
   num_steps: int | None = None,
   data_dir: str | None = None,
 ) -> dict[str, Any]:
-  """Returns one data set's numbers, training what is missing."""
+  """Return one data set's numbers, training what is missing."""
   results = runs.train_all(
     [Run(data, 'elbo', model='nvp'), Run(data, 'geco', {'re': KAPPA}, 'nvp')],
     workdir,
@@ -75,14 +75,14 @@ def row(
 
 
 def _num_data(dataset: Dataset) -> int:
-  """Returns how many examples make q(z): as many as MNIST has, if composed."""
+  """Return how many examples make q(z): as many as MNIST has, if composed."""
   if dataset.is_composed:
     return _NUM_COMPOSED
   return len(dataset.splits['train'].label)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the rows as text."""
+  """Return the rows as text."""
   lines = [
     f'{"data":<12} {"":<6}   marginal KL (error)   average KL     RMSE'
     '   marginal KL in the paper'
@@ -106,7 +106,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_enum(
     'preset', 'quick', ['quick', 'gpu', 'paper'], 'Size: the config variant.'
   )
@@ -117,7 +117,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Trains what is missing, prints the table and writes the numbers."""
+  """Train what is missing, print the table and write the numbers."""
   del argv
   workdir = cli.workdir()
   path = os.path.join(workdir, 'table_2.json')

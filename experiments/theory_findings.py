@@ -7,7 +7,7 @@ from experiments.findings import Finding
 
 
 def figure_1(content: Content) -> Iterator[Finding]:
-  """Yields the blurred reconstruction, the hole and the price of overlap."""
+  """Yield the blurred reconstruction, the hole and the price of overlap."""
   weights = content['overlap_weights']
   yield Finding(
     'weights of the two data points in the reconstruction where their '
@@ -33,7 +33,7 @@ def figure_1(content: Content) -> Iterator[Finding]:
 
 
 def figure_2(content: Content) -> Iterator[Finding]:
-  """Yields the merging of fixed points and the last transition."""
+  """Yield the merging of fixed points and the last transition."""
   panels = sorted(content['panels'], key=lambda panel: panel['beta'])
   counts = [panel['distinct_fixed_points'] for panel in panels]
   yield Finding(
@@ -60,7 +60,7 @@ def figure_2(content: Content) -> Iterator[Finding]:
 
 
 def figure_7(content: Content) -> Iterator[Finding]:
-  """Yields the slopes between tiles under Lipschitz constraints."""
+  """Yield the slopes between tiles under Lipschitz constraints."""
   for panel in content['panels']:
     if panel['lipschitz'] is None:
       continue
@@ -74,7 +74,7 @@ def figure_7(content: Content) -> Iterator[Finding]:
 
 
 def propositions(content: Content) -> Iterator[Finding]:
-  """Yields each measured number beside what the theory says of it."""
+  """Yield each measured number beside what the theory says of it."""
   for claim in content['claims']:
     yield Finding(
       f'Proposition {claim["proposition"]}: {claim["what"]}',

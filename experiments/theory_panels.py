@@ -22,7 +22,7 @@ DATA_SEED = flags.DEFINE_integer('data_seed', 0, 'Seed of data and start.')
 
 
 def at_least(**least: int) -> None:
-  """Checks flags, given their least values by name.
+  """Check flags, given their least values by name.
 
   Raises:
     UserError: if one is less.
@@ -41,7 +41,7 @@ def draw_fixed_points(
   title: str,
   psi_size: float = 2.5,
 ) -> None:
-  """Draws data blue, fixed points red and the ways to them grey.
+  """Draw data blue, fixed points red and the ways to them gray.
 
   Args:
     axes: to draw into.
@@ -68,7 +68,7 @@ def draw_fixed_points(
 
 
 def save(workdir: str, name: str, figure: Figure, numbers: Any) -> None:
-  """Writes NAME.png, with few colours, and NAME.json; says where."""
+  """Write NAME.png, with few colors, and NAME.json; say where."""
   create(workdir)
   path = os.path.join(workdir, name)
   write_json(f'{path}.json', numbers)

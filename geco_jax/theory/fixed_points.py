@@ -24,14 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-_MAX_FUSED_DIMS = 8  # Of the data, that are written out.
+# Up to so many dimensions of the data, the sum over them is written out.
+_MAX_FUSED_DIMS = 8
 
 
 class Tiles(NamedTuple):
   """A partition of [-1/2, 1/2]^d into equal cubes."""
 
-  centres: np.ndarray  # [tiles, d].
-  side: float  # Of a cube.
+  centers: np.ndarray  # [tiles, d].
+  side: float  # Length of a cube's edges.
 
 
 class FixedPoints(NamedTuple):
@@ -46,9 +47,9 @@ class FixedPoints(NamedTuple):
 
 
 def grid(tiles_per_side: int = 32, num_dims: int = 2) -> Tiles:
-  """Returns Appendix A's grid of tiles, whose uniform prior is density 1.
+  """Return Appendix A's grid of tiles, whose uniform prior is density 1.
 
-  >>> grid(2, 1).centres.ravel().tolist()
+  >>> grid(2, 1).centers.ravel().tolist()
   [-0.25, 0.25]
 
   Args:
@@ -65,28 +66,28 @@ def grid(tiles_per_side: int = 32, num_dims: int = 2) -> Tiles:
     )
   middles = (np.arange(tiles_per_side) + 0.5) / tiles_per_side - 0.5
   mesh = np.meshgrid(*[middles] * num_dims, indexing='ij')
-  centres = np.stack([axis.ravel() for axis in mesh], axis=-1)
-  return Tiles(centres, 1 / tiles_per_side)
+  centers = np.stack([axis.ravel() for axis in mesh], axis=-1)
+  return Tiles(centers, 1 / tiles_per_side)
 
 
 def initial_psi(
-  centres: np.ndarray, seed: int, noise: float = 0.1
+  centers: np.ndarray, seed: int, noise: float = 0.1
 ) -> np.ndarray:
-  """Returns Appendix A's start: the tiles' centres plus uniform noise.
+  """Return Appendix A's start: the tiles' centers plus uniform noise.
 
   Args:
-    centres: [tiles, dims].
+    centers: [tiles, dims].
     seed: of the noise.
     noise: its greatest size in each dimension, >= 0.
   """
   rng = np.random.default_rng(seed)
-  return centres + rng.uniform(-noise, noise, centres.shape)
+  return centers + rng.uniform(-noise, noise, centers.shape)
 
 
 def log_weights(
   data: jax.Array, psi: jax.Array, log_prior: jax.Array, beta: jax.Array
 ) -> jax.Array:
-  """Returns log m [tiles, n], the posteriors over the prior (Eq. 19).
+  """Return log m [tiles, n], the posteriors over the prior (Eq. 19).
 
   Args:
     data: [n, dims].
@@ -101,10 +102,11 @@ def log_weights(
 
 
 def squared_distances(data: jax.Array, psi: jax.Array) -> jax.Array:
-  """Returns ||x_i - psi_a||^2 [tiles, n], as exact as float32 can be.
+  """Return ||x_i - psi_a||^2 [tiles, n], as exact as float32 can be.
 
-  The product form would cancel, and its error is divided by beta. Over few
-  dimensions the sum fuses into the exponentials that follow.
+  In `||x||^2 - 2 x.psi + ||psi||^2` near points would cancel, and the rounding
+  error is then divided by a small beta. Over few dimensions the sum is written
+  out, so that XLA fuses it into the exponentials that follow.
   """
   if data.shape[1] > _MAX_FUSED_DIMS:
     return jax.lax.map(lambda p: ((data - p[None]) ** 2).sum(axis=1), psi)
@@ -117,12 +119,12 @@ def squared_distances(data: jax.Array, psi: jax.Array) -> jax.Array:
 def transition(
   data: jax.Array, psi: jax.Array, log_prior: jax.Array, beta: jax.Array
 ) -> jax.Array:
-  """Returns F(psi) [tiles, dims], the decoder's best answer (Eq. 20)."""
+  """Return F(psi) [tiles, dims], the decoder's best answer (Eq. 20)."""
   return decode(data, log_weights(data, psi, log_prior, beta))
 
 
 def decode(data: jax.Array, log_m: jax.Array) -> jax.Array:
-  """Returns `sum_i x_i m_ia / sum_j m_ja` [tiles, dims] (Eqs. 4 and 18).
+  """Return `sum_i x_i m_ia / sum_j m_ja` [tiles, dims] (Eqs. 4 and 18).
 
   Args:
     data: [n, dims].
@@ -142,7 +144,7 @@ def fixed_points(
   tolerance: float = 1e-3,
   keep_trajectories: bool = False,
 ) -> FixedPoints:
-  """Iterates Eqs. 19-20 from `initial`, for all betas in one program.
+  """Iterate Eqs. 19-20 from `initial`, for all betas in one program.
 
   The betas run one after another, each until its own last step: on a CPU this
   is faster than side by side, where all would take as many steps as the
@@ -168,20 +170,21 @@ def fixed_points(
   data, initial, betas = (np.asarray(x) for x in (data, initial, betas))
   log_prior = _log_prior(prior, len(initial))
   _check(data, initial, betas, smoothing, max_steps, tolerance)
-  # Distances do not change, and floats are finer around 0.
-  centre = data.mean(axis=0, keepdims=True)
-  found = _iterate(
-    *(jnp.asarray(x, jnp.float32) for x in (data - centre, initial - centre)),
+  # Centering keeps all distances, and float32 is finer around 0.
+  center = data.mean(axis=0, keepdims=True)
+  points = _iterate(
+    *(jnp.asarray(x, jnp.float32) for x in (data - center, initial - center)),
     *(jnp.asarray(x, jnp.float32) for x in (log_prior, betas)),
     smoothing,
     tolerance,
     max_steps,
     keep_trajectories,
   )
-  kept = found.trajectories
-  return found._replace(
-    psi=found.psi + centre[None],
-    trajectories=None if kept is None else kept + centre[None, None],
+  trajectories = points.trajectories
+  if trajectories is not None:
+    trajectories = trajectories + center[None, None]
+  return points._replace(
+    psi=points.psi + center[None], trajectories=trajectories
   )
 
 
@@ -189,33 +192,37 @@ def fixed_points(
 def _iterate(
   data, initial, log_prior, betas, smoothing, tolerance, max_steps, keep
 ):
-  """Runs every beta in turn; shapes as in `fixed_points`."""
+  """Run every beta in turn; shapes as in `fixed_points`."""
 
-  def one(beta):
+  def fixed_point(beta):
     def move(state):
       psi, num_steps, _ = state
       target = transition(data, psi, log_prior, beta)
       step = (1 - smoothing) * (target - psi)
       return psi + step, num_steps + 1, jnp.linalg.norm(step)
 
+    # A scan of fixed length can keep the trajectory, as a while loop cannot;
+    # after the last step `cond` skips the work.
     def step(state, _):
       state = jax.lax.cond(state[2] < tolerance, lambda s: s, move, state)
       return state, state[0] if keep else None
 
     start = (initial, jnp.int32(0), jnp.float32(jnp.inf))
-    (psi, num_steps, last), kept = jax.lax.scan(step, start, length=max_steps)
+    (psi, num_steps, last_step), trajectory = jax.lax.scan(
+      step, start, length=max_steps
+    )
     if keep:
-      kept = jnp.concatenate([initial[None], jnp.asarray(kept)])
+      trajectory = jnp.concatenate([initial[None], jnp.asarray(trajectory)])
     error, kl = error_and_kl(data, psi, log_prior, beta)
-    return FixedPoints(psi, error, kl, num_steps, last, kept)
+    return FixedPoints(psi, error, kl, num_steps, last_step, trajectory)
 
-  return jax.lax.map(one, betas)
+  return jax.lax.map(fixed_point, betas)
 
 
 def error_and_kl(
   data: jax.Array, psi: jax.Array, log_prior: jax.Array, beta: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns u = E ||x - g||^2 and the average KL in nats, each []."""
+  """Return u = E ||x - g||^2 and the average KL in nats, each []."""
   log_m = log_weights(data, psi, log_prior, beta)
   # Where the posterior underflows it weighs nothing, however large log m is.
   posterior = jnp.exp(log_m + log_prior[:, None])
@@ -224,7 +231,7 @@ def error_and_kl(
 
 
 def _log_prior(prior, num_tiles):
-  """Returns log pi [tiles], or raises ValueError."""
+  """Return log pi [tiles]; raise ValueError if the prior is not one."""
   if prior is None:
     return np.full(num_tiles, -np.log(num_tiles))
   prior = np.asarray(prior, np.float64)
@@ -239,7 +246,7 @@ def _log_prior(prior, num_tiles):
 
 
 def _check(data, initial, betas, smoothing, max_steps, tolerance):
-  """Raises ValueError for what `fixed_points` cannot use."""
+  """Raise ValueError for what `fixed_points` cannot use."""
   if data.ndim != 2 or initial.ndim != 2 or data.shape[1] != initial.shape[1]:
     raise ValueError(
       'data and initial must be [n, dims] and [tiles, dims], got shapes '

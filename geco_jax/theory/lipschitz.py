@@ -4,7 +4,7 @@ Two tiles a, b bound the decoder by `||psi_a - psi_b||^2 <= L^2 S_ab`, where
 S_ab is the mean squared distance of their points. With the prior's density kept
 inside K_ab = pi_a pi_b S_ab, the paper's C_ab = pi_a pi_b / (L^2 K_ab) is
 1 / (L^2 S_ab) for every prior. Multipliers Omega~_ab >= 0 enforce it: given the
-encoder, psi minimises
+encoder, psi minimizes
 
     sum_a D_a ||psi_a - F_a||^2 + 1/2 sum_ab W_ab ||psi_a - psi_b||^2,
     D_a = pi_a sum_i m_ia / (2 beta),   W = Omega~ o C,           (Eq. 23)
@@ -35,11 +35,16 @@ import threadpoolctl
 from geco_jax.theory import fixed_points
 from geco_jax.theory.fixed_points import Tiles
 
-_FIRST_STRENGTH = 1e-2  # Of the constraint at the start, against the data's.
-_LEAST_SHARE = 1e-9  # Of the mean D, for tiles that no datum uses.
-_RESTING_SHARE = 1e-3  # Of the first Omega~; less would be slow to wake.
-_FLAT_ENOUGH = 0.01  # Over L; of such psi the last is nearest to the optimum.
-_MAX_LAST_STEPS = 500  # Of the last projection.
+# A tile's sum of W over its D at the start, in the mean over tiles.
+_FIRST_STRENGTH = 1e-2
+# Least D over its mean: a tile that no datum uses has D = 0, and no solution.
+_MIN_PRECISION_SHARE = 1e-9
+# Least Omega~ over the first: a multiplier near 0 would take long to grow back.
+_MIN_MULTIPLIER_SHARE = 1e-3
+# Psi this much steeper than L passes for flat. The last such is returned, as
+# the multipliers are nearest to the dual's optimum in the end.
+_SLOPE_MARGIN = 0.01
+_MAX_LAST_STEPS = 500  # Steps of dual ascent after the last iteration.
 
 
 class Pairs(NamedTuple):
@@ -58,9 +63,10 @@ Projector = Callable[[np.ndarray, np.ndarray, np.ndarray, Pairs], np.ndarray]
 class Projection(NamedTuple):
   """Where dual ascent ended."""
 
-  psi: np.ndarray  # [tiles, dims], the flattest yet or, within 1%, the last.
+  # [tiles, dims], of the last step within 1% of L, else of the flattest step.
+  psi: np.ndarray
   multipliers: np.ndarray  # [pairs], Omega~ for the next step.
-  largest_slopes: np.ndarray  # [steps], of each step's own psi.
+  largest_slopes: np.ndarray  # [steps], after each step.
 
 
 class LipschitzPoints(NamedTuple):
@@ -73,34 +79,34 @@ class LipschitzPoints(NamedTuple):
 
 
 def pairs_within(tiles: Tiles, radius: float) -> Pairs:
-  """Returns the pairs of tiles whose centres are at most `radius` apart.
+  """Return the pairs of tiles whose centers are at most `radius` apart.
 
   Points of two cubes of side h, d dimensions, are in the mean squared
   `||c_a - c_b||^2 + d h^2 / 6` apart. With `side=0` slopes are those between
-  the centres.
+  the centers.
 
   Args:
     tiles: of `fixed_points.grid`.
-    radius: > 0; at least sqrt(d) to hold all.
+    radius: > 0; from sqrt(d) on, all pairs are within it.
 
   Raises:
     ValueError: if no pair is so near.
   """
-  tree = spatial.cKDTree(tiles.centres)
+  tree = spatial.cKDTree(tiles.centers)
   pairs = tree.query_pairs(radius * (1 + 1e-9), output_type='ndarray')
   if not len(pairs):
     raise ValueError(
-      f'radius must reach a neighbour, {tiles.side:g} away, got {radius:g}'
+      f'radius must reach a neighbor, {tiles.side:g} away, got {radius:g}'
     )
   first, second = pairs[np.lexsort(pairs.T[::-1])].T.copy()
-  apart = tiles.centres[first] - tiles.centres[second]
-  spread = tiles.centres.shape[1] * tiles.side**2 / 6
-  squared_distance = (apart**2).sum(axis=1) + spread
-  return Pairs(first, second, squared_distance, len(tiles.centres))
+  difference = tiles.centers[first] - tiles.centers[second]
+  spread = tiles.centers.shape[1] * tiles.side**2 / 6
+  squared_distance = (difference**2).sum(axis=1) + spread
+  return Pairs(first, second, squared_distance, len(tiles.centers))
 
 
 def slopes(psi: np.ndarray, pairs: Pairs) -> np.ndarray:
-  """Returns ||psi_a - psi_b|| / sqrt(S_ab) [pairs]."""
+  """Return ||psi_a - psi_b|| / sqrt(S_ab) [pairs]."""
   squared = sum(
     (column[pairs.first] - column[pairs.second]) ** 2
     for column in np.ascontiguousarray(psi.T)
@@ -111,9 +117,11 @@ def slopes(psi: np.ndarray, pairs: Pairs) -> np.ndarray:
 def project(
   target: np.ndarray, precision: np.ndarray, weights: np.ndarray, pairs: Pairs
 ) -> np.ndarray:
-  """Returns P F, the solution of `(D + Lap) psi = D F`.
+  """Return P F, the solution of `(D + Lap) psi = D F`.
 
-  Pairs of near tiles make a banded matrix, which is solved as one.
+  D + Lap is symmetric and, as D > 0, positive definite: a Cholesky factor
+  exists. In the grid's order pairs of near tiles are near the diagonal, and a
+  banded matrix is factored in O(tiles bandwidth^2), not O(tiles^3).
 
   Args:
     target: [tiles, dims], F.
@@ -125,6 +133,7 @@ def project(
   right = precision[:, None] * target
   bandwidth = int((pairs.second - pairs.first).max())
   if 3 * bandwidth < pairs.num_tiles:
+    # LAPACK's upper form: entry [i, j] is bands[bandwidth + i - j, j].
     bands = np.zeros((bandwidth + 1, pairs.num_tiles))
     bands[bandwidth] = diagonal
     row = bandwidth + pairs.first - pairs.second
@@ -137,10 +146,10 @@ def project(
 
 
 def literal_projection(num_data: int) -> Projector:
-  """Returns Eq. 25 with the minus, factor and n of the print, to show them.
+  """Return Eq. 25 with the sign, factor and n as printed, to show their effect.
 
-  That is `[I - diag(n sigma^2 / (1^T m o pi)) Lap]^-1 F`, which may be
-  singular and moves tiles apart. (Printed is `sum_a F_a P_ab`, that is P^T F.)
+  Its matrix `I - diag(n sigma^2 / (1^T m o pi)) Lap` may be singular and moves
+  tiles apart. (The paper prints `sum_a F_a P_ab`, which is P^T F.)
 
   Args:
     num_data: n.
@@ -167,7 +176,7 @@ def dual_ascent(
   tolerance: float = -1.0,
   projection: Projector = project,
 ) -> Projection:
-  """Projects, and raises Omega~ where slopes exceed L, lowers it elsewhere.
+  """Project, then raise Omega~ where slopes exceed L and lower it elsewhere.
 
   Each step multiplies Omega~ by `C ||psi_a - psi_b||^2 = (slope / L)^2`, which
   is uphill: the dual's gradient is this less 1. Pairs pull on one another, so
@@ -181,7 +190,7 @@ def dual_ascent(
     num_steps: projections at most, >= 1.
     multipliers: [pairs] to start from; weak ones if None.
     tolerance: stop when no slope exceeds (1 + tolerance) L; -1 takes all steps.
-    projection: `project`, or what is to be tried in its place.
+    projection: `project`, or another that is to be compared with it.
 
   Raises:
     ValueError: if L or the number of steps is not in its range.
@@ -208,22 +217,25 @@ def _ascend(
   tolerance,
   projection=project,
 ):
-  """As `dual_ascent`; BLAS's threads cost more than they save."""
-  precision = np.maximum(precision, _LEAST_SHARE * precision.mean())
+  """Do as `dual_ascent`, whose BLAS has one thread: more would cost time."""
+  precision = np.maximum(precision, _MIN_PRECISION_SHARE * precision.mean())
   limits = lipschitz**2 * pairs.squared_distance
-  least = _first_multipliers(precision, pairs, limits)
-  multipliers = least if multipliers is None else multipliers
-  flattest, largest = target, []
+  initial = _first_multipliers(precision, pairs, limits)
+  multipliers = initial if multipliers is None else multipliers
+  flattest_psi, largest_slopes = target, []
   for _ in range(num_steps):
     psi = projection(target, precision, multipliers / limits, pairs)
     ratios = slopes(psi, pairs) / lipschitz
-    multipliers = np.maximum(multipliers * ratios**2, _RESTING_SHARE * least)
-    largest.append(ratios.max() * lipschitz)
-    if largest[-1] <= max(min(largest), (1 + _FLAT_ENOUGH) * lipschitz):
-      flattest = psi
+    multipliers = np.maximum(
+      multipliers * ratios**2, _MIN_MULTIPLIER_SHARE * initial
+    )
+    largest_slopes.append(ratios.max() * lipschitz)
+    flat_slope = max(min(largest_slopes), (1 + _SLOPE_MARGIN) * lipschitz)
+    if largest_slopes[-1] <= flat_slope:
+      flattest_psi = psi
     if ratios.max() <= 1 + tolerance:
       break
-  return Projection(flattest, multipliers, np.array(largest))
+  return Projection(flattest_psi, multipliers, np.array(largest_slopes))
 
 
 def lipschitz_fixed_points(
@@ -239,7 +251,7 @@ def lipschitz_fixed_points(
   slope_tolerance: float = 0.05,
   keep_trajectory: bool = False,
 ) -> LipschitzPoints:
-  """Iterates `psi <- P F(psi)`, smoothed, under a uniform prior.
+  """Iterate `psi <- P F(psi)`, smoothed, under a uniform prior.
 
   Every step takes one step of dual ascent from the multipliers of the last.
   In the end, psi is projected until no slope exceeds
@@ -250,39 +262,40 @@ def lipschitz_fixed_points(
     initial: [tiles, dims].
     beta: > 0, in units of squared error.
     pairs: of tiles; all for a global constraint, near ones for a local one.
-    lipschitz: L > 0, data's unit over that of the latent space.
+    lipschitz: L > 0, the data's unit over that of the latent space.
     smoothing: weight of the old psi in the new, in [0, 1).
     max_steps: >= 1.
     tolerance: stop when the whole of psi moves by less.
     slope_tolerance: of L, > 0.
     keep_trajectory: whether to return psi at every step.
   """
-  psi, multipliers, kept = np.asarray(initial, np.float64), None, [initial]
+  psi, multipliers = np.asarray(initial, np.float64), None
+  trajectory = [initial]
   with threadpoolctl.threadpool_limits(1, 'blas'):
     for _ in range(max_steps):
       target = target_and_precision(data, psi, beta)
-      found = _ascend(*target, pairs, lipschitz, 1, multipliers, 0.0)
-      step = (1 - smoothing) * (found.psi - psi)
-      psi, multipliers = psi + step, found.multipliers
-      kept.append(psi)
+      projected = _ascend(*target, pairs, lipschitz, 1, multipliers, 0.0)
+      step = (1 - smoothing) * (projected.psi - psi)
+      psi, multipliers = psi + step, projected.multipliers
+      trajectory.append(psi)
       if np.linalg.norm(step) < tolerance:
         break
     target = target_and_precision(data, psi, beta)
-    found = _ascend(
+    projected = _ascend(
       *target, pairs, lipschitz, _MAX_LAST_STEPS, multipliers, slope_tolerance
     )
   return LipschitzPoints(
-    found.psi,
-    float(slopes(found.psi, pairs).max()),
-    len(kept) - 1,
-    np.stack([*kept, found.psi]) if keep_trajectory else None,
+    projected.psi,
+    float(slopes(projected.psi, pairs).max()),
+    len(trajectory) - 1,
+    np.stack([*trajectory, projected.psi]) if keep_trajectory else None,
   )
 
 
 def target_and_precision(
   data: np.ndarray, psi: np.ndarray, beta: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns F(psi) [tiles, dims] and D [tiles] under a uniform prior."""
+  """Return F(psi) [tiles, dims] and D [tiles] under a uniform prior."""
   log_prior = jnp.full(len(psi), -np.log(len(psi)), jnp.float32)
   args = (jnp.asarray(x, jnp.float32) for x in (data, psi))
   target, precision = _target(*args, log_prior, jnp.float32(beta))
@@ -297,13 +310,13 @@ def _target(data, psi, log_prior, beta):
 
 
 def _first_multipliers(precision, pairs, limits):
-  """Returns Omega~ [pairs] whose pull is a small share of the data's."""
+  """Return Omega~ [pairs] that pull a small share as hard as the data."""
   per_tile = 2 * len(pairs.first) / pairs.num_tiles
   return _FIRST_STRENGTH * precision.mean() / per_tile * limits
 
 
 def _weighted_degrees(weights, pairs):
-  """Returns W 1 [tiles]."""
+  """Return W 1 [tiles]."""
   return sum(
     np.bincount(ends, weights, pairs.num_tiles)
     for ends in (pairs.first, pairs.second)

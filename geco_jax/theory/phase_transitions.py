@@ -27,12 +27,12 @@ LEAST_DROP = 0.25
 class Transitions(NamedTuple):
   """Detected mergers, the highest peak first."""
 
-  betas: np.ndarray  # [found], critical betas.
-  curvatures: np.ndarray  # [found], height of the peak.
+  betas: np.ndarray  # [transitions], critical betas.
+  curvatures: np.ndarray  # [transitions], heights of the peaks.
 
 
 def curvature(betas: ArrayLike, squared_error: ArrayLike) -> np.ndarray:
-  """Returns -beta d^2 u / dbeta^2 [betas - 2] at the inner betas.
+  """Return -beta d^2 u / dbeta^2 [betas - 2] at the inner betas.
 
   Args:
     betas: [betas], > 0, ascending, log-spaced, at least 3.
@@ -52,7 +52,7 @@ def critical_betas(
   num: int | None = 3,
   least_drop: float = LEAST_DROP,
 ) -> Transitions:
-  """Returns the highest local maxima of the curvature.
+  """Return the highest local maxima of the curvature.
 
   A sharp drop of slope between two betas of the grid shows at both, in
   proportion to how near it is: their centroid is where it happened.
@@ -61,8 +61,8 @@ def critical_betas(
     betas: [betas], > 0, ascending, log-spaced, at least 3.
     squared_error: [betas], u at each.
     num: how many at most; all if None.
-    least_drop: by how much the slope du/dbeta, as it stands out from its
-      surroundings, must drop within one step of the grid; > 0, no unit.
+    least_drop: > 0, no unit; the least drop of the slope du/dbeta within one
+      step of the grid, over that of the grid around it (the prominence).
 
   Raises:
     ValueError: if betas are too few or do not ascend.
@@ -70,7 +70,8 @@ def critical_betas(
   betas, squared_error = _check(betas, squared_error)
   heights = curvature(betas, squared_error)
   steps = np.diff(np.log(betas))[1:]
-  # The ends may be peaks, and neighbours of peaks, too.
+  # Padded, since `find_peaks` takes no end for a peak, and as every peak has
+  # two neighbors then.
   drops = np.pad(np.maximum(heights * steps, 0), 1)
   peaks, _ = signal.find_peaks(drops, prominence=least_drop)
   around = np.clip(peaks[:, None] + np.arange(-1, 2)[None], 0, betas.size - 1)
@@ -80,7 +81,7 @@ def critical_betas(
 
 
 def last_critical_beta(data: ArrayLike) -> float:
-  """Returns the largest eigenvalue of the data's covariance.
+  """Return the largest eigenvalue of the data's covariance.
 
   Around the mean, F multiplies psi's deviations by covariance / beta: the mean
   attracts what is near it exactly for larger beta. Where mergers are
@@ -96,11 +97,11 @@ def last_critical_beta(data: ArrayLike) -> float:
 
 
 def variance_proxy(data: ArrayLike, num_starts: int = 8) -> float:
-  """Returns the beta above which sending nothing is the best code.
+  """Return the beta above which sending nothing is the best code.
 
   By the Kuhn-Tucker conditions of rate-distortion theory, the mean alone is
   optimal if and only if no reconstruction y would gain by being used,
-  `E exp((x.y - ||y||^2 / 2) / beta) <= 1` for centred x and all y. With
+  `E exp((x.y - ||y||^2 / 2) / beta) <= 1` for centered x and all y. With
   t = y / beta and K(t) = log E exp(t.x) that is beta >= sup_t 2 K(t) / ||t||^2,
   the least sub-Gaussian variance proxy. It is never below the largest
   eigenvalue, its limit at small t.
@@ -110,10 +111,11 @@ def variance_proxy(data: ArrayLike, num_starts: int = 8) -> float:
     num_starts: directions from which the supremum is sought, >= 1.
   """
   points = np.asarray(data, np.float64)
+  # With a largest eigenvalue of 1, starts of the same lengths do for all data.
   scale = np.sqrt(last_critical_beta(points))
   points = (points - points.mean(axis=0)) / scale
 
-  def negative(t):
+  def negative_and_gradient(t):
     exponents, squared = points @ t, t @ t
     cumulant = special.logsumexp(exponents, b=1 / len(points))
     mean = special.softmax(exponents) @ points
@@ -125,12 +127,14 @@ def variance_proxy(data: ArrayLike, num_starts: int = 8) -> float:
   starts *= rng.uniform(0.5, 5, (num_starts, 1)) / np.linalg.norm(
     starts, axis=1, keepdims=True
   )
-  found = min(optimize.minimize(negative, t, jac=True).fun for t in starts)
-  return float(scale**2 * max(1.0, -found))
+  least = min(
+    optimize.minimize(negative_and_gradient, t, jac=True).fun for t in starts
+  )
+  return float(scale**2 * max(1.0, -least))
 
 
 def count_distinct(psi: ArrayLike, radius: float) -> int:
-  """Returns how many groups psi forms, linked by steps of at most `radius`.
+  """Return how many groups psi forms, linked by steps of at most `radius`.
 
   Args:
     psi: [tiles, dims].
@@ -141,7 +145,7 @@ def count_distinct(psi: ArrayLike, radius: float) -> int:
 
 
 def _check(betas, squared_error):
-  """Returns both as float64 vectors, or raises ValueError."""
+  """Return both as float64 vectors; raise ValueError if they do not fit."""
   betas = np.asarray(betas, np.float64)
   squared_error = np.asarray(squared_error, np.float64)
   if betas.ndim != 1 or betas.size < 3 or betas.shape != squared_error.shape:

@@ -37,17 +37,17 @@ def lagrangian(
   multiplier: jax.Array | float,
   constraint: ConstraintFn = fixed_points.squared_distances,
 ) -> jax.Array:
-  """Returns average KL + lambda E C (Eq. 2) in nats, a scalar.
+  """Return average KL + lambda E C (Eq. 2) in nats, a scalar.
 
   Args:
     logits: [tiles, n]; the encoder's masses on the tiles are their softmax,
-      which keeps each encoder normalised wherever a gradient leads.
+      which keeps each encoder normalized wherever a gradient leads.
     psi: [tiles, dims], the decoder.
     data: [n, dims].
     log_prior: [tiles].
     multiplier: lambda; 1 / (2 sigma^2) makes this the negative ELBO, up to a
       constant.
-    constraint: C, the squared error if not told.
+    constraint: C, by default the squared error.
   """
   log_posterior = jax.nn.log_softmax(logits, axis=0)
   kl = log_posterior - log_prior[:, None]
@@ -62,12 +62,12 @@ def optimal_logits(
   multiplier: jax.Array | float,
   constraint: ConstraintFn = fixed_points.squared_distances,
 ) -> jax.Array:
-  """Returns Eq. 5's encoder, log pi - lambda C [tiles, n], not normalised."""
+  """Return Eq. 5's encoder, log pi - lambda C [tiles, n], not normalized."""
   return log_prior[:, None] - multiplier * constraint(data, psi)
 
 
 def partition_kl(masses: ArrayLike) -> float:
-  """Returns `-1/n sum_i log pi_i`, the average KL of a partition (Prop. 2).
+  """Return `-1/n sum_i log pi_i`, the average KL of a partition (Prop. 2).
 
   Least when all masses are 1 / n, where it is log n.
 
@@ -84,7 +84,7 @@ def partition_kl(masses: ArrayLike) -> float:
 def overlap_reconstruction(
   data: np.ndarray, masses: np.ndarray, supports: np.ndarray
 ) -> np.ndarray:
-  """Returns the optimal decoder where supports overlap (Eq. 17, Prop. 3).
+  """Return the optimal decoder where supports overlap (Eq. 17, Prop. 3).
 
   It averages the data whose supports hold z, each weighted by 1 / pi_i. Where
   none does, in a hole, the objective does not depend on it: NaN.
@@ -110,11 +110,11 @@ def overlap_reconstruction(
 def kernel_pca_preimage_step(
   data: np.ndarray, psi: np.ndarray, coefficients: np.ndarray, beta: float
 ) -> np.ndarray:
-  """Returns Mika et al.'s step to a pre-image in kernel PCA (Prop. 4).
+  """Return Mika et al.'s step to a pre-image in kernel PCA (Prop. 4).
 
   With the Gaussian kernel k of scale sqrt(beta) and expansion coefficients
   alpha_i, `z <- sum_i alpha_i k(x_i, z) x_i / sum_i alpha_i k(x_i, z)`. Eq. 20
-  is this with alpha_i = 1 / c_i, which normalises the kernel over the tiles
+  is this with alpha_i = 1 / c_i, which normalizes the kernel over the tiles
   (Mika et al., "Kernel PCA and de-noising in feature spaces", 1999, Eq. 10).
 
   Args:
@@ -130,10 +130,10 @@ def kernel_pca_preimage_step(
   return weights @ data / weights.sum(axis=1, keepdims=True)
 
 
-def normalised_coefficients(
+def normalized_coefficients(
   data: np.ndarray, psi: np.ndarray, prior: np.ndarray, beta: float
 ) -> np.ndarray:
-  """Returns 1 / c_i [n], the coefficients that make Prop. 4 Eq. 20."""
+  """Return 1 / c_i [n], the coefficients with which Prop. 4 is Eq. 20."""
   kernel = pairwise.rbf_kernel(psi, data, gamma=0.5 / beta)
   return 1 / (prior @ kernel)
 
@@ -141,11 +141,11 @@ def normalised_coefficients(
 def balance(
   data: jax.Array, psi: jax.Array, masses: jax.Array, beta: jax.Array | float
 ) -> jax.Array:
-  """Returns `sum_i exp(-H_ia) / sum_b exp(-H_ib) gamma_b` [tiles] (Prop. 5).
+  """Return `sum_i exp(-H_ia) / sum_b exp(-H_ib) gamma_b` [tiles] (Prop. 5).
 
   H = ||x - psi||^2 / (2 beta) is Eq. 5's: lambda C, which has 1 / beta already.
-  (Prop. 5 as printed divides by beta again.) Where the free energy is least in
-  gamma, this is n for every a that has mass, and at most n for others.
+  (Prop. 5 as printed divides by beta again.) If the free energy is least in
+  gamma, this is n for every a that has mass, and at most n for the others.
   """
   log_m = fixed_points.log_weights(
     data, psi, jnp.log(masses), jnp.asarray(beta)
@@ -156,7 +156,7 @@ def balance(
 def equilibrium(
   data: ArrayLike, psi: ArrayLike, beta: float, num_steps: int = 2_000
 ) -> Equilibrium:
-  """Lets the tiles' masses adapt, as those of a free partition would.
+  """Let the tiles' masses adapt, as those of a free partition would.
 
   Eq. 20 moves psi only: how much prior falls to each fixed point is then left
   to where the tiles began. The continuous problem also chooses that, and

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 
 def water_level(eigenvalues: ArrayLike, distortion: ArrayLike) -> np.ndarray:
-  """Returns m, where `sum_i min(m, l_i) = distortion`.
+  """Return m, where `sum_i min(m, l_i) = distortion`.
 
   In m the sum is the least of the lines `sum_{i<=k} l_i + (n - k) m` (l
   ascending), so that m is the greatest of their solutions.
@@ -33,7 +33,7 @@ def water_level(eigenvalues: ArrayLike, distortion: ArrayLike) -> np.ndarray:
     distortion: [...], D, the total squared error over all n dimensions, > 0.
 
   Returns:
-    m [...]; infinity where D >= sum_i l_i, which nothing need be sent for.
+    m [...]; infinity where D >= sum_i l_i, so that nothing need be sent.
 
   Raises:
     ValueError: if a number is not finite or not in its range.
@@ -46,7 +46,7 @@ def water_level(eigenvalues: ArrayLike, distortion: ArrayLike) -> np.ndarray:
 
 
 def rate(eigenvalues: ArrayLike, distortion: ArrayLike) -> np.ndarray:
-  """Returns R(D) in nats, the rate-distortion function.
+  """Return R(D) in nats, the rate-distortion function.
 
   >>> rate([1.0, 1.0], [0.5, 1.0, 2.0]).round(4).tolist()
   [1.3863, 0.6931, 0.0]
@@ -69,7 +69,7 @@ def rate(eigenvalues: ArrayLike, distortion: ArrayLike) -> np.ndarray:
 def optimal_multiplier(
   eigenvalues: ArrayLike, distortion: ArrayLike
 ) -> np.ndarray:
-  """Returns lambda = -dR/dD = 1 / (2 m), the multiplier of `C <= 0`.
+  """Return lambda = -dR/dD = 1 / (2 m), the multiplier of `C <= 0`.
 
   Here `C = ||x - g(z)||^2 - D` is the summed squared error, not a relative
   one. At D = sum_i l_i the slope jumps and the value is that of larger D, 0.
@@ -91,7 +91,7 @@ def optimal_multiplier(
 
 
 def _check(eigenvalues, distortion):
-  """Returns both as float64 arrays, or raises ValueError."""
+  """Return both as float64 arrays; raise ValueError if out of range."""
   values = np.asarray(eigenvalues, np.float64)
   totals = np.asarray(distortion, np.float64)
   if (

@@ -11,7 +11,7 @@ def cluster_hierarchy(
   seed: int,
   stddev: float = 0.0,
 ) -> np.ndarray:
-  """Returns nested pairs of clusters in the plane: a planted hierarchy.
+  """Return nested pairs of clusters in the plane: a planted hierarchy.
 
   Level k splits each cluster in two at +- half_distances[k], levels taking
   turns between the two axes. On their way up in beta, the pairs of one level
@@ -19,7 +19,7 @@ def cluster_hierarchy(
 
   Args:
     half_distances: one for each level, >= 0; 2^levels clusters.
-    num_data: as near as may be an equal number for each cluster, >= 1.
+    num_data: >= 1, shared by the clusters as equally as it can be.
     seed: of the noise.
     stddev: of each cluster, >= 0.
 
@@ -36,7 +36,7 @@ def cluster_hierarchy(
 
 
 def rectangle(sides: Sequence[float], num_data: int, seed: int) -> np.ndarray:
-  """Returns points [num_data, dims] uniform in a box around 0.
+  """Return points [num_data, dims] uniform in a box around 0.
 
   Args:
     sides: [dims], its lengths, > 0.
@@ -50,7 +50,7 @@ def rectangle(sides: Sequence[float], num_data: int, seed: int) -> np.ndarray:
 
 
 def mixture_of_lines(num_data: int, seed: int) -> np.ndarray:
-  """Returns points [num_data, 2] on three strokes, as Figure 7's left half."""
+  """Return points [num_data, 2] on three strokes, as Figure 7's left half."""
   ends = np.array(
     [
       [[-0.42, -0.3], [-0.12, 0.4]],
@@ -58,20 +58,20 @@ def mixture_of_lines(num_data: int, seed: int) -> np.ndarray:
       [[0.08, 0.36], [0.42, 0.08]],
     ]
   )
-  which = np.arange(num_data) % len(ends)
+  stroke = np.arange(num_data) % len(ends)
   rng = np.random.default_rng(seed)
-  along = rng.uniform(size=(num_data, 1))
-  points = ends[which, 0] + along * (ends[which, 1] - ends[which, 0])
+  share = rng.uniform(size=(num_data, 1))
+  points = ends[stroke, 0] + share * (ends[stroke, 1] - ends[stroke, 0])
   return points + rng.normal(0, 0.01, points.shape)
 
 
 def mixture_of_circles(num_data: int, seed: int) -> np.ndarray:
-  """Returns points [num_data, 2] on three circles, as Figure 7's right half."""
-  centres = np.array([[-0.22, -0.18], [0.24, -0.2], [0.02, 0.26]])
+  """Return points [num_data, 2] on three circles, as Figure 7's right half."""
+  centers = np.array([[-0.22, -0.18], [0.24, -0.2], [0.02, 0.26]])
   radii = np.array([0.19, 0.13, 0.16])
-  which = np.arange(num_data) % len(radii)
+  stroke = np.arange(num_data) % len(radii)
   rng = np.random.default_rng(seed)
   angle = rng.uniform(0, 2 * np.pi, num_data)
   outward = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-  points = centres[which] + radii[which, None] * outward
+  points = centers[stroke] + radii[stroke, None] * outward
   return points + rng.normal(0, 0.01, points.shape)

@@ -7,7 +7,7 @@ from geco_jax.theory import fixed_points
 from geco_jax.theory import toy_data
 
 DATA = toy_data.mixture_of_circles(30, 0)
-INITIAL = fixed_points.initial_psi(fixed_points.grid(5).centres, 0)
+INITIAL = fixed_points.initial_psi(fixed_points.grid(5).centers, 0)
 BETAS = np.array([0.01, 0.1])
 
 

@@ -12,7 +12,7 @@ from geco_jax.theory import rate_distortion
 from geco_jax.theory import toy_data
 
 TILES = fixed_points.grid(8)
-INITIAL = fixed_points.initial_psi(TILES.centres, 0)
+INITIAL = fixed_points.initial_psi(TILES.centers, 0)
 DATA = toy_data.cluster_hierarchy((0.3, 0.1), 40, 0, 0.02)
 
 
@@ -30,125 +30,125 @@ def literal_iteration(data, psi, prior, beta, smoothing, num_steps):
 @pytest.mark.parametrize('smoothing', [0.0, 0.9])
 def test_iteration_agrees_with_float64(beta, smoothing):
   prior = np.random.default_rng(1).dirichlet(np.full(64, 5.0))
-  found = fixed_points.fixed_points(
+  points = fixed_points.fixed_points(
     *(DATA, INITIAL, [beta], prior),
     smoothing=smoothing,
     max_steps=10,
     tolerance=0.0,
   )
   psi, _ = literal_iteration(DATA, INITIAL, prior, beta, smoothing, 10)
-  # At 1e-5 float32's rounding of distances is 1% of an exponent.
+  # At beta = 1e-5 float32 rounds distances by 1% of an exponent.
   np.testing.assert_allclose(
-    found.psi[0], psi, atol=1e-5 if beta > 1e-4 else 2e-3
+    points.psi[0], psi, atol=1e-5 if beta > 1e-4 else 2e-3
   )
-  assert found.num_steps[0] == 10
+  assert points.num_steps[0] == 10
 
 
 def test_error_and_kl_agree_with_float64():
   beta, prior = 0.01, np.full(64, 1 / 64)
-  found = fixed_points.fixed_points(DATA, INITIAL, [beta])
-  psi = np.asarray(found.psi[0], np.float64)
+  points = fixed_points.fixed_points(DATA, INITIAL, [beta])
+  psi = np.asarray(points.psi[0], np.float64)
   _, log_m = literal_iteration(DATA, psi, prior, beta, 0.0, 1)
   posterior = np.exp(log_m) * prior[None]
   squared = distance.cdist(DATA, psi, 'sqeuclidean')
   error = (posterior * squared).sum(axis=1).mean()
   kl = (posterior * log_m).sum(axis=1).mean()
-  np.testing.assert_allclose(found.squared_error[0], error, rtol=1e-4)
-  np.testing.assert_allclose(found.kl_nats[0], kl, rtol=1e-4)
+  np.testing.assert_allclose(points.squared_error[0], error, rtol=1e-4)
+  np.testing.assert_allclose(points.kl_nats[0], kl, rtol=1e-4)
 
 
 def test_no_nan_for_nine_orders_of_beta():
   betas = np.geomspace(1e-6, 1e3, 19)
-  found = fixed_points.fixed_points(DATA, INITIAL, betas, max_steps=100)
-  for values in (found.psi, found.squared_error, found.kl_nats):
+  points = fixed_points.fixed_points(DATA, INITIAL, betas, max_steps=100)
+  for values in (points.psi, points.squared_error, points.kl_nats):
     assert np.isfinite(values).all()
-  assert (np.asarray(found.kl_nats) >= -1e-5).all()
+  assert (np.asarray(points.kl_nats) >= -1e-5).all()
 
 
 def test_a_prior_with_tiny_masses_stays_finite():
   prior = np.r_[np.full(63, 1e-12), 1 - 63e-12]
-  found = fixed_points.fixed_points(DATA, INITIAL, [1e-6, 0.01], prior)
-  assert np.isfinite(found.psi).all()
-  assert np.isfinite(found.kl_nats).all()
+  points = fixed_points.fixed_points(DATA, INITIAL, [1e-6, 0.01], prior)
+  assert np.isfinite(points.psi).all()
+  assert np.isfinite(points.kl_nats).all()
 
 
 def test_large_beta_merges_everything_in_the_mean():
-  found = fixed_points.fixed_points(DATA, INITIAL, [10.0], tolerance=1e-5)
+  points = fixed_points.fixed_points(DATA, INITIAL, [10.0], tolerance=1e-5)
   mean = np.broadcast_to(DATA.mean(axis=0), INITIAL.shape)
-  np.testing.assert_allclose(found.psi[0], mean, atol=1e-4)
+  np.testing.assert_allclose(points.psi[0], mean, atol=1e-4)
   np.testing.assert_allclose(
-    found.squared_error[0], DATA.var(axis=0).sum(), rtol=1e-4
+    points.squared_error[0], DATA.var(axis=0).sum(), rtol=1e-4
   )
-  np.testing.assert_allclose(found.kl_nats[0], 0, atol=1e-6)
+  np.testing.assert_allclose(points.kl_nats[0], 0, atol=1e-6)
 
 
 def test_small_beta_gives_every_used_tile_one_datum():
   data = DATA[:4]
-  found = fixed_points.fixed_points(data, INITIAL, [1e-5], smoothing=0.0)
-  nearest = distance.cdist(np.asarray(found.psi[0]), data).min(axis=1)
+  points = fixed_points.fixed_points(data, INITIAL, [1e-5], smoothing=0.0)
+  nearest = distance.cdist(np.asarray(points.psi[0]), data).min(axis=1)
   assert nearest.max() < 1e-5
 
 
 def test_psi_stays_within_the_data():
-  found = fixed_points.fixed_points(DATA, DATA[:9], np.geomspace(1e-4, 1, 5))
-  psi = np.asarray(found.psi)
+  points = fixed_points.fixed_points(DATA, DATA[:9], np.geomspace(1e-4, 1, 5))
+  psi = np.asarray(points.psi)
   assert (psi >= DATA.min(axis=0)[None, None] - 1e-6).all()
   assert (psi <= DATA.max(axis=0)[None, None] + 1e-6).all()
 
 
 def test_iteration_lowers_the_free_energy():
   beta = 0.01
-  found = fixed_points.fixed_points(
+  points = fixed_points.fixed_points(
     *(DATA, INITIAL, [beta]), max_steps=30, tolerance=0, keep_trajectories=True
   )
   log_prior = jnp.full(64, -np.log(64.0), jnp.float32)
   data = jnp.asarray(DATA, jnp.float32)
   errors, kls = jax.lax.map(
     lambda psi: fixed_points.error_and_kl(data, psi, log_prior, beta),
-    jnp.asarray(found.trajectories[0]),
+    jnp.asarray(points.trajectories[0]),
   )
   energies = np.asarray(kls + errors / (2 * beta))
   assert (np.diff(energies) < 1e-5).all()
 
 
 def test_trajectories_begin_at_the_start_and_end_at_the_fixed_points():
-  found = fixed_points.fixed_points(
+  points = fixed_points.fixed_points(
     DATA, INITIAL, [1.0, 0.01], max_steps=60, keep_trajectories=True
   )
-  assert found.trajectories.shape == (2, 61, 64, 2)
-  np.testing.assert_allclose(found.trajectories[0, 0], INITIAL, atol=1e-6)
-  np.testing.assert_array_equal(found.trajectories[:, -1], found.psi)
-  without = fixed_points.fixed_points(DATA, INITIAL, [1.0, 0.01], max_steps=60)
-  assert without.trajectories is None
-  np.testing.assert_allclose(found.psi, without.psi, atol=1e-6)
+  assert points.trajectories.shape == (2, 61, 64, 2)
+  np.testing.assert_allclose(points.trajectories[0, 0], INITIAL, atol=1e-6)
+  np.testing.assert_array_equal(points.trajectories[:, -1], points.psi)
+  untraced = fixed_points.fixed_points(DATA, INITIAL, [1.0, 0.01], max_steps=60)
+  assert untraced.trajectories is None
+  np.testing.assert_allclose(points.psi, untraced.psi, atol=1e-6)
 
 
 def test_stops_at_the_first_step_under_the_tolerance():
-  found = fixed_points.fixed_points(
+  points = fixed_points.fixed_points(
     DATA, INITIAL, [1.0], keep_trajectories=True
   )
-  steps = np.diff(np.asarray(found.trajectories)[0], axis=0)
+  steps = np.diff(np.asarray(points.trajectories)[0], axis=0)
   lengths = np.sqrt((steps**2).sum(axis=(1, 2)))
-  last = int(found.num_steps[0])
+  last = int(points.num_steps[0])
   assert last < 400
   assert lengths[last - 1] < 1e-3 <= lengths[last - 2]
   assert (lengths[last:] == 0).all()
-  np.testing.assert_allclose(found.last_step[0], lengths[last - 1], rtol=1e-2)
+  np.testing.assert_allclose(points.last_step[0], lengths[last - 1], rtol=1e-2)
 
 
 def test_betas_do_not_influence_each_other():
   betas = np.array([0.003, 0.01, 0.3])
   together = fixed_points.fixed_points(DATA, INITIAL, betas)
   for i, beta in enumerate(betas):
-    alone = fixed_points.fixed_points(DATA, INITIAL, [beta])
-    np.testing.assert_allclose(together.psi[i], alone.psi[0], atol=1e-6)
+    single = fixed_points.fixed_points(DATA, INITIAL, [beta])
+    np.testing.assert_allclose(together.psi[i], single.psi[0], atol=1e-6)
 
 
 def test_wherever_the_data_are_they_have_the_same_fixed_points():
   offset = np.array([[100.0, -50.0]])
-  here = fixed_points.fixed_points(DATA, INITIAL, [0.01])
-  there = fixed_points.fixed_points(DATA + offset, INITIAL + offset, [0.01])
-  np.testing.assert_allclose(there.psi[0] - offset, here.psi[0], atol=1e-4)
+  points = fixed_points.fixed_points(DATA, INITIAL, [0.01])
+  moved = fixed_points.fixed_points(DATA + offset, INITIAL + offset, [0.01])
+  np.testing.assert_allclose(moved.psi[0] - offset, points.psi[0], atol=1e-4)
 
 
 @pytest.mark.parametrize('num_dims', [1, 3, 12])
@@ -157,35 +157,35 @@ def test_any_dimension_agrees_with_float64(num_dims):
   data = rng.normal(size=(20, num_dims))
   initial = rng.normal(size=(7, num_dims))
   prior = np.full(7, 1 / 7)
-  found = fixed_points.fixed_points(
+  points = fixed_points.fixed_points(
     data, initial, [0.3], max_steps=5, tolerance=0
   )
   psi, _ = literal_iteration(data, initial, prior, 0.3, 0.9, 5)
-  np.testing.assert_allclose(found.psi[0], psi, atol=1e-5)
+  np.testing.assert_allclose(points.psi[0], psi, atol=1e-5)
 
 
 def test_kl_is_at_least_the_rate_of_the_error_reached():
   """Shannon's bound, for a discrete source: log n less what is confused."""
   data = np.array([[-1.0], [1.0]])
   initial = np.linspace(-1, 1, 64)[:, None]
-  found = fixed_points.fixed_points(
+  points = fixed_points.fixed_points(
     data, initial, np.geomspace(0.05, 0.8, 8), smoothing=0, max_steps=1_000
   )
   # Reconstructions +-t: u = 1 - t^2, rate >= log 2 - h(flip).
-  amplitude = np.abs(np.asarray(found.psi)[:, :, 0]).max(axis=1)
+  amplitude = np.abs(np.asarray(points.psi)[:, :, 0]).max(axis=1)
   flip = (1 - amplitude) / 2
   rate = np.log(2) - special.entr(flip) - special.entr(1 - flip)
-  np.testing.assert_allclose(found.kl_nats, rate, atol=2e-2)
-  gaussian = rate_distortion.rate([1.0], np.asarray(found.squared_error))
-  assert (np.asarray(found.kl_nats) <= gaussian + 2e-2).all()
+  np.testing.assert_allclose(points.kl_nats, rate, atol=2e-2)
+  gaussian = rate_distortion.rate([1.0], np.asarray(points.squared_error))
+  assert (np.asarray(points.kl_nats) <= gaussian + 2e-2).all()
 
 
 def test_grid_tiles_the_cube():
   tiles = fixed_points.grid(4, 3)
-  assert tiles.centres.shape == (64, 3)
-  assert np.abs(tiles.centres).max() == 0.375
-  assert len(np.unique(tiles.centres, axis=0)) == 64
-  noise = fixed_points.initial_psi(tiles.centres, 1) - tiles.centres
+  assert tiles.centers.shape == (64, 3)
+  assert np.abs(tiles.centers).max() == 0.375
+  assert len(np.unique(tiles.centers, axis=0)) == 64
+  noise = fixed_points.initial_psi(tiles.centers, 1) - tiles.centers
   assert 0.09 < np.abs(noise).max() <= 0.1
 
 

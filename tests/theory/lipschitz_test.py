@@ -19,10 +19,10 @@ BETA = 0.005
 
 @pytest.fixture(scope='module')
 def target():
-  """F and D at the unconstrained fixed points."""
-  initial = fixed_points.initial_psi(TILES.centres, 0)
-  found = fixed_points.fixed_points(DATA, initial, [BETA], smoothing=0.0)
-  return lipschitz.target_and_precision(DATA, np.asarray(found.psi[0]), BETA)
+  """Return F and D at the unconstrained fixed points."""
+  initial = fixed_points.initial_psi(TILES.centers, 0)
+  result = fixed_points.fixed_points(DATA, initial, [BETA], smoothing=0.0)
+  return lipschitz.target_and_precision(DATA, np.asarray(result.psi[0]), BETA)
 
 
 @pytest.mark.parametrize('num_dims', [1, 2, 3])
@@ -31,7 +31,7 @@ def test_mean_squared_distance_agrees_with_sampling(num_dims):
   pairs = lipschitz.pairs_within(tiles, 2.0)
   rng = np.random.default_rng(0)
   z, w = (
-    tiles.centres[ends][:, None]
+    tiles.centers[ends][:, None]
     + rng.uniform(-0.5, 0.5, (len(ends), 20_000, num_dims)) * tiles.side
     for ends in (pairs.first[:5], pairs.second[:5])
   )
@@ -41,8 +41,8 @@ def test_mean_squared_distance_agrees_with_sampling(num_dims):
 
 def test_kernel_is_that_of_square_tiles():
   h = TILES.side
-  apart = TILES.centres[ALL.first] - TILES.centres[ALL.second]
-  kernel = h**4 * ((apart**2).sum(axis=1) + h**2 / 3)
+  difference = TILES.centers[ALL.first] - TILES.centers[ALL.second]
+  kernel = h**4 * ((difference**2).sum(axis=1) + h**2 / 3)
   masses = h**2
   np.testing.assert_allclose(masses**2 / kernel, 1 / ALL.squared_distance)
 
@@ -50,15 +50,15 @@ def test_kernel_is_that_of_square_tiles():
 def test_each_pair_stands_once_and_within_the_radius():
   assert len(ALL.first) == 64 * 63 // 2
   assert (NEAR.first < NEAR.second).all()
-  apart = TILES.centres[NEAR.first] - TILES.centres[NEAR.second]
-  assert np.linalg.norm(apart, axis=1).max() <= 0.26
-  both = np.stack([NEAR.first, NEAR.second], axis=1)
-  assert len(np.unique(both, axis=0)) == len(both)
+  difference = TILES.centers[NEAR.first] - TILES.centers[NEAR.second]
+  assert np.linalg.norm(difference, axis=1).max() <= 0.26
+  pairs = np.stack([NEAR.first, NEAR.second], axis=1)
+  assert len(np.unique(pairs, axis=0)) == len(pairs)
 
 
 @pytest.mark.parametrize('pairs', [NEAR, ALL], ids=['banded', 'dense'])
 def test_projection_is_stationary_in_equation_23(target, pairs):
-  """By jax.grad of Eq. 23 as it is printed, every pair met twice."""
+  """The gradient is jax.grad's, of Eq. 23 as printed: every pair twice."""
   center, precision = target
   weights = np.random.default_rng(0).uniform(0, 2, len(pairs.first))
   psi = lipschitz.project(center, precision + 0.1, weights, pairs)
@@ -67,8 +67,8 @@ def test_projection_is_stationary_in_equation_23(target, pairs):
 
   def equation_23(psi):
     fit = (precision[:, None] + 0.1) * (psi - center) ** 2
-    apart = psi[:, None] - psi[None]
-    return fit.sum() + 0.5 * (full[:, :, None] * apart**2).sum()
+    difference = psi[:, None] - psi[None]
+    return fit.sum() + 0.5 * (full[:, :, None] * difference**2).sum()
 
   gradient = jax.grad(equation_23)(jnp.asarray(psi, jnp.float32))
   np.testing.assert_allclose(gradient, np.zeros_like(psi), atol=2e-4)
@@ -118,14 +118,14 @@ def test_a_lone_pair_comes_to_exactly_l():
   tiles = fixed_points.Tiles(np.array([[0.0], [0.5]]), 0.0)
   pairs = lipschitz.pairs_within(tiles, 1.0)
   center = np.array([[0.0], [3.0]])
-  found = lipschitz.dual_ascent(center, np.ones(2), pairs, 2.0, 100)
-  np.testing.assert_allclose(found.largest_slopes[-1], 2.0, rtol=1e-6)
-  # The nearest feasible points, moved alike.
-  np.testing.assert_allclose(found.psi, [[1.0], [2.0]], atol=1e-5)
+  result = lipschitz.dual_ascent(center, np.ones(2), pairs, 2.0, 100)
+  np.testing.assert_allclose(result.largest_slopes[-1], 2.0, rtol=1e-6)
+  # The nearest feasible points: both ends move by the same.
+  np.testing.assert_allclose(result.psi, [[1.0], [2.0]], atol=1e-5)
 
 
 def test_dual_ascent_finds_the_nearest_lipschitz_map():
-  """Against SciPy's solver of the constrained problem."""
+  """SciPy's solver of the constrained problem agrees."""
   tiles = fixed_points.grid(5, 1)
   pairs = lipschitz.pairs_within(tiles, 2.0)
   center = np.array([[-0.5], [-0.45], [0.4], [0.5], [0.1]])
@@ -143,8 +143,8 @@ def test_dual_ascent_finds_the_nearest_lipschitz_map():
   exact = optimize.minimize(
     objective, 0.5 * center[:, 0], constraints=limits, tol=1e-12
   )
-  found = lipschitz.dual_ascent(center, precision, pairs, 1.0, 2_000)
-  np.testing.assert_allclose(found.psi[:, 0], exact.x, atol=2e-3)
+  result = lipschitz.dual_ascent(center, precision, pairs, 1.0, 2_000)
+  np.testing.assert_allclose(result.psi[:, 0], exact.x, atol=2e-3)
 
 
 @pytest.mark.parametrize('pairs', [NEAR, ALL], ids=['local', 'global'])
@@ -152,13 +152,13 @@ def test_slope_falls_to_l_and_only_with_the_corrected_sign(target, pairs):
   center, precision = target
   before = lipschitz.slopes(center, pairs).max()
   assert before > 2
-  ours = lipschitz.dual_ascent(center, precision, pairs, 1.0, 100)
-  steps = ours.largest_slopes
-  reached = int(np.argmax(steps <= 1.05))
-  assert steps[reached] <= 1.05
-  # Monotonically but for a few hundredths of L, as pairs pull on one another.
-  assert np.diff(steps[: reached + 1]).max() < 0.05
-  assert lipschitz.slopes(ours.psi, pairs).max() <= max(1.01, steps.min())
+  projection = lipschitz.dual_ascent(center, precision, pairs, 1.0, 100)
+  steps = projection.largest_slopes
+  first_flat = int(np.argmax(steps <= 1.05))
+  assert steps[first_flat] <= 1.05
+  # Slopes fall but for a few hundredths of L, as pairs pull on one another.
+  assert np.diff(steps[: first_flat + 1]).max() < 0.05
+  assert lipschitz.slopes(projection.psi, pairs).max() <= max(1.01, steps.min())
   literal = lipschitz.dual_ascent(
     *(center, precision, pairs, 1.0, 100),
     projection=lipschitz.literal_projection(len(DATA)),
@@ -179,30 +179,30 @@ def test_what_more_steps_return_is_never_steeper(target):
 
 
 def test_multipliers_stay_positive_and_finite(target):
-  found = lipschitz.dual_ascent(*target, ALL, 1.0, 50)
-  assert (found.multipliers > 0).all()
-  assert np.isfinite(found.multipliers).all()
+  result = lipschitz.dual_ascent(*target, ALL, 1.0, 50)
+  assert (result.multipliers > 0).all()
+  assert np.isfinite(result.multipliers).all()
 
 
-def test_fixed_points_keep_every_centre_within_l():
+def test_fixed_points_keep_every_center_within_l():
   """Prop. 6: ||psi_a - psi_b|| <= L ||z_a - z_b||, to the tolerance."""
   pairs = lipschitz.pairs_within(TILES._replace(side=0.0), 2.0)
-  initial = fixed_points.initial_psi(TILES.centres, 0)
-  found = lipschitz.lipschitz_fixed_points(
+  initial = fixed_points.initial_psi(TILES.centers, 0)
+  result = lipschitz.lipschitz_fixed_points(
     DATA, initial, BETA, pairs, 1.0, slope_tolerance=0.01, keep_trajectory=True
   )
-  apart = found.psi[pairs.first] - found.psi[pairs.second]
+  difference = result.psi[pairs.first] - result.psi[pairs.second]
   limits = np.linalg.norm(
-    TILES.centres[pairs.first] - TILES.centres[pairs.second], axis=1
+    TILES.centers[pairs.first] - TILES.centers[pairs.second], axis=1
   )
-  assert (np.linalg.norm(apart, axis=1) <= 1.01 * limits + 1e-12).all()
-  assert found.trajectory.shape == (found.num_steps + 2, 64, 2)
+  assert (np.linalg.norm(difference, axis=1) <= 1.01 * limits + 1e-12).all()
+  assert result.trajectory.shape == (result.num_steps + 2, 64, 2)
   # The constraint is not met by giving up: the data still spread psi.
-  assert np.ptp(found.psi, axis=0).min() > 0.4
+  assert np.ptp(result.psi, axis=0).min() > 0.4
 
 
 def test_local_and_global_constraints_agree_on_a_convex_latent_space():
-  initial = fixed_points.initial_psi(TILES.centres, 0)
+  initial = fixed_points.initial_psi(TILES.centers, 0)
   local, everywhere = (
     lipschitz.lipschitz_fixed_points(
       DATA, initial, 0.02, pairs, 1.0, slope_tolerance=0.02
@@ -210,16 +210,16 @@ def test_local_and_global_constraints_agree_on_a_convex_latent_space():
     for pairs in (NEAR, ALL)
   )
   assert np.sqrt(((local - everywhere) ** 2).sum(axis=1).mean()) < 0.05
-  # Steps between neighbours add up; they may be sqrt(1 + 1/3) steep, as S is
+  # Steps between neighbors add up; they may be sqrt(1 + 1/3) steep, as S is
   # a mean over their squares.
   assert lipschitz.slopes(local, ALL).max() < 1.02 * np.sqrt(4 / 3)
 
 
 def test_a_loose_constraint_changes_nothing():
-  initial = fixed_points.initial_psi(TILES.centres, 0)
-  free = fixed_points.fixed_points(DATA, initial, [0.02]).psi[0]
-  found = lipschitz.lipschitz_fixed_points(DATA, initial, 0.02, NEAR, 100.0)
-  np.testing.assert_allclose(found.psi, free, atol=1e-2)
+  initial = fixed_points.initial_psi(TILES.centers, 0)
+  unconstrained = fixed_points.fixed_points(DATA, initial, [0.02]).psi[0]
+  result = lipschitz.lipschitz_fixed_points(DATA, initial, 0.02, NEAR, 100.0)
+  np.testing.assert_allclose(result.psi, unconstrained, atol=1e-2)
 
 
 def test_bad_arguments_are_shown(target):

@@ -8,44 +8,44 @@ from geco_jax.theory import phase_transitions
 from geco_jax.theory import toy_data
 
 BETAS = np.geomspace(1e-3, 1, 120)
-INITIAL = fixed_points.initial_psi(fixed_points.grid(12).centres, 0)
+INITIAL = fixed_points.initial_psi(fixed_points.grid(12).centers, 0)
 
 
 def squared_error(data, betas, max_steps=200):
-  found = fixed_points.fixed_points(
+  result = fixed_points.fixed_points(
     data, INITIAL, betas, smoothing=0, max_steps=max_steps, tolerance=1e-5
   )
-  return np.asarray(found.squared_error, np.float64)
+  return np.asarray(result.squared_error, np.float64)
 
 
 def test_water_filling_has_a_transition_at_each_eigenvalue():
   eigenvalues = np.array([0.0123, 0.0711, 0.313])
   u = np.minimum(eigenvalues[None], BETAS[:, None]).sum(axis=1)
-  found = phase_transitions.critical_betas(BETAS, u, num=None)
-  np.testing.assert_allclose(np.sort(found.betas), eigenvalues, rtol=1e-3)
+  result = phase_transitions.critical_betas(BETAS, u, num=None)
+  np.testing.assert_allclose(np.sort(result.betas), eigenvalues, rtol=1e-3)
   # Each takes one dimension of slope, over two steps of the grid.
   step = np.log(BETAS[1] / BETAS[0])
-  assert (found.curvatures * step > 0.5).all()
-  assert (found.curvatures * step < 1.1).all()
+  assert (result.curvatures * step > 0.5).all()
+  assert (result.curvatures * step < 1.1).all()
 
 
 def test_curvature_agrees_with_the_derivative_of_a_smooth_curve():
   betas = np.geomspace(0.1, 10, 2_000)
-  found = phase_transitions.curvature(betas, np.tanh(betas))
+  result = phase_transitions.curvature(betas, np.tanh(betas))
   tanh = np.tanh(betas[1:-1])
   second = -2 * tanh * (1 - tanh**2)
-  np.testing.assert_allclose(found, -betas[1:-1] * second, atol=5e-3)
+  np.testing.assert_allclose(result, -betas[1:-1] * second, atol=5e-3)
 
 
 def test_the_highest_come_first_and_num_limits_them():
   u = np.minimum(0.01, BETAS) + 3 * np.minimum(0.1, BETAS)
-  found = phase_transitions.critical_betas(BETAS, u, num=1)
-  np.testing.assert_allclose(found.betas, [0.1], rtol=1e-3)
+  result = phase_transitions.critical_betas(BETAS, u, num=1)
+  np.testing.assert_allclose(result.betas, [0.1], rtol=1e-3)
 
 
 def test_a_smooth_curve_has_none():
-  found = phase_transitions.critical_betas(BETAS, BETAS / (1 + BETAS))
-  assert found.betas.size == 0
+  result = phase_transitions.critical_betas(BETAS, BETAS / (1 + BETAS))
+  assert result.betas.size == 0
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_a_smooth_curve_has_none():
 def test_planted_hierarchies_have_as_many_transitions_as_levels(half_distances):
   data = toy_data.cluster_hierarchy(half_distances, 48, 0)
   betas = np.geomspace(3e-4, 0.5, 80)
-  found = phase_transitions.critical_betas(
+  result = phase_transitions.critical_betas(
     betas, squared_error(data, betas), num=None
   )
-  assert found.betas.size == len(half_distances)
+  assert result.betas.size == len(half_distances)
   # Pairs at +- s on one axis merge at their variance s^2, or, where both
   # levels lie on it, at their sum: the covariance's largest eigenvalue.
   np.testing.assert_allclose(
-    found.betas.max(), phase_transitions.last_critical_beta(data), rtol=0.05
+    result.betas.max(), phase_transitions.last_critical_beta(data), rtol=0.05
   )
 
 
@@ -72,10 +72,10 @@ def test_pairs_of_different_widths_merge_one_after_another():
   means = [(x, sign * s) for x, s in pairs for sign in (-1, 1)]
   data = np.repeat(means, 12, axis=0) + rng.normal(0, 1e-3, (48, 2))
   betas = np.geomspace(1e-4, 0.5, 100)
-  found = phase_transitions.critical_betas(
+  result = phase_transitions.critical_betas(
     betas, squared_error(data, betas), num=None
   )
-  critical = np.sort(found.betas)
+  critical = np.sort(result.betas)
   assert critical.size == 3
   np.testing.assert_allclose(critical[:2], [0.02**2, 0.07**2], rtol=0.1)
 
@@ -89,15 +89,15 @@ def test_last_transition_is_the_largest_eigenvalue(name):
   }[name]
   exact = phase_transitions.last_critical_beta(data)
   betas = np.geomspace(exact / 2, 2 * exact, 40)
-  found = phase_transitions.critical_betas(betas, squared_error(data, betas))
-  np.testing.assert_allclose(found.betas.max(), exact, rtol=0.05)
+  result = phase_transitions.critical_betas(betas, squared_error(data, betas))
+  np.testing.assert_allclose(result.betas.max(), exact, rtol=0.05)
 
 
 def test_the_mean_attracts_just_above_the_largest_eigenvalue():
   data = toy_data.mixture_of_circles(90, 0)
   exact = phase_transitions.last_critical_beta(data)
   start = data.mean(axis=0) + 1e-4 * INITIAL
-  found = fixed_points.fixed_points(
+  result = fixed_points.fixed_points(
     data,
     start,
     [0.95 * exact, 1.05 * exact],
@@ -105,7 +105,7 @@ def test_the_mean_attracts_just_above_the_largest_eigenvalue():
     max_steps=30,
     tolerance=0,
   )
-  spread = np.ptp(np.asarray(found.psi), axis=1).max(axis=1)
+  spread = np.ptp(np.asarray(result.psi), axis=1).max(axis=1)
   assert spread[0] > np.ptp(start, axis=0).max() > spread[1]
 
 
@@ -132,12 +132,12 @@ def test_skewed_data_stay_apart_beyond_the_largest_eigenvalue():
   exact = phase_transitions.last_critical_beta(data)
   proxy = phase_transitions.variance_proxy(data)
   beta = 0.5 * (exact + proxy)
-  found = fixed_points.fixed_points(
+  result = fixed_points.fixed_points(
     *(data, np.linspace(-0.5, 0.5, 50)[:, None], [beta]),
     smoothing=0,
     max_steps=500,
   )
-  assert np.ptp(np.asarray(found.psi)[0]) > 0.1
+  assert np.ptp(np.asarray(result.psi)[0]) > 0.1
 
 
 def test_count_distinct_counts_groups():
