@@ -13,11 +13,11 @@ ImageShape = tuple[int, int, int]  # (height, width, channels).
 
 
 class ModelOutput(NamedTuple):
-  """What a model says of a batch, float32 whatever it computes in."""
+  """A model's output for a batch, float32 whatever type it computes in."""
 
   reconstruction: jax.Array  # g(z) [batch, height, width, channels].
   kl: jax.Array  # KL[q(z|x); p(z)] in nats, per example [batch].
-  kl_by_step: jax.Array  # Its parts, by step of the model [batch, num_steps].
+  kl_by_step: jax.Array  # The KL's terms by model step [batch, num_steps].
   latents: Any  # z ~ q(z|x), a pytree of [batch, ...].
   likelihood_stddev: jax.Array  # sigma of p(x|z), one for all pixels [].
 
@@ -25,8 +25,8 @@ class ModelOutput(NamedTuple):
 class Posterior(NamedTuple):
   """q(z|x) and p(z) as functions of pairs of z and x.
 
-  What q(.|x) needs of x is computed once per x, its conditions, and then serves
-  any number of z: `marginal_kl` meets all z with all x.
+  What q(z|x) needs to know about x, its conditions, is computed once per x and
+  then serves any number of z: `marginal_kl` pairs all z with all x.
 
   Attributes:
     condition: (params, image [n, ...]) -> conditions, a pytree of [n, ...].
@@ -47,8 +47,8 @@ class Model(NamedTuple):
   Noise comes from one PRNG key per example, so that an example's noise does not
   depend on how the batch is split over devices.
 
-  A conditional model is told a context [batch, height, width, channels] of what
-  it models; the others take None, and ignore any other.
+  A conditional model takes a context [batch, height, width, channels] that goes
+  with the images; the others ignore it and take None too.
 
   Attributes:
     init: (key, keys [batch], image [batch, ...], context) -> params.
@@ -58,8 +58,8 @@ class Model(NamedTuple):
     reconstruct: (params, keys [batch], image [batch, ...], context,
       num_informed []) -> means of p(x|z) [batch, ...], the latents of the first
       `num_informed` steps from q(z|x), those of later ones from the prior.
-    posterior: q(z|x) and p(z) by themselves; None if the model does not tell.
-    num_steps: in which the latents are drawn.
+    posterior: q(z|x) and p(z) by themselves; None if they depend on a context.
+    num_steps: number of steps in which the latents are drawn.
     conditional: whether it needs a context.
   """
 
@@ -73,7 +73,7 @@ class Model(NamedTuple):
 
 
 class Functions(NamedTuple):
-  """A model's functions while Haiku traces, as in `Model` but for params."""
+  """A model's functions while Haiku traces: those of `Model` without params."""
 
   apply: Callable[..., ModelOutput]
   sample: Callable[..., jax.Array]
@@ -88,20 +88,21 @@ def as_model(
   num_steps: int = 1,
   conditional: bool = False,
 ) -> Model:
-  """Returns the model of functions that call Haiku modules.
+  """Return the model of functions that call Haiku modules.
 
   Args:
-    functions: makes modules and functions of them.
-    policy: says the type of the parameters.
+    functions: makes the modules and returns functions that call them.
+    policy: has the type of the parameters.
     num_steps: see `Model`.
     conditional: see `Model`.
   """
 
-  def initialised_by_apply():
+  def traced_functions():
+    # Haiku initializes the modules that the first of the two calls.
     traced = functions()
     return traced.apply, traced
 
-  transformed = hk.multi_transform(initialised_by_apply)
+  transformed = hk.multi_transform(traced_functions)
 
   def init(key, keys, image, context=None):
     return policy.cast_to_param(transformed.init(key, keys, image, context))
@@ -127,7 +128,7 @@ def on_accelerator() -> bool:
 
 
 def with_policy(network: Callable, policy: jmp.Policy) -> Callable:
-  """Returns the network computing in the policy's type, float32 at its ends."""
+  """Return the network computing in the policy's type, float32 at its ends."""
 
   def cast_parameter(next_getter, value, context):
     del context
@@ -142,7 +143,7 @@ def with_policy(network: Callable, policy: jmp.Policy) -> Callable:
 
 
 def stddev_parameter(initial: float, learn: bool) -> jax.Array:
-  """Returns sigma of p(x|z), a parameter if it is to be learned."""
+  """Return sigma of p(x|z), a parameter if it is to be learned."""
   log_stddev = jnp.float32(math.log(initial))
   if learn:
     log_stddev = hk.get_parameter(
@@ -152,7 +153,7 @@ def stddev_parameter(initial: float, learn: bool) -> jax.Array:
 
 
 def check_stddev(likelihood_stddev: float) -> None:
-  """Raises ValueError unless sigma is > 0 and finite."""
+  """Raise ValueError unless sigma is > 0 and finite."""
   if not 0 < likelihood_stddev < math.inf:
     raise ValueError(
       f'likelihood_stddev must be > 0 and finite, got {likelihood_stddev}'
@@ -160,6 +161,6 @@ def check_stddev(likelihood_stddev: float) -> None:
 
 
 def check_sizes(name: str, sizes: Sequence[int]) -> None:
-  """Raises ValueError unless there are sizes and all are > 0."""
+  """Raise ValueError unless there are sizes and all are > 0."""
   if not sizes or any(size < 1 for size in sizes):
     raise ValueError(f'{name} must be one or more sizes > 0, got {sizes}')

@@ -23,8 +23,8 @@ class Classifier(NamedTuple):
   Attributes:
     init: (key, image [batch, height, width, channels]) -> (params, state).
     apply: (params, state, image, is_training) -> ((logits [batch, classes],
-      features of the layers), state). The state is the moving moments of batch
-      normalisation, which change in training only.
+      features by layer), state). The state has the moving moments of batch
+      normalization, which change in training only.
   """
 
   init: Callable[..., tuple[hk.Params, hk.State]]
@@ -37,7 +37,7 @@ def cnn(
   channels: Sequence[int] = (32, 64, 64),
   hidden_size: int = 128,
 ) -> Classifier:
-  """Returns a simple convolutional classifier.
+  """Return a simple convolutional classifier.
 
   3x3 convolutions, all but the first halving the image, then a hidden layer.
   Layers: conv_1, conv_2, ..., hidden, logits.
@@ -73,9 +73,9 @@ def resnet(
   channels: Sequence[int] = (32, 64, 128),
   blocks_per_stage: int = 1,
 ) -> Classifier:
-  """Returns a residual network for small images (He et al. 2016, Section 4.2).
+  """Return a residual network for small images (He et al. 2016, Section 4.2).
 
-  A 3x3 convolution, stages of two-convolution blocks with batch normalisation,
+  A 3x3 convolution, stages of two-convolution blocks with batch normalization,
   the first block of each but the first stage halving the image, and the mean
   over positions. Layers: stem, stage_1, stage_2, ..., pooled, logits; all but
   the last two take images of any size.
@@ -94,8 +94,8 @@ def resnet(
   def network(image, is_training):
     def convolve(x, size, kernel_size, stride, name):
       x = Conv2D(size, kernel_size, stride, with_bias=False, name=name)(x)
-      normalise = hk.BatchNorm(True, True, 0.9, name=f'{name}_norm')
-      return normalise(x, is_training)
+      normalize = hk.BatchNorm(True, True, 0.9, name=f'{name}_norm')
+      return normalize(x, is_training)
 
     def block(x, size, stride, name):
       y = jax.nn.relu(convolve(x, size, 3, stride, f'{name}_first'))

@@ -32,7 +32,7 @@ def check_couplings(
   log_scale_bound: float,
   activation: str = 'relu',
 ) -> None:
-  """Raises ValueError unless a flow can be made of these."""
+  """Raise ValueError unless a flow can be made of these."""
   if latent_size < 2:
     raise ValueError(
       f'latent_size must be > 1, for couplings have two halves, got '
@@ -54,15 +54,15 @@ def check_couplings(
 class ConditionalRealNVP(hk.Module):
   """q(z|x): a unit Gaussian u, sent through affine couplings.
 
-  A coupling keeps one half of the dimensions, a, and sends the other, b, to
-  `b exp(s) + t`; s and t are a network's, of a and of features of x. The next
-  coupling changes the other half. s is `bound tanh(. / bound)`, smooth and
-  bounded. The last layer of each network is zero at first: z = u.
+  A coupling keeps one half of the dimensions, a, and maps the other, b, to
+  `b exp(s) + t`; a network computes s and t from a and from features of x. The
+  next coupling changes the other half. `s = bound tanh(raw / bound)` is smooth
+  and bounded. The last layer of each network is zero at first, so that z = u.
 
-  The features' share of the networks' first layers is a function of its own,
-  `condition`: where many z meet many x, it is computed once per x. Leading axes
+  The first layer of a network is linear in (a, features): `condition` computes
+  the features' term, once per x even if many z are paired with it. Leading axes
   of z and conditions broadcast, so that z [m, 1, latent_size] and conditions
-  [1, n, ...] meet in all pairs.
+  [1, n, ...] give all pairs.
   """
 
   def __init__(
@@ -77,7 +77,7 @@ class ConditionalRealNVP(hk.Module):
     activation: str = 'relu',
     name: str | None = None,
   ):
-    """Makes the networks.
+    """Make the networks.
 
     Args:
       latent_size: dimensions of z, > 1.
@@ -114,14 +114,14 @@ class ConditionalRealNVP(hk.Module):
       for k in range(num_couplings)
     ]
     rng = np.random.default_rng(_PERMUTATION_SEED)
-    # Between couplings, so one less than these.
+    # Orders between couplings: one less than there are couplings.
     self._orders = [
       rng.permutation(latent_size) if permute else None
       for _ in range(num_couplings - 1)
     ]
 
   def condition(self, features: jax.Array) -> jax.Array:
-    """Returns what the couplings need of x.
+    """Return what the couplings need of x.
 
     Args:
       features: of x [n, size].
@@ -134,7 +134,7 @@ class ConditionalRealNVP(hk.Module):
   def forward(
     self, u: jax.Array, conditions: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns z(u) [..., latent_size] and log |dz / du| [...]."""
+    """Return z(u) [..., latent_size] and log |dz / du| [...]."""
     log_determinant = 0.0
     halves = self._split(u)
     for k in range(len(self._networks)):
@@ -148,7 +148,7 @@ class ConditionalRealNVP(hk.Module):
   def inverse(
     self, z: jax.Array, conditions: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns u(z) [..., latent_size] and log |du / dz| [...]."""
+    """Return u(z) [..., latent_size] and log |du / dz| [...]."""
     log_determinant = 0.0
     halves = self._split(z)
     for k in reversed(range(len(self._networks))):
@@ -162,12 +162,12 @@ class ConditionalRealNVP(hk.Module):
   def sample_and_log_prob(
     self, u: jax.Array, conditions: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Returns z(u) for u ~ N(0, I), and log q(z|x) [...] in nats."""
+    """Return z(u) for u ~ N(0, I), and log q(z|x) [...] in nats."""
     z, log_determinant = self.forward(u, conditions)
     return z, standard_normal_log_prob(u) - log_determinant
 
   def log_prob(self, z: jax.Array, conditions: jax.Array) -> jax.Array:
-    """Returns log q(z|x) [...] in nats."""
+    """Return log q(z|x) [...] in nats."""
     u, log_determinant = self.inverse(z, conditions)
     return standard_normal_log_prob(u) + log_determinant
 
@@ -180,7 +180,7 @@ class ConditionalRealNVP(hk.Module):
     return [z[..., : self._sizes[0]], z[..., self._sizes[0] :]]
 
   def _shuffled(self, halves, k, back=False):
-    """Returns the halves in the order behind coupling k, or `back` from it."""
+    """Return the halves in coupling k's new order, or `back` in the old one."""
     if k >= len(self._orders) or self._orders[k] is None:
       return halves
     order = np.argsort(self._orders[k]) if back else self._orders[k]
@@ -188,12 +188,12 @@ class ConditionalRealNVP(hk.Module):
 
 
 def standard_normal_log_prob(z: jax.Array) -> jax.Array:
-  """Returns log N(z; 0, I), [..., size] -> [...] in nats."""
+  """Return log N(z; 0, I), [..., size] -> [...] in nats."""
   return -0.5 * (z**2 + math.log(2 * math.pi)).sum(axis=-1)
 
 
 def _network(output_size, hidden_sizes, k, activation):
-  """Returns the network of coupling k; its first layer also sees conditions."""
+  """Return the network of coupling k; its first layer also sees conditions."""
   first = hk.Linear(hidden_sizes[0], with_bias=False, name=f'coupling_{k}_in')
   layers = []
   for number, size in enumerate(hidden_sizes[1:], start=1):
@@ -213,7 +213,7 @@ def _network(output_size, hidden_sizes, k, activation):
 
 
 def _join(halves):
-  """Returns halves with leading axes that broadcast as one array."""
+  """Return halves with leading axes that broadcast as one array."""
   shape = jnp.broadcast_shapes(*(half.shape[:-1] for half in halves))
   return jnp.concatenate(
     [jnp.broadcast_to(half, (*shape, half.shape[-1])) for half in halves],

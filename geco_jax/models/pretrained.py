@@ -29,8 +29,8 @@ class Network(NamedTuple):
     num_classes: how many.
     logits: image [batch, height, width, channels] -> [batch, num_classes].
     features: (image, layer) -> [batch, ..., channels].
-    feature_stddevs: by layer, over the training images (and the positions in
-      them), [channels].
+    feature_stddevs: layer -> [channels], over the training images and the
+      positions in them.
   """
 
   name: str
@@ -42,7 +42,7 @@ class Network(NamedTuple):
 
 
 def folder_of(name: str) -> str:
-  """Returns where the classifier of that name is kept; a path is itself."""
+  """Return the folder of the classifier of a name; a path stands for itself."""
   if os.path.basename(name) != name:
     return name
   return os.path.join(cache.default_folder(), 'classifiers', name)
@@ -58,7 +58,7 @@ def save(
   state: Any,
   feature_stddevs: Mapping[str, np.ndarray],
 ) -> None:
-  """Writes a classifier into its folder, whole or not at all.
+  """Write a classifier into its folder, whole or not at all.
 
   Args:
     folder: must be there.
@@ -69,12 +69,12 @@ def save(
     state: likewise.
     feature_stddevs: by layer, [channels].
   """
-  about = {
+  metadata = {
     'model': dict(model),
     'image_shape': list(image_shape),
     'num_classes': num_classes,
   }
-  arrays: dict[str, Any] = {'about': json.dumps(about)}
+  arrays: dict[str, Any] = {'about': json.dumps(metadata)}
   for kind, tree in (('params', params), ('state', state)):
     for module, values in tree.items():
       for name, value in values.items():
@@ -85,7 +85,7 @@ def save(
 
 
 def load(name: str) -> Network:
-  """Returns a trained classifier.
+  """Return a trained classifier.
 
   Args:
     name: of a classifier in the cache folder ($GECO_JAX_CACHE), or the path of
@@ -108,7 +108,7 @@ def load(name: str) -> Network:
   try:
     with np.load(path) as file:
       arrays = {key: file[key] for key in file.files}
-    about = json.loads(arrays.pop('about').item())
+    metadata = json.loads(arrays.pop('about').item())
   except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
     raise UserError(
       f'{path} is damaged ({error}); delete it and train again: {command}'
@@ -120,9 +120,9 @@ def load(name: str) -> Network:
       trees[kind].setdefault(module, {})[names[0]] = value
     else:
       trees[kind][module] = value
-  model = about['model']
+  model = metadata['model']
   classifier = CLASSIFIERS[model['name']](
-    about['num_classes'], **model['kwargs']
+    metadata['num_classes'], **model['kwargs']
   )
 
   def outputs(image):
@@ -133,8 +133,8 @@ def load(name: str) -> Network:
 
   return Network(
     name=name,
-    image_shape=tuple(about['image_shape']),
-    num_classes=about['num_classes'],
+    image_shape=tuple(metadata['image_shape']),
+    num_classes=metadata['num_classes'],
     logits=lambda image: outputs(image)[0],
     features=lambda image, layer: outputs(image)[1][layer],
     feature_stddevs=trees['stddev'],

@@ -1,4 +1,4 @@
-"""Variational auto-encoders with a Gaussian posterior, or one of couplings.
+"""Variational auto-encoders whose posterior is a Gaussian or a RealNVP.
 
 Section 3 of Rezende & Viola 2018: unit Gaussian prior, Gaussian likelihood with
 one global standard deviation.
@@ -41,7 +41,7 @@ def mlp_vae(
   likelihood_stddev: float = 0.1,
   learn_likelihood_stddev: bool = False,
 ) -> Model:
-  """Returns a VAE of fully connected layers; the decoder mirrors the encoder.
+  """Return a VAE of fully connected layers; the decoder mirrors the encoder.
 
   Args:
     image_shape: (height, width, channels).
@@ -90,7 +90,7 @@ def conv_vae(
   likelihood_stddev: float = 0.1,
   learn_likelihood_stddev: bool = False,
 ) -> Model:
-  """Returns a VAE of strided convolutions; the decoder mirrors the encoder.
+  """Return a VAE of strided convolutions; the decoder mirrors the encoder.
 
   Args:
     image_shape: (height, width, channels); height and width are divisible by
@@ -143,7 +143,7 @@ def vae_nvp(
   likelihood_stddev: float = 0.1,
   learn_likelihood_stddev: bool = False,
 ) -> Model:
-  """Returns VAE+NVP: a convolutional VAE whose posterior is a RealNVP.
+  """Return VAE+NVP: a convolutional VAE whose posterior is a RealNVP.
 
   Section 4 of Rezende & Viola 2018: a convolutional decoder as in Rosca et al.
   2018, a fully connected conditional RealNVP (Dinh et al. 2016) for q(z|x). It
@@ -165,9 +165,9 @@ def vae_nvp(
     permute: whether the dimensions are shuffled between couplings, which
       otherwise change the halves in turn.
     coupling_activation: of the couplings' hidden layers, 'relu' or 'tanh'.
-      Rectified ones all die within 50 steps of Adam while the multiplier is
-      still too small to pay for nats, and q(z|x) never sees x again; tanh's
-      come back when it has grown.
+      Rectified units all die within 50 steps of Adam while the multiplier is
+      still too small to pay for nats, and q(z|x) never depends on x again; tanh
+      units recover when the multiplier has grown.
     num_kl_samples: z per example that estimate the KL; the first of them is
       also decoded.
     likelihood_stddev: sigma of p(x|z), > 0; at first, if it is learned.
@@ -217,13 +217,13 @@ def vae_nvp(
 class _Posterior(NamedTuple):
   """q(z|x) while Haiku traces."""
 
-  condition: Callable[[jax.Array], Any]  # As in `Posterior`.
+  condition: Callable[[jax.Array], Any]  # See `Posterior`.
   draw: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]  # z and its KL.
-  log_prob: Callable[[jax.Array, Any], jax.Array]  # As in `Posterior`.
+  log_prob: Callable[[jax.Array, Any], jax.Array]  # See `Posterior`.
 
 
 def _gaussian(encoder: Callable, policy: jmp.Policy) -> _Posterior:
-  """Returns a diagonal Gaussian; the encoder gives mean and log stddev."""
+  """Return a diagonal Gaussian; the encoder gives mean and log stddev."""
   encode = with_policy(encoder, policy)
 
   def condition(image):
@@ -234,8 +234,8 @@ def _gaussian(encoder: Callable, policy: jmp.Policy) -> _Posterior:
 
   def log_prob(z, conditions):
     mean, log_stddev = (x[jnp.newaxis] for x in conditions)
-    standardised = (z[:, jnp.newaxis] - mean) * jnp.exp(-log_stddev)
-    return (standard_normal_log_prob(standardised)) - log_stddev.sum(axis=-1)
+    standardized = (z[:, jnp.newaxis] - mean) * jnp.exp(-log_stddev)
+    return (standard_normal_log_prob(standardized)) - log_stddev.sum(axis=-1)
 
   return _Posterior(condition, draw, log_prob)
 
@@ -247,7 +247,7 @@ def _flow(
   num_kl_samples: int,
   policy: jmp.Policy,
 ) -> _Posterior:
-  """Returns a flow that the encoder's features steer; KL by sampling."""
+  """Return a flow that the encoder's features steer; KL by sampling."""
   encode = with_policy(encoder, policy)
 
   def draw(keys, conditions):
@@ -275,7 +275,7 @@ def _vae(
   likelihood_stddev: float,
   learn_likelihood_stddev: bool,
 ) -> Model:
-  """Returns the VAE of a posterior and a decoder, made when Haiku traces.
+  """Return the VAE of a posterior and a decoder, made when Haiku traces.
 
   The decoder maps latents to the logits of reconstructions.
   """
@@ -329,7 +329,7 @@ def _vae(
 def _grid(
   image_shape: ImageShape, channels: Sequence[int]
 ) -> tuple[int, int, int]:
-  """Returns the shape of an image behind convolutions that halve it."""
+  """Return the shape of an image behind convolutions that halve it."""
   check_sizes('channels', channels)
   height, width, _ = image_shape
   reduction = 2 ** len(channels)
@@ -344,7 +344,7 @@ def _grid(
 def _conv_encoder(
   channels: Sequence[int], kernel_size: int, hidden_size: int
 ) -> list[Callable]:
-  """Returns the layers from images to [batch, hidden_size]."""
+  """Return the layers from images to [batch, hidden_size]."""
   layers = []
   for size in channels:
     layers += [Conv2D(size, kernel_size, stride=2), jax.nn.relu]
@@ -357,7 +357,7 @@ def _conv_decoder(
   kernel_size: int,
   hidden_size: int,
 ) -> hk.Sequential:
-  """Returns the network from latents to logits, `_conv_encoder`'s mirror."""
+  """Return the network from latents to logits, `_conv_encoder`'s mirror."""
   grid = _grid(image_shape, channels)
   layers = [hk.Linear(hidden_size), jax.nn.relu]
   layers += [hk.Linear(math.prod(grid)), jax.nn.relu, hk.Reshape(grid)]

@@ -29,7 +29,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-# By the kernel's size, r.
+# Points of interpolation by the kernel's size, r; infinity is one more.
 _POINTS = {
   3: (0.0, 1.0, -1.0, 0.5, -2.0),
   5: (0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0),
@@ -38,9 +38,9 @@ KERNEL_SIZES = tuple(_POINTS)
 _OUTPUTS = 4  # m.
 # Below these, measured on cores with AVX-512, transforms and the filling up of
 # tiles cost more than the products save.
-_LEAST_CHANNELS = {3: 20, 5: 12}  # On either side, by the kernel's size.
-_LEAST_TILES = 128
-_LEAST_SHARE_OF_TILES = 0.75  # That is pixels of the image.
+_MIN_CHANNELS = {3: 20, 5: 12}  # In and out each, by the kernel's size.
+_MIN_TILES = 128
+_MIN_PIXEL_SHARE = 0.75  # Pixels of the image over those of all tiles.
 
 
 class _Transforms(NamedTuple):
@@ -54,7 +54,7 @@ class _Transforms(NamedTuple):
 def is_faster(
   x_shape: Sequence[int], w_shape: Sequence[int], dtype: jnp.dtype
 ) -> bool:
-  """Returns whether a convolution of stride 1 gains by it on a CPU.
+  """Return whether `conv2d` is faster than the direct convolution on a CPU.
 
   Args:
     x_shape: (batch, height, width, in).
@@ -67,14 +67,14 @@ def is_faster(
   num_tiles = x_shape[0] * math.prod(_num_tiles(x_shape))
   pixels = math.prod(x_shape[:3])
   return (
-    min(channels) >= _LEAST_CHANNELS[size]
-    and num_tiles >= _LEAST_TILES
-    and pixels >= _LEAST_SHARE_OF_TILES * num_tiles * _OUTPUTS**2
+    min(channels) >= _MIN_CHANNELS[size]
+    and num_tiles >= _MIN_TILES
+    and pixels >= _MIN_PIXEL_SHARE * num_tiles * _OUTPUTS**2
   )
 
 
 def conv2d(x: jax.Array, w: jax.Array) -> jax.Array:
-  """Returns the convolution of stride 1 with SAME padding.
+  """Return the convolution of stride 1 with SAME padding.
 
   Args:
     x: [batch, height, width, in].
@@ -95,7 +95,7 @@ def conv2d(x: jax.Array, w: jax.Array) -> jax.Array:
 def gradients(
   x: jax.Array, w: jax.Array, g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns d<g, y>/dx and d<g, y>/dw for y = conv2d(x, w).
+  """Return d<g, y>/dx and d<g, y>/dw for y = conv2d(x, w).
 
   Both are products with the transposed transform of g, which is made once.
 
@@ -120,38 +120,49 @@ def gradients(
 
 @functools.cache
 def _transforms(kernel_size: int) -> _Transforms:
-  """Returns Toom and Cook's matrices for r = kernel_size."""
+  """Return Toom and Cook's matrices for r = kernel_size.
+
+  A filter is the transpose of a product of polynomials, which Toom and Cook
+  compute from their values at n points: V^-1 [(V y) * (V w)], V the powers of
+  the points. Transposed, the values of y become A^T, the powers transposed, and
+  the interpolation V^-1 becomes B^T. Its rows are Lagrange's basis polynomials;
+  their denominators stand in G, as there are fewer kernels than tiles.
+  """
   points = np.array(_POINTS[kernel_size])
-  others = [np.delete(points, i) for i in range(len(points))]
-  scales = [np.prod(p - rest) for p, rest in zip(points, others, strict=True)]
+  other_points = [np.delete(points, i) for i in range(len(points))]
+  scales = [
+    np.prod(p - rest) for p, rest in zip(points, other_points, strict=True)
+  ]
 
   def powers(count):
+    # At infinity a polynomial's value is its leading coefficient.
     at_infinity = np.eye(count)[-1:]
     return np.concatenate([points[:, None] ** np.arange(count), at_infinity])
 
   return _Transforms(
     output=powers(_OUTPUTS).T,
     kernel=powers(kernel_size) / np.append(scales, 1)[:, None],
-    # Coefficients of the polynomials that vanish at all of the other points.
+    # Each row: the coefficients of the polynomial that vanishes at all other
+    # points.
     input=np.array(
-      [np.append(np.poly(rest)[::-1], 0) for rest in others]
+      [np.append(np.poly(rest)[::-1], 0) for rest in other_points]
       + [np.poly(points)[::-1]]
     ),
   )
 
 
 def _num_tiles(shape: Sequence[int]) -> tuple[int, int]:
-  """Returns the rows and columns of tiles of [batch, height, width, ...]."""
+  """Return the rows and columns of tiles of [batch, height, width, ...]."""
   return -(-shape[1] // _OUTPUTS), -(-shape[2] // _OUTPUTS)
 
 
 def _apply(matrix: np.ndarray, parts: Sequence[jax.Array]) -> jax.Array:
-  """Returns the sums over i of matrix_ki parts_i, stacked [k, ...]."""
+  """Return the sums over i of matrix_ki parts_i, stacked [k, ...]."""
   return jnp.stack([_weighted_sum(row, parts) for row in matrix])
 
 
 def _weighted_sum(weights, parts):
-  """Returns the sum of weights_i parts_i, without those that weigh nothing."""
+  """Return the sum of weights_i parts_i, without those that weigh nothing."""
   terms = [
     part if weight == 1 else np.float32(weight) * part
     for weight, part in zip(weights, parts, strict=True)
@@ -165,30 +176,30 @@ def _weighted_sum(weights, parts):
 
 
 def _transform_kernel(w, transforms):
-  """Returns G w G^T [n^2, in, out]."""
+  """Return G w G^T [n^2, in, out]."""
   kernel = transforms.kernel.astype(np.float32)
-  both = jnp.einsum('ai,bj,ijcd->bacd', kernel, kernel, w)
-  return both.reshape(-1, *w.shape[2:])
+  transformed = jnp.einsum('ai,bj,ijcd->bacd', kernel, kernel, w)
+  return transformed.reshape(-1, *w.shape[2:])
 
 
 def _transpose_of_kernel(dw, transforms):
-  """Returns G^T dw G [r, r, in, out]."""
+  """Return G^T dw G [r, r, in, out]."""
   kernel = transforms.kernel.astype(np.float32)
   dw = dw.reshape(len(kernel), len(kernel), *dw.shape[1:])
   return jnp.einsum('ai,bj,bacd->ijcd', kernel, kernel, dw)
 
 
-def _pixels_before(transforms):
-  """Returns how many pixels SAME padding puts before the first."""
+def _pad_before(transforms):
+  """Return how many pixels SAME padding puts before the first."""
   return (transforms.kernel.shape[1] - 1) // 2
 
 
 def _transform_input(x, transforms):
-  """Returns B^T d B of all tiles [n^2, tiles, in]."""
-  n, before = len(transforms.input), _pixels_before(transforms)
+  """Return B^T d B of all tiles [n^2, tiles, in]."""
+  n, pad_before = len(transforms.input), _pad_before(transforms)
   rows, columns = _num_tiles(x.shape)
   pad = [
-    (before, (count - 1) * _OUTPUTS + n - before - size)
+    (pad_before, (count - 1) * _OUTPUTS + n - pad_before - size)
     for count, size in ((rows, x.shape[1]), (columns, x.shape[2]))
   ]
   x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
@@ -203,7 +214,7 @@ def _transform_input(x, transforms):
 
 
 def _transpose_of_input(dx, transforms, shape):
-  """Returns the sum of B dx B^T where tiles overlap [batch, h, w, in]."""
+  """Return the sum of B dx B^T where tiles overlap [batch, h, w, in]."""
   n = len(transforms.input)
   batch, height, width, channels = shape
   tiles = dx.reshape(n, n, batch, *_num_tiles(shape), channels)
@@ -213,7 +224,7 @@ def _transpose_of_input(dx, transforms, shape):
 
 
 def _add_up(parts, axis, size, transforms):
-  """Returns the sum of parts[k] of each tile t at m t + k, padding cut off.
+  """Return the sum of parts[k] of each tile t at m t + k, padding cut off.
 
   Args:
     parts: [n, ...].
@@ -221,8 +232,11 @@ def _add_up(parts, axis, size, transforms):
     size: of the result along it.
     transforms: the matrices.
   """
-  before = _pixels_before(transforms)
-  reach = -(-len(parts) // _OUTPUTS)  # How many tiles an input is in.
+  # Tiles overlap: pixel m + k of a tile is pixel k of the next. So parts whose
+  # k is the same modulo m, a phase, are added shifted by whole tiles, and the
+  # phases interleaved. This takes no scatter.
+  pad_before = _pad_before(transforms)
+  reach = -(-len(parts) // _OUTPUTS)  # The number of tiles that share an input.
   phases = []
   for phase in range(_OUTPUTS):
     shifted = []
@@ -233,25 +247,25 @@ def _add_up(parts, axis, size, transforms):
     phases.append(functools.reduce(jnp.add, shifted))
   y = jnp.stack(phases, axis=axis + 1)
   y = y.reshape(*y.shape[:axis], -1, *y.shape[axis + 2 :])
-  return lax.slice_in_dim(y, before, before + size, axis=axis)
+  return lax.slice_in_dim(y, pad_before, pad_before + size, axis=axis)
 
 
 def _transform_output(products, transforms, shape):
-  """Returns A^T products A, put together [batch, height, width, out]."""
+  """Return A^T products A, put together [batch, height, width, out]."""
   n = len(transforms.input)
   batch, height, width, _ = shape
   rows, columns = _num_tiles(shape)
   tiles = products.reshape(n, n, batch, rows, columns, -1)
   by_row = _apply(transforms.output, [*tiles])
   pixels = _apply(transforms.output, [by_row[:, i] for i in range(n)])
-  # From [m, m, batch, rows, columns, out].
+  # The axes were [m, m, batch, rows, columns, out].
   y = pixels.transpose(2, 3, 0, 4, 1, 5)
   y = y.reshape(batch, rows * _OUTPUTS, columns * _OUTPUTS, -1)
   return y[:, :height, :width]
 
 
 def _transpose_of_output(g, transforms):
-  """Returns A g A^T of all tiles [n^2, tiles, out]."""
+  """Return A g A^T of all tiles [n^2, tiles, out]."""
   rows, columns = _num_tiles(g.shape)
   pad = (
     (0, rows * _OUTPUTS - g.shape[1]),

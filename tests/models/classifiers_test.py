@@ -34,7 +34,7 @@ def small_config(name='cnn', num_steps=120) -> ConfigDict:
 
 @functools.cache
 def make(name):
-  """Returns a small classifier, its start and five images."""
+  """Return a small classifier, its start and five images."""
   classifier = CLASSIFIERS[name](10, **SMALL[name])
   image = jax.random.uniform(jax.random.key(0), (5, 8, 8, 3))
   start = jax.jit(classifier.init)(jax.random.key(1), image)
@@ -139,14 +139,14 @@ def test_augmentation_shifts_and_mirrors():
   augment = jax.vmap(
     lambda key: train_classifier.augment(key, image, max_shift=1, flip=True)
   )
-  seen = {each.tobytes() for each in np.asarray(jax.jit(augment)(keys))}
+  images = {each.tobytes() for each in np.asarray(jax.jit(augment)(keys))}
   padded = np.pad(np.asarray(image), ((1, 1), (1, 1), (0, 0)))
   expected = set()
   for row in range(3):
     for column in range(3):
       shifted = padded[row : row + 3, column : column + 4]
       expected |= {shifted.tobytes(), shifted[:, ::-1].tobytes()}
-  assert seen == expected
+  assert images == expected
   same = train_classifier.augment(keys[0], image, max_shift=0, flip=False)
   np.testing.assert_array_equal(same, image)
 

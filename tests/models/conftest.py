@@ -19,5 +19,5 @@ def _value_and_gradients(function, arguments, cotangent):
 
 @pytest.fixture
 def value_and_gradients():
-  """Returns (function, arguments, cotangent) -> its value, its products."""
+  """Return (function, arguments, cotangent) -> its value, its products."""
   return _value_and_gradients

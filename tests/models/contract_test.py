@@ -48,7 +48,7 @@ SHAPES = [(8, 8, 1), (8, 4, 3)]
 
 @functools.cache
 def make(name, shape=(8, 8, 1), policy=FLOAT32):
-  """Returns a small jitted model, parameters, 5 keys, images, contexts.
+  """Return a small jitted model, parameters, 5 keys, images, contexts.
 
   The parameters are a little off their start, where some are zeros.
   """
@@ -132,7 +132,7 @@ class TestContract:
     again = model.apply(params, keys, image, context)
     assert not np.allclose(first.latents, other.latents)
     np.testing.assert_array_equal(first.latents, again.latents)
-    # The first step's posterior is before all noise.
+    # The first step's posterior depends on no noise.
     assert np.array_equal(first.kl_by_step[:, 0], other.kl_by_step[:, 0]) == (
       name not in SAMPLED_KL
     )
@@ -157,10 +157,10 @@ class TestContract:
 
   def test_contexts_matter_to_conditional_models_alone(self, name):
     model, params, keys, image, context = make(name)
-    given = jnp.ones((5, 8, 8, 2)) if context is None else context
+    contexts = jnp.ones((5, 8, 8, 2)) if context is None else context
     outputs = [
       (model.apply(params, keys, image, c).kl, model.sample(params, keys, c))
-      for c in (given, given[::-1] / 2)
+      for c in (contexts, contexts[::-1] / 2)
     ]
     for first, second in zip(*outputs, strict=True):
       assert np.allclose(first, second, atol=1e-6) != model.conditional
@@ -185,7 +185,7 @@ class TestContract:
     np.testing.assert_allclose(latents, output.latents, atol=1e-5)
     pairs = posterior.log_prob(params, latents[:3], conditions)
     assert pairs.shape == (3, 5)
-    # Its mean log ratio to the prior is the KL that the model is trained with.
+    # The mean log ratio to the prior is the KL that the model is trained with.
     num_draws = 400
 
     @jax.jit
@@ -246,7 +246,7 @@ class TestContract:
 
 @functools.cache
 def dataset_of_digits(name):
-  """Returns the data set, and the batch of its first six training examples."""
+  """Return the data set, and the batch of its first six training examples."""
   config = get_base_config('geco', kappa=0.1, num_steps=100)
   kwargs = {'base': 'digits'} if name in COMPOSITIONS else {}
   config.dataset = group(name, **kwargs)
@@ -268,11 +268,11 @@ def test_loss_and_gradients_are_finite_on_every_data_set(name, dataset_name):
   state = update.init_state(experiment, inputs)
   keys = jax.random.split(jax.random.key(0), 6)
 
-  # Data sets of one shape have one program.
+  # Data sets of the same shapes share a compiled program.
   loss = functools.partial(update.loss_and_metrics, experiment)
   gradient, (_, metrics) = jax.jit(jax.grad(loss, has_aux=True))(
     state.params, state.log_multipliers, inputs.kappas, keys, batch
   )
-  assert metrics['kl_nats'] >= 0  # At its start VAE+NVP's is exactly 0.
+  assert metrics['kl_nats'] >= 0  # VAE+NVP starts at exactly 0.
   for leaf in jax.tree.leaves((metrics, gradient)):
     assert np.all(np.isfinite(leaf))

@@ -18,7 +18,7 @@ NUM_FEATURES = 4
 
 @functools.cache
 def make(latent_size=5, perturbation=0.1, **kwargs):
-  """Returns (functions of params, params) of a flow away from its start."""
+  """Return (functions of params, params) of a flow away from its start."""
   kwargs = dict(num_couplings=4, hidden_sizes=(16,)) | kwargs
 
   def functions():

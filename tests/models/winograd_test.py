@@ -28,9 +28,9 @@ def arguments(kernel, size, channels=(21, 23), dtype=jnp.float32, batch=3):
   )
 
 
-def assert_close(got, want, tolerance=2e-5):
-  error = np.linalg.norm(np.asarray(got, np.float64) - want)
-  assert error <= tolerance * np.linalg.norm(want)
+def assert_close(actual, expected, tolerance=2e-5):
+  error = np.linalg.norm(np.asarray(actual, np.float64) - expected)
+  assert error <= tolerance * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize('kernel', winograd.KERNEL_SIZES)
@@ -48,20 +48,20 @@ def test_value_and_gradients_equal_the_direct_ones(
   kernel, size, value_and_gradients
 ):
   x, w, g = arguments(kernel, size)
-  want, gradients = value_and_gradients(direct, (x, w), g)
-  assert_close(jax.jit(winograd.conv2d)(x, w), want)
-  ours = jax.jit(winograd.gradients)(x, w, g)
-  for our, their in zip(ours, gradients, strict=True):
-    assert_close(our, their)
+  expected, gradients = value_and_gradients(direct, (x, w), g)
+  assert_close(jax.jit(winograd.conv2d)(x, w), expected)
+  actual = jax.jit(winograd.gradients)(x, w, g)
+  for gradient, expected in zip(actual, gradients, strict=True):
+    assert_close(gradient, expected)
 
 
 @pytest.mark.parametrize('kernel', winograd.KERNEL_SIZES)
 def test_gradients_are_those_of_the_function(kernel, value_and_gradients):
   x, w, g = arguments(kernel, (7, 10))
   _, gradients = value_and_gradients(winograd.conv2d, (x, w), g)
-  ours = jax.jit(winograd.gradients)(x, w, g)
-  for our, their in zip(ours, gradients, strict=True):
-    assert_close(our, their)
+  actual = jax.jit(winograd.gradients)(x, w, g)
+  for gradient, expected in zip(actual, gradients, strict=True):
+    assert_close(gradient, expected)
 
 
 def test_maps_over_weights_and_inputs_as_a_loop_does():
@@ -69,9 +69,10 @@ def test_maps_over_weights_and_inputs_as_a_loop_does():
   xs, ws = jnp.stack([x, -x]), jnp.stack([w, 2 * w])
   function = jax.jit(winograd.gradients)
   gradients = [function(*pair, g) for pair in zip(xs, ws, strict=True)]
+  stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *gradients)
   mapped = jax.jit(jax.vmap(winograd.gradients, (0, 0, None)))(xs, ws, g)
-  for ours, theirs in zip(mapped, zip(*gradients, strict=True), strict=True):
-    assert_close(ours, jnp.stack(theirs))
+  for gradient, expected in zip(mapped, stacked, strict=True):
+    assert_close(gradient, expected)
 
 
 @pytest.mark.parametrize('kernel', winograd.KERNEL_SIZES)
@@ -79,12 +80,13 @@ def test_a_large_convolution_is_taken_by_it_with_its_gradients(
   kernel, value_and_gradients
 ):
   x, w, g = arguments(kernel, (8, 8), batch=32)
-  want, want_gradients = value_and_gradients(direct, (x, w), g)
-  got, got_gradients = value_and_gradients(convolution.conv2d, (x, w), g)
-  assert_close(got, want)
-  for ours, theirs in zip(got_gradients, want_gradients, strict=True):
-    assert_close(ours, theirs)
-  assert not np.array_equal(got, want)  # By rounding: it was not direct.
+  y, gradients = value_and_gradients(convolution.conv2d, (x, w), g)
+  direct_y, direct_gradients = value_and_gradients(direct, (x, w), g)
+  assert_close(y, direct_y)
+  for gradient, expected in zip(gradients, direct_gradients, strict=True):
+    assert_close(gradient, expected)
+  # Rounding differs, so that the convolution was not the direct one.
+  assert not np.array_equal(y, direct_y)
 
 
 def _has_convolutions(
@@ -95,7 +97,7 @@ def _has_convolutions(
   batch=32,
   dtype=jnp.float32,
 ):
-  """Returns whether a gradient's program for a platform convolves."""
+  """Return whether a gradient's program for a platform convolves."""
   x, w, _ = arguments(kernel, size, channels, dtype, batch)
   gradient = jax.grad(lambda x, w: convolution.conv2d(x, w).sum(), (0, 1))
   traced = jax.jit(gradient).trace(x, w)
