@@ -17,7 +17,7 @@ from geco_jax import base_config
 
 
 def get_config(variant: str = 'quick') -> ConfigDict:
-  """Returns the config of a variant."""
+  """Return the config of a variant."""
   image_size = 32 if variant.startswith('quick') else 64
   return base_config.get_conv_draw_config(
     variant, base_config.group('celeb_a', image_size=image_size)

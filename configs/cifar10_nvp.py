@@ -17,5 +17,5 @@ from geco_jax import base_config
 
 
 def get_config(variant: str = 'quick') -> ConfigDict:
-  """Returns the config; `variant` is the size and the objective."""
+  """Return the config; `variant` is the size and the objective."""
   return base_config.get_nvp_config(variant, base_config.group('cifar10'))

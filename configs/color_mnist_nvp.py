@@ -1,4 +1,4 @@
-r"""VAE+NVP on Color-MNIST, digits in the colour channels (Table 2).
+r"""VAE+NVP on Color-MNIST, digits in the color channels (Table 2).
 
   python -m geco_jax.train --config=configs/color_mnist_nvp.py:quick \
       --workdir=runs/color_mnist_nvp
@@ -22,7 +22,7 @@ from geco_jax import base_config
 
 
 def get_config(variant: str = 'quick') -> ConfigDict:
-  """Returns the config; `variant` is the size and the objective."""
+  """Return the config; `variant` is the size and the objective."""
   base = 'digits' if variant.startswith('quick') else 'mnist'
   config = base_config.get_nvp_config(
     variant, base_config.group('color_mnist', base=base)

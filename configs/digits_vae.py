@@ -17,7 +17,7 @@ from geco_jax import base_config
 
 
 def get_config(variant: str = 'geco') -> ConfigDict:
-  """Returns the config; `variant` is the objective."""
+  """Return the config; `variant` is the objective."""
   dataset = base_config.group('digits')
   config = base_config.get_base_config(
     variant,

@@ -19,7 +19,7 @@ from geco_jax import base_config
 
 
 def get_config(variant: str = 'digits') -> ConfigDict:
-  """Returns the config; `variant` is the digits and the objective."""
+  """Return the config; `variant` is the digits and the objective."""
   base, objective = base_config.split_variant(variant, ('digits', 'mnist'))
   dataset = base_config.group('micro_mnist', base=base)
   config = base_config.get_base_config(

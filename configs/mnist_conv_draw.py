@@ -17,5 +17,5 @@ from geco_jax import base_config
 
 
 def get_config(variant: str = 'quick') -> ConfigDict:
-  """Returns the config of a variant."""
+  """Return the config of a variant."""
   return base_config.get_conv_draw_config(variant, base_config.group('mnist'))

@@ -16,7 +16,7 @@ from geco_jax import base_config
 
 
 def get_config(variant: str = 'quick') -> ConfigDict:
-  """Returns the config of a variant."""
+  """Return the config of a variant."""
   base = 'digits' if variant.startswith('quick') else 'mnist'
   return base_config.get_conv_draw_config(
     variant,

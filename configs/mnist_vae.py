@@ -18,7 +18,7 @@ from geco_jax import base_config
 
 
 def get_config(variant: str = 'geco') -> ConfigDict:
-  """Returns the config; `variant` is the objective and `,conv` if wanted."""
+  """Return the config; `variant` is the objective, `,conv` behind it or not."""
   objective, _, architecture = variant.partition(',')
   config = base_config.get_base_config(
     objective,

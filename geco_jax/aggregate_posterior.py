@@ -33,25 +33,25 @@ PARTIAL = 'marginal_kl_partial.npz'
 
 
 class Tiles(NamedTuple):
-  """How the pairs of samples and data points are cut up.
+  """Sizes of the tiles into which the pairs of z and x are divided.
 
-  What is in memory at once is one tile of either, and their pairs.
+  In memory at once are one tile of samples, one of data, and their pairs.
   """
 
   samples: int = 16
   data: int = 256
-  data_per_call: int = 4  # Tiles of data, of each device, per compiled call.
+  data_per_call: int = 4  # Tiles of data per device and compiled call.
 
 
 DEFAULT_TILES = Tiles()
 
 
 class Estimate(NamedTuple):
-  """What was found, in nats, with standard errors of the mean."""
+  """The estimate in nats, with standard errors of the mean."""
 
   marginal_kl: float  # KL[q(z); p(z)].
   marginal_kl_error: float
-  average_kl: float  # E KL[q(z|x); p(z)], of the same samples.
+  average_kl: float  # E KL[q(z|x); p(z)], over the same samples.
   average_kl_error: float
   num_samples: int
   num_data: int  # n; the difference of the two KLs is at most ln n.
@@ -71,17 +71,17 @@ def marginal_kl(
   resume_key: str = '',
   show_progress: bool = True,
 ) -> Estimate:
-  """Returns the marginal KL, from samples z ~ q(z) and all data points.
+  """Return the marginal KL, from samples z ~ q(z) and all data points.
 
   It runs on all devices, each with its share of the data. Memory grows with the
-  tiles, the samples and (as uint8) the images, not with their product; what
-  the posterior needs of a data point is computed once.
+  tiles, the samples and (as uint8) the images, not with their product; the
+  posterior's conditions of a data point are computed once.
 
   Args:
     posterior: q(z|x) and p(z).
     params: of the model, not replicated.
-    dataset: makes batches of the images; of composed ones the fixed batches.
-    images: of the split.
+    dataset: makes the fixed batches of the images.
+    images: the split's images.
     num_samples: M > 1.
     num_data: n; None is the number of images. A composed data set has more
       examples than images, each in any company: then n may be larger.
@@ -89,7 +89,7 @@ def marginal_kl(
     tiles: any; they change the time and the memory, not the answer.
     resume_from: file in which the sums so far are kept, and from which an
       interrupted estimate goes on; None is neither.
-    resume_key: says what is being estimated; sums of another are not used.
+    resume_key: names the estimate; sums under another key are not used.
     show_progress: whether to draw a progress bar on stderr.
 
   Raises:
@@ -106,7 +106,7 @@ def marginal_kl(
       f'num_data must be at most {num_images}, the images of {dataset.name}, '
       f'got {num_data}'
     )
-  # As many as fill the last tile; the excess is left out at the end.
+  # The last tile is filled up; `_mean_and_error` leaves the excess out.
   num_tiles = math.ceil(num_samples / tiles.samples)
   draw = jax.jit(_draw(posterior, dataset, num_data))
   keys = per_example_keys(
@@ -162,13 +162,13 @@ def estimate(
   dataset: Dataset | None = None,
   show_progress: bool = True,
 ) -> dict[str, Any]:
-  """Estimates the marginal KL of a run's checkpoint; writes marginal_kl.json.
+  """Estimate the marginal KL of a run's checkpoint; write marginal_kl.json.
 
   Args:
     workdir: of the run.
     num_samples: of q(z), > 1.
     split: whose images make q(z).
-    num_data: n, how many of its examples; None is the number of its images.
+    num_data: n, number of its examples; None is the number of its images.
     step: of the checkpoint; None is the latest that is intact.
     seed: of the samples.
     tiles: see `Tiles`.
@@ -194,7 +194,7 @@ def estimate(
   state = restore_state(workdir, experiment, step)
   partial = os.path.join(workdir, PARTIAL)
   try:
-    found = marginal_kl(
+    numbers = marginal_kl(
       posterior,
       state.params,
       experiment.dataset,
@@ -212,8 +212,10 @@ def estimate(
   result = {
     'split': split,
     'step': int(state.step),
-    **{f'{k}_nats' if 'kl' in k else k: v for k, v in found._asdict().items()},
-    'ln_n_nats': math.log(found.num_data),
+    **{
+      f'{k}_nats' if 'kl' in k else k: v for k, v in numbers._asdict().items()
+    },
+    'ln_n_nats': math.log(numbers.num_data),
   }
   if parallel.is_main_process():
     workdirs.write_json(os.path.join(workdir, 'marginal_kl.json'), result)
@@ -223,26 +225,26 @@ def estimate(
 
 
 def _mean_and_error(values, num_samples):
-  """Returns the mean and its standard error, of the first so many values."""
+  """Return mean and standard error of the first `num_samples` values."""
   values = np.asarray(values, np.float64).ravel()[:num_samples]
   error = values.std(ddof=1) / math.sqrt(num_samples)
   return float(values.mean()), float(error)
 
 
 def _restore(path, key, shape):
-  """Returns the sums so far and the first data point that is not in them."""
-  fresh = np.full(shape, -np.inf, np.float32), 0
+  """Return the sums so far and the first data point that is not in them."""
+  initial = np.full(shape, -np.inf, np.float32), 0
   if path is None or not os.path.exists(path):
-    return fresh
+    return initial
   with np.load(path) as file:
     same = file['key'].item() == key and file['log_sums'].shape == shape
-    return (file['log_sums'], int(file['start'])) if same else fresh
+    return (file['log_sums'], int(file['start'])) if same else initial
 
 
 def _draw(
   posterior: Posterior, dataset: Dataset, num_data: int
 ) -> Callable[..., tuple[Any, jax.Array, jax.Array]]:
-  """Returns the function that samples z ~ q(z), a tile at a time."""
+  """Return the function that samples z ~ q(z), a tile at a time."""
 
   def draw_tile(params, images, keys):
     index_keys, sample_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
@@ -263,13 +265,13 @@ def _draw(
 def accumulator(
   posterior: Posterior, dataset: Dataset, num_data: int, tiles: Tiles
 ) -> Callable[..., jax.Array]:
-  """Returns the compiled program that meets all samples with some data.
+  """Return the compiled program that pairs all samples with some data.
 
   Args:
     posterior: q(z|x).
     dataset: makes batches of the images.
     num_data: n.
-    tiles: `data_per_call` tiles of each device are met in a call.
+    tiles: a call takes `data_per_call` tiles of data on each device.
 
   Returns:
     (params, images, z [tiles, samples per tile, ...], log sums [tiles, samples

@@ -27,13 +27,13 @@ class Restored(NamedTuple):
 
 
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):
-  """Which checkpoints stay: the last few, and the best of all."""
+  """The policy that keeps the last few checkpoints and the best of all."""
 
   def __init__(self):
     self.best_step: int | None = None
 
   def should_preserve(self, checkpoints, *, context):
-    """Returns a flag per checkpoint."""
+    """Return a flag per checkpoint."""
     del context
     latest = {info.step for info in checkpoints[-_LATEST_KEPT:]}
     return [
@@ -50,7 +50,7 @@ class Checkpointer:
   """
 
   def __init__(self, workdir: str | os.PathLike, *, read_only: bool = False):
-    """Opens the checkpoints folder of a run.
+    """Open the checkpoints folder of a run.
 
     Args:
       workdir: of the run.
@@ -71,7 +71,7 @@ class Checkpointer:
     )
 
   def save(self, step: int, state: Any, score: float) -> None:
-    """Starts to write a checkpoint; returns before it is on the disk.
+    """Start to write a checkpoint; return before it is on the disk.
 
     Args:
       step: of the state.
@@ -94,11 +94,11 @@ class Checkpointer:
     )
 
   def steps(self) -> list[int]:
-    """Returns the steps of the checkpoints on the disk, oldest first."""
+    """Return the steps of the checkpoints on the disk, oldest first."""
     return sorted(self._manager.all_steps())
 
   def best(self) -> dict[str, Any] | None:
-    """Returns step and score of the lowest score, None without checkpoints."""
+    """Return the best checkpoint's step and score, None without checkpoints."""
     try:
       with open(self._best_path) as file:
         best = json.load(file)
@@ -107,21 +107,21 @@ class Checkpointer:
     return best if best['step'] in self.steps() else None
 
   def restore(self, like: Any, step: int | None = None) -> Restored | None:
-    """Returns a checkpoint, or None if there is none at all.
+    """Return a checkpoint, or None if there is none at all.
 
     Args:
-      like: pytree with the structure, shapes and types of what was saved.
+      like: pytree with the structure, shapes and types of the saved state.
       step: of the checkpoint; None is the latest that is intact.
 
     Raises:
       UserError: if checkpoints are there but none could be read.
     """
-    asked = self.steps() if step is None else [step]
-    for candidate in reversed(asked):
+    candidates = self.steps() if step is None else [step]
+    for candidate in reversed(candidates):
       try:
         return Restored(candidate, self._read(like, candidate))
       except Exception as error:  # noqa: BLE001 pylint: disable=broad-except
-        # Whatever a damaged file makes its reader raise.
+        # A damaged file makes its reader raise anything.
         reason = str(error).split('\n')[0][:200]
         logging.warning(
           'checkpoint of step %d in %s is damaged (%s); trying the one before',
@@ -129,21 +129,21 @@ class Checkpointer:
           self._directory,
           reason,
         )
-    if asked:
+    if candidates:
       raise UserError(
         f'no checkpoint in {self._directory} could be read (tried steps '
-        f'{", ".join(map(str, asked))}); delete the folder to start again'
+        f'{", ".join(map(str, candidates))}); delete the folder to start again'
       )
     return None
 
   def delete_after(self, step: int) -> None:
-    """Removes checkpoints later than `step`, which were passed over."""
+    """Remove checkpoints later than `step`, which were passed over."""
     for later in self.steps():
       if later > step:
         self._manager.delete(later)
 
   def close(self) -> None:
-    """Waits until everything is on the disk."""
+    """Wait until everything is on the disk."""
     self._manager.wait_until_finished()
     self._manager.close()
 
@@ -161,14 +161,14 @@ class Checkpointer:
 
 
 def latest_step(workdir: str) -> int | None:
-  """Returns the step of a run's latest checkpoint, which may be damaged."""
+  """Return the step of a run's latest checkpoint, which may be damaged."""
   folder = os.path.join(workdir, 'checkpoints')
   names = os.listdir(folder) if os.path.isdir(folder) else []
   return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def score(kl_nats: float, violations: Mapping[str, float], tolerance: float):
-  """Returns the rank of a checkpoint, the lower the better.
+  """Return the rank of a checkpoint, the lower the better.
 
   Among checkpoints whose constraints all hold the lowest KL wins, and any of
   them before one that violates a constraint.
@@ -184,7 +184,7 @@ def score(kl_nats: float, violations: Mapping[str, float], tolerance: float):
 
 
 def _digest(state: Any) -> str:
-  """Returns a hash of every array's name, type, shape and bytes."""
+  """Return a hash of every array's name, type, shape and bytes."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(state):
     array = np.ascontiguousarray(leaf)

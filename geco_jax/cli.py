@@ -27,7 +27,7 @@ def run(
   takes_config: bool = False,
   default_config: str | None = None,
 ) -> None:
-  """Runs `main` under absl; a `UserError` becomes one line and exit code 2.
+  """Run `main` under absl; a `UserError` becomes one line and exit code 2.
 
   Args:
     main: takes argv, returns the exit code or None.
@@ -49,7 +49,7 @@ def run(
 
   def reporting_main(argv):
     if not flags.FLAGS['verbosity'].present:
-      # Checkpointing and TFDS narrate at INFO.
+      # Orbax and TFDS log every step of theirs at INFO.
       logging.set_verbosity(logging.WARNING)
     try:
       if len(argv) > 1:
@@ -62,7 +62,7 @@ def run(
 
 
 def config() -> ConfigDict:
-  """Returns the config that the command line asked for.
+  """Return the config that the command line asked for.
 
   Raises:
     UserError: if there is none or the file could not be loaded.
@@ -79,7 +79,7 @@ def config() -> ConfigDict:
 
 
 def workdir() -> str:
-  """Returns --workdir.
+  """Return --workdir.
 
   Raises:
     UserError: if it is missing.
@@ -90,19 +90,19 @@ def workdir() -> str:
 
 
 def _parse_flags(argv):
-  """Parses flags; errors of the config file become one line too."""
+  """Parse flags; errors of the config file become one line too."""
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
     sys.exit(_report(_without_traceback(str(error))))
-  except (AttributeError, KeyError) as error:  # A key the config lacks.
+  except (AttributeError, KeyError) as error:  # The config has no such key.
     sys.exit(_report(f'the config has no such key: {error}'))
-  except (ValueError, TypeError, OSError) as error:  # A value it refuses.
+  except (ValueError, TypeError, OSError) as error:  # It refuses a value.
     sys.exit(_report(error))
 
 
 def _without_traceback(text: str) -> str:
-  """Returns only the last line where a config file refused its variant."""
+  """Return a text, but of a config's traceback only the error's message."""
   *_, last = text.strip().splitlines()
   refusal = 'ValueError: '
   if 'Traceback' in text and last.startswith(refusal):

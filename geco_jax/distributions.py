@@ -11,12 +11,12 @@ _BIN_WIDTH = 1.0 / 255.0
 
 
 def per_example_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
-  """Returns one PRNG key per number, int [batch] -> keys [batch]."""
+  """Return one PRNG key per number, int [batch] -> keys [batch]."""
   return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
 
 
 def per_example_normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Returns unit Gaussian noise, one key per example.
+  """Return unit Gaussian noise, one key per example.
 
   An example's noise then depends on its own key alone and not on which
   examples share its device.
@@ -38,26 +38,26 @@ class DiagonalGaussian(NamedTuple):
   log_stddev: jax.Array  # [batch, *event].
 
   def sample(self, keys: jax.Array) -> jax.Array:
-    """Returns a reparameterised sample [batch, *event]; keys [batch]."""
+    """Return a reparameterized sample [batch, *event]; keys [batch]."""
     noise = per_example_normal(keys, self.mean.shape[1:])
     return self.mean + jnp.exp(self.log_stddev) * noise
 
   def log_prob(self, value: jax.Array) -> jax.Array:
-    """Returns the per-example log density [batch] in nats."""
-    standardised = (value - self.mean) * jnp.exp(-self.log_stddev)
-    per_dimension = -0.5 * (standardised**2 + jnp.log(2 * jnp.pi))
+    """Return the per-example log density [batch] in nats."""
+    standardized = (value - self.mean) * jnp.exp(-self.log_stddev)
+    per_dimension = -0.5 * (standardized**2 + jnp.log(2 * jnp.pi))
     return _sum_event(per_dimension - self.log_stddev)
 
   def kl_to(self, other: 'DiagonalGaussian') -> jax.Array:
-    """Returns KL[self; other], per example [batch] in nats."""
+    """Return KL[self; other], per example [batch] in nats."""
     log_ratio = self.log_stddev - other.log_stddev
-    standardised = (self.mean - other.mean) * jnp.exp(-other.log_stddev)
+    standardized = (self.mean - other.mean) * jnp.exp(-other.log_stddev)
     return _sum_event(
-      0.5 * (standardised**2 + jnp.exp(2 * log_ratio) - 1) - log_ratio
+      0.5 * (standardized**2 + jnp.exp(2 * log_ratio) - 1) - log_ratio
     )
 
   def kl_to_standard_normal(self) -> jax.Array:
-    """Returns KL[self; N(0, I)], per example [batch] in nats."""
+    """Return KL[self; N(0, I)], per example [batch] in nats."""
     variance = jnp.exp(2 * self.log_stddev)
     return _sum_event(0.5 * (self.mean**2 + variance - 1) - self.log_stddev)
 
@@ -65,7 +65,7 @@ class DiagonalGaussian(NamedTuple):
 def gaussian_nll(
   value: jax.Array, mean: jax.Array, stddev: jax.Array
 ) -> jax.Array:
-  """Returns -log N(value; mean, stddev^2 I), per example [batch] in nats.
+  """Return -log N(value; mean, stddev^2 I), per example [batch] in nats.
 
   Args:
     value: [batch, *event].
@@ -73,19 +73,20 @@ def gaussian_nll(
     stddev: [], one global standard deviation (Section 3).
   """
   num_dims = math.prod(value.shape[1:])
-  log_normaliser = num_dims * (jnp.log(stddev) + 0.5 * math.log(2 * math.pi))
-  return 0.5 * _sum_event((value - mean) ** 2) / stddev**2 + log_normaliser
+  log_normalizer = num_dims * (jnp.log(stddev) + 0.5 * math.log(2 * math.pi))
+  return 0.5 * _sum_event((value - mean) ** 2) / stddev**2 + log_normalizer
 
 
 def quantized_normal_log_prob(
   value: jax.Array, mean: jax.Array, stddev: jax.Array
 ) -> jax.Array:
-  """Returns the log mass of 8-bit values under a quantized normal.
+  """Return the log mass of 8-bit values under a quantized normal.
 
   Appendix D (after Rosca et al. 2018): the normal's mass in bins 1/255 wide
   around 0, 1/255, ..., 1, the first and last bin open to -inf and +inf. The
-  masses of the 256 values sum to 1. Computed from differences of `log_ndtr`, in
-  the tail where they keep their digits, so that it stays finite far away.
+  masses of the 256 values sum to 1. They are differences of normal CDFs, taken
+  in the tail where these are small and in logarithms, so that they keep their
+  digits and stay finite far away.
 
   Args:
     value: [...], multiples of 1/255 in [0, 1].

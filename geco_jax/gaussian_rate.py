@@ -6,8 +6,8 @@ within an RMSE of kappa per pixel (reverse water-filling,
 bounds the data's own rate from above; it is what a linear VAE under the RE
 constraint pays. A model whose KL is above it does worse than a linear one.
 
-Where the data set has contexts they are ignored: the bound is of the images
-alone, and holds all the more for a model that is told the context.
+The contexts of a data set are ignored: the bound is for the images alone, and a
+model that also knows the context needs no more.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ from geco_jax.errors import UserError
 from geco_jax.theory import rate_distortion
 
 _BATCH_SIZE = 500
-_NLL_EXAMPLES = 10_000  # Its mean over these is within 0.01 nats.
+_NLL_EXAMPLES = 10_000  # So many give the mean NLL to within 0.01 nats.
 _NOISE_SEED = 0
 
 
@@ -47,23 +47,23 @@ class Spectrum(NamedTuple):
 
 
 class Curve(NamedTuple):
-  """A linear VAE's way through the information plane, each [kappas]."""
+  """A linear VAE's curve in the information plane, each [kappas]."""
 
   kappas: np.ndarray  # RMSE per pixel.
-  rate_nats: np.ndarray  # Per image.
-  nll_nats_per_dim: np.ndarray  # Appendix D, at sigma_opt.
+  rate_nats: np.ndarray  # Nats per image.
+  nll_nats_per_dim: np.ndarray  # Appendix D's, at sigma_opt.
 
 
 def spectrum(dataset: Dataset) -> Spectrum:
-  """Returns mean and covariance of the train split's images.
+  """Return mean and covariance of the train split's images.
 
-  Of a composed data set every base image is met once, with the company that
-  `fixed_batch` gives it. It takes D^2 numbers of memory or, where there are
-  fewer images than D, n D.
+  A composed data set has one example per base image, that of `fixed_batch`.
+  Memory is for D^2 numbers or, if there are fewer images than D, for n D.
   """
   images = dataset.splits['train']
   count, num_dims = len(images.image), int(np.prod(dataset.image_shape))
   if count < num_dims:
+    # The singular values of n rows give the nonzero eigenvalues, without D^2.
     rows = np.concatenate([*_rows(dataset, images)])
     mean = rows.mean(axis=0)
     _, singular, transposed = np.linalg.svd(rows - mean, full_matrices=False)
@@ -74,28 +74,28 @@ def spectrum(dataset: Dataset) -> Spectrum:
     products += rows.T @ rows
   mean = total / count
   values, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
-  # Rounding leaves some of those that are 0 a little below.
+  # Rounding leaves some zero eigenvalues a little below 0.
   return Spectrum(mean, np.maximum(values[::-1], 0.0), vectors[:, ::-1])
 
 
 def eigenvalues(dataset: Dataset) -> np.ndarray:
-  """Returns the covariance's eigenvalues, float64 [min(n, D)], descending."""
+  """Return the covariance's eigenvalues, float64 [min(n, D)], descending."""
   return spectrum(dataset).eigenvalues
 
 
-def rate_nats(of: Spectrum, kappas: Sequence[float]) -> np.ndarray:
-  """Returns R(kappa), the Gaussian's rate in nats per image [kappas].
+def rate_nats(source: Spectrum, kappas: Sequence[float]) -> np.ndarray:
+  """Return R(kappa), the Gaussian's rate in nats per image [kappas].
 
   Raises:
     UserError: if a kappa is not above 0.
   """
-  return rate_distortion.rate(of.eigenvalues, _distortions(of, kappas))
+  return rate_distortion.rate(source.eigenvalues, _distortions(source, kappas))
 
 
 def curve(
-  dataset: Dataset, kappas: Sequence[float], of: Spectrum | None = None
+  dataset: Dataset, kappas: Sequence[float], source: Spectrum | None = None
 ) -> Curve:
-  """Returns rate and NLL of the optimal linear test channel at each kappa.
+  """Return rate and NLL of the optimal linear test channel at each kappa.
 
   The NLL is the quantized normal's at sigma_opt, the channel's exact RMSE, of
   at most 10,000 training images, evenly spaced, with one draw of the channel's
@@ -105,28 +105,29 @@ def curve(
     dataset: any; its train split is described.
     kappas: RMSEs per pixel, > 0; where nothing need be sent the rate is 0 and
       the RMSE that of the mean.
-    of: the data set's spectrum, for callers that have it already.
+    source: the data set's spectrum, for callers that have it already.
 
   Raises:
     UserError: if a kappa is not above 0.
   """
-  of = of or spectrum(dataset)
-  rates = rate_nats(of, kappas)
-  nll = [_nll_nats_per_dim(dataset, of, kappa) for kappa in kappas]
+  source = source or spectrum(dataset)
+  rates = rate_nats(source, kappas)
+  nll = [_nll_nats_per_dim(dataset, source, kappa) for kappa in kappas]
   return Curve(np.asarray(kappas, np.float64), rates, np.asarray(nll))
 
 
 def channel_reconstructions(
-  of: Spectrum, kappa: float, image: jax.Array, keys: jax.Array
+  source: Spectrum, kappa: float, image: jax.Array, keys: jax.Array
 ) -> jax.Array:
-  """Returns what the optimal linear test channel makes of images.
+  """Return what the optimal linear test channel makes of images.
 
-  With the water level m, an eigendirection whose variance l exceeds m is sent
-  as `(1 - m / l) y + sqrt(m (1 - m / l)) noise` and the others as their mean,
-  which leaves an expected squared error of min(m, l) in each.
+  With the water level m, the coordinate y along an eigendirection of variance
+  l > m becomes `(1 - m / l) y + sqrt(m (1 - m / l)) noise`, the others become
+  their mean. This leaves an expected squared error of min(m, l) in each: it is
+  the test channel of Cover & Thomas, Theorem 10.3.3, conditioned on y.
 
   Args:
-    of: the data set's.
+    source: the data set's spectrum.
     kappa: RMSE per pixel, in expectation over data set and noise, > 0.
     image: float32 [batch, height, width, channels].
     keys: typed PRNG keys [batch], of the noise.
@@ -134,74 +135,75 @@ def channel_reconstructions(
   Returns:
     float32, as `image`; not clipped to [0, 1].
   """
-  (distortion,) = _distortions(of, [kappa])
-  level = rate_distortion.water_level(of.eigenvalues, distortion)
-  gain = 1 - level / of.eigenvalues[of.eigenvalues > level]
+  (distortion,) = _distortions(source, [kappa])
+  level = rate_distortion.water_level(source.eigenvalues, distortion)
+  gain = 1 - level / source.eigenvalues[source.eigenvalues > level]
   stddev = np.sqrt(level * gain) if gain.size else gain
   noise = per_example_normal(keys, gain.shape) * _row(stddev)
-  return _scaled(of, image, gain, noise)
+  return _scaled(source, image, gain, noise)
 
 
 def pca_reconstructions(
-  of: Spectrum, kappa: float, image: jax.Array
+  source: Spectrum, kappa: float, image: jax.Array
 ) -> jax.Array:
-  """Returns images of the fewest principal components that reach kappa.
+  """Return images of the fewest principal components that reach kappa.
 
   The last component is shrunk so that the RMSE over the data set is kappa
-  exactly. There is no noise in it, so that it shows what is left out.
+  exactly. No noise is added, so that people see what is missing.
 
   Args:
-    of: the data set's.
+    source: the data set's spectrum.
     kappa: RMSE per pixel over the data set, > 0.
     image: float32 [batch, height, width, channels].
 
   Returns:
     float32, as `image`; not clipped to [0, 1].
   """
-  return _scaled(of, image, pca_gains(of, kappa), 0.0)
+  return _scaled(source, image, pca_gains(source, kappa), 0.0)
 
 
-def pca_gains(of: Spectrum, kappa: float) -> np.ndarray:
-  """Returns the factors of the components that are kept, [kept].
+def pca_gains(source: Spectrum, kappa: float) -> np.ndarray:
+  """Return the factors of the components that are kept, [kept].
 
   All are 1 but the last, whose shrinkage s leaves `s^2 l` of its variance l.
 
-  >>> of = Spectrum(np.zeros(2), np.array([4.0, 1.0]), np.eye(2))
-  >>> pca_gains(of, np.sqrt(1.0)).tolist()  # Squared error 2 = 1 + 4 / 4.
+  >>> source = Spectrum(np.zeros(2), np.array([4.0, 1.0]), np.eye(2))
+  >>> pca_gains(source, np.sqrt(1.0)).tolist()  # Squared error 2 = 1 + 4 / 4.
   [0.5]
 
   Raises:
     UserError: if kappa is not above 0.
   """
-  (distortion,) = _distortions(of, [kappa])
+  (distortion,) = _distortions(source, [kappa])
   # What is left out with k components kept, k = 0 ... rank.
-  left = np.append(np.cumsum(of.eigenvalues[::-1])[::-1], 0.0)
-  kept = int(np.argmax(left <= distortion))
-  gain = np.ones(kept)
-  if kept:
-    spare = distortion - left[kept]
-    gain[-1] = 1 - np.sqrt(spare / of.eigenvalues[kept - 1])
+  # Squared errors that k components leave: the sums of the others' variances.
+  errors = np.append(np.cumsum(source.eigenvalues[::-1])[::-1], 0.0)
+  num_kept = int(np.argmax(errors <= distortion))
+  gain = np.ones(num_kept)
+  if num_kept:
+    spare_error = distortion - errors[num_kept]
+    gain[-1] = 1 - np.sqrt(spare_error / source.eigenvalues[num_kept - 1])
   return gain
 
 
-def _scaled(of, image, gain, noise):
-  """Returns images of the first len(gain) directions, scaled, plus noise."""
-  vectors = jnp.asarray(of.eigenvectors[:, : len(gain)], jnp.float32)
-  mean = _row(of.mean)
-  centred = image.reshape(len(image), -1) - mean
-  made = mean + (centred @ vectors * _row(gain) + noise) @ vectors.T
-  return made.reshape(image.shape)
+def _scaled(source, image, gain, noise):
+  """Return images of the first len(gain) directions, scaled, plus noise."""
+  vectors = jnp.asarray(source.eigenvectors[:, : len(gain)], jnp.float32)
+  mean = _row(source.mean)
+  coordinates = (image.reshape(len(image), -1) - mean) @ vectors
+  scaled = mean + (coordinates * _row(gain) + noise) @ vectors.T
+  return scaled.reshape(image.shape)
 
 
 def _row(values):
   return jnp.asarray(values, jnp.float32)[jnp.newaxis]
 
 
-def _nll_nats_per_dim(dataset, of, kappa):
-  """Returns the NLL of the test channel at one kappa, in nats per dimension."""
-  (distortion,) = _distortions(of, [kappa])
+def _nll_nats_per_dim(dataset, source, kappa):
+  """Return the NLL of the test channel at one kappa, in nats per dimension."""
+  (distortion,) = _distortions(source, [kappa])
   sigma_opt = np.sqrt(
-    min(distortion, of.eigenvalues.sum()) / len(of.mean)
+    min(distortion, source.eigenvalues.sum()) / len(source.mean)
   ).astype(np.float32)
   images = dataset.splits['train']
 
@@ -209,8 +211,8 @@ def _nll_nats_per_dim(dataset, of, kappa):
   def log_probs(images, indices):
     image = fixed_batch(dataset, images, indices).image
     keys = per_example_keys(jax.random.key(_NOISE_SEED), indices)
-    made = channel_reconstructions(of, kappa, image, keys)
-    return quantized_normal_log_prob(image, made, sigma_opt)
+    reconstruction = channel_reconstructions(source, kappa, image, keys)
+    return quantized_normal_log_prob(image, reconstruction, sigma_opt)
 
   count = min(_NLL_EXAMPLES, len(images.image))
   indices = np.arange(count) * (len(images.image) // count)
@@ -219,11 +221,11 @@ def _nll_nats_per_dim(dataset, of, kappa):
     np.asarray(log_probs(on_device, part), np.float64).sum()
     for part in _parts(indices)
   ]
-  return -sum(sums) / (count * len(of.mean))
+  return -sum(sums) / (count * len(source.mean))
 
 
 def _rows(dataset: Dataset, images: Images) -> Iterator[np.ndarray]:
-  """Yields a split's images as float64 rows, some at a time."""
+  """Yield a split's images as float64 rows, some at a time."""
   batch = jax.jit(functools.partial(fixed_batch, dataset))
   on_device = jax.device_put(images)
   for indices in _parts(np.arange(len(images.image))):
@@ -235,10 +237,10 @@ def _parts(indices):
   return np.split(indices, np.arange(_BATCH_SIZE, len(indices), _BATCH_SIZE))
 
 
-def _distortions(of, kappas):
-  """Returns D kappa^2 [kappas], or raises UserError."""
+def _distortions(source, kappas):
+  """Return D kappa^2 [kappas], or raise UserError."""
   if not all(np.isfinite(kappa) and kappa > 0 for kappa in kappas):
     raise UserError(
       f'kappas must be finite and > 0, got {", ".join(map(str, kappas))}'
     )
-  return len(of.mean) * np.square(np.asarray(kappas, np.float64))
+  return len(source.mean) * np.square(np.asarray(kappas, np.float64))

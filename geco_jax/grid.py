@@ -33,13 +33,13 @@ _FORM = "config.sweep must be like [{'seed': [0, 1]}]"
 class Point(NamedTuple):
   """One run of a grid."""
 
-  name: str  # Of its folder: the values, by the ends of their dotted names.
-  values: dict[str, Any]  # What is swept, by dotted name.
-  config: ConfigDict  # Of the run, without a sweep.
+  name: str  # The folder's name: swept values, each behind its short name.
+  values: dict[str, Any]  # Swept values by dotted name.
+  config: ConfigDict  # The run's own, without `sweep`.
 
 
 def points(config: ConfigDict) -> list[Point]:
-  """Returns the runs of `config.sweep`, the last group's values fastest.
+  """Return the runs of `config.sweep`, the last group's values fastest.
 
   Raises:
     UserError: if a name is unknown, a value has the wrong type, zipped lists
@@ -54,20 +54,20 @@ def points(config: ConfigDict) -> list[Point]:
   short = _short_names(names)
   grid = []
   for rows in itertools.product(*groups):
-    asked = {name: value for row in rows for name, value in row.items()}
-    changed = _changed(base, asked)
-    leaves = flatten(changed)
+    swept = {name: value for row in rows for name, value in row.items()}
+    single = _with_values(base, swept)
+    leaves = flatten(single)
     values = {name: leaves[name] for name in names}
     folder = '_'.join(
       f'{short[name]}_{_text(value)}' for name, value in values.items()
     )
-    grid.append(Point(folder, values, changed))
+    grid.append(Point(folder, values, single))
   _check_distinct(grid)
   return grid
 
 
 def without_sweep(config: ConfigDict) -> ConfigDict:
-  """Returns the config of a single run: all but `sweep`."""
+  """Return the config of a single run: all but `sweep`."""
   if _KEY not in config:
     return config
   single = copy.deepcopy(config)
@@ -77,12 +77,12 @@ def without_sweep(config: ConfigDict) -> ConfigDict:
 
 
 def short_names(grid: Sequence[Point]) -> dict[str, str]:
-  """Returns the ends of the swept names that tell them apart, by name."""
+  """Return the ends of the swept names that tell them apart, by name."""
   return _short_names([*grid[0].values])
 
 
 def _rows(group: Any) -> list[dict[str, Any]]:
-  """Returns the values of a group, a mapping per run."""
+  """Return the values of a group, a mapping per run."""
   if not isinstance(group, Mapping) or not group:
     raise UserError(f'{_FORM}, a list of mappings, got {group!r} in it')
   for name, values in group.items():
@@ -112,7 +112,7 @@ def _check_names(names: Sequence[str], config: ConfigDict) -> None:
       raise UserError(f'config.sweep names {name} in more than one group')
 
 
-def _changed(base: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+def _with_values(base: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
   config = copy.deepcopy(base)
   for name, value in values.items():
     try:
@@ -126,14 +126,14 @@ def _changed(base: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
 
 
 def _check_distinct(grid: Sequence[Point]) -> None:
-  seen: dict[str, Point] = {}
+  points_by_name: dict[str, Point] = {}
   for point in grid:
-    if point.name in seen:
+    if point.name in points_by_name:
       raise UserError(
         f'config.sweep: two runs would both be {point.name}; '
         'every value may stand once'
       )
-    seen[point.name] = point
+    points_by_name[point.name] = point
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
@@ -153,7 +153,7 @@ def _short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-  """Returns a value as a part of a folder's name."""
+  """Return a value as a part of a folder's name."""
   if isinstance(value, (list, tuple)):
     return 'x'.join(_text(part) for part in value)
   return re.sub(r'[^A-Za-z0-9.+-]+', '-', str(value))

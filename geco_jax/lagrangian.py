@@ -9,7 +9,7 @@ import jax.numpy as jnp
 def lagrangian(
   objective: jax.Array, constraints: Any, log_multipliers: Any
 ) -> jax.Array:
-  """Returns `objective + sum_l lambda_l C_l` (Rezende & Viola 2018, Eq. 2).
+  """Return `objective + sum_l lambda_l C_l` (Rezende & Viola 2018, Eq. 2).
 
   Minimize it over the model's parameters. Its derivative with respect to the
   log-multipliers is zero by construction: `geco_jax.geco` moves those.

@@ -1,4 +1,4 @@
-r"""Estimates the marginal KL of a run, KL[q(z); p(z)].
+r"""Estimate the marginal KL of a run, KL[q(z); p(z)].
 
   python -m geco_jax.marginal_kl --workdir=runs/digits --num_samples=1000
 
@@ -20,7 +20,7 @@ from geco_jax.evaluation import SPLITS
 
 
 def summary(result: Mapping[str, Any]) -> str:
-  """Returns the result as a table."""
+  """Return the result as a table."""
   lines = [
     f'{result["num_samples"]} samples, n = {result["num_data"]} examples'
   ]
@@ -38,7 +38,7 @@ def summary(result: Mapping[str, Any]) -> str:
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_integer('num_samples', 1_000, 'Samples of q(z).', lower_bound=2)
   flags.DEFINE_enum('split', 'train', SPLITS, 'Whose images make q(z).')
   flags.DEFINE_integer(
@@ -61,13 +61,13 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'data_tile',
     DEFAULT_TILES.data,
-    'Images that meet them at once, on each device.',
+    'Images paired with them at once, on each device.',
     lower_bound=1,
   )
 
 
 def main(argv: Sequence[str]) -> None:
-  """Estimates the marginal KL of the run that the flags name."""
+  """Estimate the marginal KL of the run that the flags name."""
   del argv
   workdir = cli.workdir()
   result = estimate(

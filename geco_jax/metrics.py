@@ -16,10 +16,10 @@ _FILE = 'metrics.jsonl'
 
 
 class MetricsWriter:
-  """Writes scalars, pictures and hyper-parameters of a run."""
+  """Writes scalars, pictures and hyperparameters of a run."""
 
   def __init__(self, workdir: str, first_step: int):
-    """Opens the run's logs; what they hold after `first_step` is forgotten."""
+    """Open the run's logs and cut off their entries after `first_step`."""
     path = os.path.join(workdir, _FILE)
     kept = [line for line in _lines(path) if line['step'] <= first_step]
     text = ''.join(f'{json.dumps(line)}\n' for line in kept)
@@ -30,24 +30,24 @@ class MetricsWriter:
     )
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes one line of scalars by name."""
+    """Write one line of scalars by name."""
     line = {'step': step, **{k: float(v) for k, v in values.items()}}
     self._file.write(json.dumps(line) + '\n')
     for name, value in values.items():
       self._tensorboard.add_scalar(name, value, step)
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
-    """Writes a picture, uint8 [height, width, channels]."""
+    """Write a picture, uint8 [height, width, channels]."""
     self._tensorboard.add_image(name, image, step, dataformats='HWC')
 
   def hyperparameters(
     self, config: Mapping[str, Any], results: Mapping[str, float]
   ) -> None:
-    """Writes the run's row of TensorBoard's HPARAMS table."""
+    """Write the run's row of TensorBoard's HPARAMS table."""
     _add_hyperparameters(self._tensorboard, config, results)
 
   def close(self) -> None:
-    """Flushes and closes the logs."""
+    """Flush and close the logs."""
     self._file.close()
     self._tensorboard.close()
 
@@ -55,18 +55,18 @@ class MetricsWriter:
 def write_hyperparameters(
   folder: str, values: Mapping[str, Any], results: Mapping[str, float]
 ) -> None:
-  """Writes one row of TensorBoard's HPARAMS table to a folder of its own."""
+  """Write one row of TensorBoard's HPARAMS table to a folder of its own."""
   with tensorboardX.SummaryWriter(folder) as writer:
     _add_hyperparameters(writer, values, results)
 
 
 def say(line: str) -> None:
-  """Prints a line on stderr, above the progress bar if there is one."""
+  """Print a line on stderr, above the progress bar if there is one."""
   tqdm.tqdm.write(line, file=sys.stderr)
 
 
 def read_metrics(workdir: str) -> dict[str, np.ndarray]:
-  """Returns the scalars of a run by name, each [lines], `step` among them."""
+  """Return the scalars of a run by name, each [lines], `step` among them."""
   lines = list(_lines(os.path.join(workdir, _FILE)))
   names = {name: None for line in lines for name in line}
   return {
@@ -75,7 +75,7 @@ def read_metrics(workdir: str) -> dict[str, np.ndarray]:
 
 
 class Progress:
-  """A progress bar of steps with the numbers that matter behind it."""
+  """A progress bar of steps, behind it the numbers that matter."""
 
   def __init__(
     self, num_steps: int, first_step: int, show: bool, unit: str = 'step'
@@ -90,17 +90,17 @@ class Progress:
     )
 
   def update(self, step: int, text: str) -> None:
-    """Moves the bar to `step`, with `text` behind it."""
+    """Move the bar to `step`, with `text` behind it."""
     self._bar.set_postfix_str(text, refresh=False)
     self._bar.update(step - self._bar.n)
 
   def close(self) -> None:
-    """Leaves the bar as it stands."""
+    """Leave the bar as it stands."""
     self._bar.close()
 
 
 def _lines(path: str) -> Iterator[dict[str, float]]:
-  """Yields the whole lines of a log that may end in the middle of one."""
+  """Yield the lines of a log; a last one that was cut off is left out."""
   if not os.path.exists(path):
     return
   with open(path) as file:

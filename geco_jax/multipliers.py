@@ -22,7 +22,7 @@ class GecoState(NamedTuple):
   """Memory of `geco`, in float32 or wider whatever the multipliers' dtype."""
 
   count: jax.Array  # int32 [], updates made so far.
-  # Of the errors, structured like the constraints; infinite before the first.
+  # Average of the errors, structured like the constraints; infinite at first.
   moving_average: Any
 
 
@@ -30,7 +30,7 @@ class CompensatedState(NamedTuple):
   """Memory of `geco` over multipliers narrower than float32."""
 
   wide: GecoState
-  remainder: Any  # What rounding the log-multipliers has left over so far.
+  remainder: Any  # The log-multipliers' exact values minus the rounded ones.
 
 
 class ScheduledState(NamedTuple):
@@ -57,7 +57,7 @@ def geco(
   natural_multiplier: Any = None,
   log_multiplier_range: tuple[float, float] = (-20.0, 20.0),
 ) -> optax.GradientTransformation:
-  """Returns GECO's multiplier update, a PI controller of log lambda.
+  """Return GECO's multiplier update, a PI controller of log lambda.
 
   Feed it relative violations C / scale, where scale is what C is measured
   against (kappa, D kappa^2, ...), and choose one number, the step size:
@@ -145,8 +145,8 @@ def geco(
     lead = _LEAD if damping is None else damping * weight
 
     def move(constraint, average, log_multiplier, natural):
-      known = jnp.isfinite(constraint)
-      e = ERRORS[error](jnp.where(known, constraint, 0)).astype(average.dtype)
+      finite = jnp.isfinite(constraint)
+      e = ERRORS[error](jnp.where(finite, constraint, 0)).astype(average.dtype)
       old = jnp.where(jnp.isinf(average), e, average)
       new = (old + weight * (e - old)).astype(average.dtype)
       signal = new + lead * (e - old)
@@ -156,20 +156,20 @@ def geco(
           top = top / (1 + jnp.exp(log_multiplier - jnp.log(natural)))
         signal = jnp.clip(signal, -violation_clip, top)
       target = jnp.clip(log_multiplier + rate * signal, lowest, highest)
-      change = jnp.where(known, target - log_multiplier, 0)
+      change = jnp.where(finite, target - log_multiplier, 0)
       return (
         change.astype(log_multiplier.dtype),
-        jnp.where(known, new, average),
+        jnp.where(finite, new, average),
       )
 
     naturals = _naturals(natural_multiplier, log_multipliers)
     treedef = jax.tree.structure(log_multipliers)
     trees = constraints, state.moving_average, log_multipliers, naturals
     rows = zip(*(treedef.flatten_up_to(tree) for tree in trees), strict=True)
-    moved = [move(*row) for row in rows]
-    return treedef.unflatten(change for change, _ in moved), GecoState(
+    moves = [move(*row) for row in rows]
+    return treedef.unflatten(change for change, _ in moves), GecoState(
       count=optax.safe_increment(state.count),
-      moving_average=treedef.unflatten(average for _, average in moved),
+      moving_average=treedef.unflatten(average for _, average in moves),
     )
 
   return _checked('geco', _compensated(init, update))
@@ -181,7 +181,7 @@ def algorithm_1(
   *,
   log_multiplier_range: tuple[float, float] = (-20.0, 20.0),
 ) -> optax.GradientTransformation:
-  """Returns Algorithm 1 of Rezende & Viola 2018, to the letter.
+  """Return Algorithm 1 of Rezende & Viola 2018, to the letter.
 
       C_ma       <- decay C_ma + (1 - decay) C        (at first: C_ma = C)
       log lambda <- log lambda + step_size C_ma
@@ -217,7 +217,7 @@ def algorithm_1(
 
 
 def fixed() -> optax.GradientTransformation:
-  """Returns the update that leaves the multipliers as they are.
+  """Return the update that leaves the multipliers as they are.
 
   With the negative log-likelihood as the only constraint, a multiplier of 1 is
   the ELBO (Eq. 1) and 1/beta a beta-VAE (Section 3.2).
@@ -226,7 +226,7 @@ def fixed() -> optax.GradientTransformation:
 
 
 def scheduled(schedule: optax.Schedule) -> optax.GradientTransformation:
-  """Returns the update that makes every multiplier follow a schedule.
+  """Return the update that makes every multiplier follow a schedule.
 
   After the update of step t the multipliers equal `schedule(t + 1)`; start
   them at `schedule(0)`. With `annealed_beta` it is the hand-annealed ELBO of
@@ -265,7 +265,7 @@ def annealed_beta(
   final_beta: float = 0.7,
   transition_steps: int = 200_000,
 ) -> Callable[[jax.Array], jax.Array]:
-  """Returns lambda = 1 / beta(t) of the paper's hand-crafted annealing.
+  """Return lambda = 1 / beta(t) of the paper's hand-crafted annealing.
 
       beta(t) = max(final + (initial - final) (1 - t / transition_steps), final)
 
@@ -287,13 +287,13 @@ def annealed_beta(
 
 
 def _checked_range(log_multiplier_range):
-  """Returns both ends, if they are two finite numbers in order."""
+  """Return both ends; raise ValueError unless they are finite, in order."""
   try:
     lowest, highest = log_multiplier_range
     if math.isfinite(lowest) and math.isfinite(highest) and lowest <= highest:
       return lowest, highest
   except (TypeError, ValueError):
-    pass  # Not two, or no numbers.
+    pass  # They are not two, or not numbers.
   raise ValueError(
     'log_multiplier_range must be two finite numbers, the lower first, got '
     f'{log_multiplier_range}'
@@ -301,7 +301,7 @@ def _checked_range(log_multiplier_range):
 
 
 def _naturals(natural_multiplier, log_multipliers):
-  """Returns a natural multiplier for each log-multiplier."""
+  """Return a natural multiplier for each log-multiplier."""
   if natural_multiplier is None:
     return jax.tree.map(lambda _: math.inf, log_multipliers)
   try:
@@ -326,7 +326,7 @@ def _naturals(natural_multiplier, log_multipliers):
 
 
 def _checked(name, transformation) -> optax.GradientTransformation:
-  """Makes `update` say what is wrong with its arguments."""
+  """Return a transformation whose `update` checks its arguments first."""
 
   def update(constraints, state, params=None):
     if params is None:
@@ -361,11 +361,11 @@ def _checked(name, transformation) -> optax.GradientTransformation:
 
 
 def _compensated(init, update) -> optax.GradientTransformation:
-  """Runs an update in float32 where log-multipliers are narrower.
+  """Return the update, run in float32 if log-multipliers are narrower.
 
-  What rounding the new log-multipliers to their dtype leaves over is carried
-  on to the next update (error feedback): bfloat16 would lose every step below
-  a 256th of log lambda, and with them all of GECO's last approach.
+  The rounding error of the new log-multipliers is added at the next update
+  (error feedback, or compensated summation): bfloat16 would lose every step
+  below a 256th of log lambda, and so all of GECO's last approach.
   """
 
   def widen(leaf):
@@ -407,9 +407,9 @@ def _compensated(init, update) -> optax.GradientTransformation:
 
 
 def _rounded(value, dtype):
-  """Rounds to a dtype, without leaving the value's own.
+  """Round to a dtype's precision, without leaving the value's own dtype.
 
-  XLA may drop a conversion there and back; this it keeps.
+  XLA may drop a conversion there and back, but not `reduce_precision`.
   """
   info = jnp.finfo(dtype)
   return jax.lax.reduce_precision(value, info.nexp, info.nmant)
@@ -423,12 +423,12 @@ _ARRAYS = (jax.Array, np.ndarray, np.generic)
 
 
 def _check_number(name, value, low=None, above=None, below=None):
-  """Raises ValueError if a Python number is not finite or not in range."""
+  """Raise ValueError if a Python number is not finite or not in range."""
   if value is None or callable(value) or isinstance(value, _ARRAYS):
     return
   if isinstance(value, bool) or not isinstance(value, numbers.Real):
     raise ValueError(f'{name} must be a number, got {value!r}')
-  wanted = [
+  conditions = [
     *([f'>= {low:g}'] if low is not None else []),
     *([f'> {above:g}'] if above is not None else []),
     *([f'< {below:g}'] if below is not None else []),
@@ -440,5 +440,5 @@ def _check_number(name, value, low=None, above=None, below=None):
     or (below is not None and value >= below)
   ):
     raise ValueError(
-      f'{name} must be finite and {" and ".join(wanted)}, got {value}'
+      f'{name} must be finite and {" and ".join(conditions)}, got {value}'
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def count(image_shape: tuple[int, ...], size: int, stride: int) -> int:
-  """Returns how many patches of size x size lie wholly within an image.
+  """Return how many patches of size x size lie wholly within an image.
 
   Args:
     image_shape: (height, width, channels).
@@ -33,7 +33,7 @@ def count(image_shape: tuple[int, ...], size: int, stride: int) -> int:
 
 
 def sums(x: jax.Array, size: int, stride: int) -> jax.Array:
-  """Returns the sums over patches.
+  """Return the sums over patches.
 
   Args:
     x: [batch, height, width, channels].
@@ -53,7 +53,7 @@ def sums(x: jax.Array, size: int, stride: int) -> jax.Array:
 def mean_and_stddev(
   x: jax.Array, size: int, stride: int, epsilon: float
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns each patch's mean and standard deviation, channel by channel.
+  """Return each patch's mean and standard deviation, channel by channel.
 
   Args:
     x: [batch, height, width, channels].
@@ -64,18 +64,18 @@ def mean_and_stddev(
   Returns:
     Two [batch, rows of patches, columns of patches, channels].
   """
-  centre = jax.lax.stop_gradient(x.mean(axis=(1, 2, 3), keepdims=True))
-  centred = x - centre
-  mean = sums(centred, size, stride) / size**2
-  square = sums(centred**2, size, stride) / size**2
+  center = jax.lax.stop_gradient(x.mean(axis=(1, 2, 3), keepdims=True))
+  centered = x - center
+  mean = sums(centered, size, stride) / size**2
+  square = sums(centered**2, size, stride) / size**2
   variance = jnp.maximum(square - mean**2, 0)
-  return mean + centre, jnp.sqrt(variance + epsilon)
+  return mean + center, jnp.sqrt(variance + epsilon)
 
 
 def normalized_cross_correlation(
   x: jax.Array, y: jax.Array, size: int, stride: int, epsilon: float
 ) -> jax.Array:
-  """Returns psi(x, i)^T psi(y, i) for every patch i, in [-1, 1].
+  """Return psi(x, i)^T psi(y, i) for every patch i, in [-1, 1].
 
   psi takes a patch of all channels, removes its mean, appends
   sqrt(epsilon * n), n its number of values, and divides by the norm. Without
@@ -112,7 +112,7 @@ def normalized_cross_correlation(
 
 
 def _box(length, size, stride, dtype):
-  """Returns [patches, length]: ones where the pixel is in the patch."""
+  """Return [patches, length]: ones where the pixel is in the patch."""
   starts = np.arange(0, length - size + 1, stride)[:, np.newaxis]
   pixels = np.arange(length)
   return jnp.asarray((starts <= pixels) & (pixels < starts + size), dtype)

@@ -22,7 +22,7 @@ from geco_jax.workdir import write_bytes
 
 _MIN_TILE = 56  # Smaller images are enlarged by a whole factor.
 _GAP = 2
-_NUM_ROWS = 'rows'  # Key of a note in PNG files.
+_NUM_ROWS = 'rows'  # Key of the text chunk in PNG files.
 
 
 class RowPrograms(NamedTuple):
@@ -33,7 +33,7 @@ class RowPrograms(NamedTuple):
 
 
 def row_programs(experiment: Experiment) -> RowPrograms:
-  """Returns the programs behind `image_rows`."""
+  """Return the programs behind `image_rows`."""
 
   @jax.jit
   def reconstructions_samples(params, batch):
@@ -54,7 +54,7 @@ def image_rows(
   num_columns: int = 12,
   programs: RowPrograms | None = None,
 ) -> Callable[[hk.Params], np.ndarray]:
-  """Returns the function that makes data, reconstructions and samples.
+  """Return the function that makes data, reconstructions and samples.
 
   Three rows as in Figure 6; the samples do not depend on the images. A row of
   contexts stands above where the data set has them.
@@ -74,14 +74,14 @@ def image_rows(
   batch = programs.batch(images, _evenly_spaced(images, num_columns))
 
   def rows(params):
-    shown = programs.reconstructions_samples(params, batch)
-    return stack_rows(experiment.dataset, batch.context, batch.image, *shown)
+    outputs = programs.reconstructions_samples(params, batch)
+    return stack_rows(experiment.dataset, batch.context, batch.image, *outputs)
 
   return rows
 
 
 def shown_batch(dataset: Dataset, images: Images, num_examples: int) -> Batch:
-  """Returns examples of a split, evenly spaced, fewer if it has fewer."""
+  """Return examples of a split, evenly spaced, fewer if it has fewer."""
   indices = _evenly_spaced(images, num_examples)
   return jax.jit(functools.partial(fixed_batch, dataset))(images, indices)
 
@@ -93,21 +93,21 @@ def _evenly_spaced(images, num_examples):
 
 
 def stack_rows(dataset: Dataset, *rows: jax.Array | None) -> np.ndarray:
-  """Returns rows of images as people want to see them, all of one width.
+  """Return rows of images for people to look at, all of one width.
 
   Args:
-    dataset: knows whether channels are images; then they stand side by side.
+    dataset: has `channels_are_images`; if so, they stand side by side.
     *rows: float [columns, height, width, channels] each; None is left out.
 
   Returns:
     float32 [rows, columns, height, width, channels].
   """
-  shown = [np.asarray(row) for row in rows if row is not None]
+  arrays = [np.asarray(row) for row in rows if row is not None]
   if dataset.channels_are_images:
-    shown = [
-      row.transpose(0, 1, 3, 2).reshape(*row.shape[:2], -1, 1) for row in shown
+    arrays = [
+      row.transpose(0, 1, 3, 2).reshape(*row.shape[:2], -1, 1) for row in arrays
     ]
-  width = max(row.shape[2] for row in shown)
+  width = max(row.shape[2] for row in arrays)
   return np.stack(
     [
       np.pad(
@@ -115,13 +115,13 @@ def stack_rows(dataset: Dataset, *rows: jax.Array | None) -> np.ndarray:
         ((0, 0), (0, 0), (0, width - row.shape[2]), (0, 0)),
         constant_values=1.0,
       )
-      for row in shown
+      for row in arrays
     ]
   )
 
 
 def grid(rows: np.ndarray) -> np.ndarray:
-  """Returns one picture of rows of images.
+  """Return one picture of rows of images.
 
   Args:
     rows: float [rows, columns, height, width, channels] in [0, 1].
@@ -146,7 +146,7 @@ def grid(rows: np.ndarray) -> np.ndarray:
 def save_png(
   path: str | os.PathLike, image: np.ndarray, num_rows: int | None = None
 ) -> None:
-  """Writes a picture, whole or not at all.
+  """Write a picture, whole or not at all.
 
   Args:
     path: of the file.
@@ -162,7 +162,7 @@ def save_png(
 
 
 def read_rows(path: str | os.PathLike) -> np.ndarray:
-  """Returns the rows of a grid's file, uint8 [rows, height, width, 3].
+  """Return the rows of a grid's file, uint8 [rows, height, width, 3].
 
   Raises:
     OSError: if there is no such file or it is damaged.

@@ -18,27 +18,27 @@ from geco_jax.errors import UserError
 from geco_jax.grid import Point
 from geco_jax.metrics import say
 
-_FOLDER = 'jobs'  # Of a sweep's folder: submitit's files and `_IDS`.
-_MODULE = 'submitit'  # In the command line of its processes.
-_IDS = 'ids.json'  # Of the latest job of each run, by its name.
-_SECONDS_BETWEEN_LOOKS = {'slurm': 15.0, 'local': 1.0}
+_FOLDER = 'jobs'  # Subfolder of a sweep's: submitit's files and `_IDS`.
+_MODULE = 'submitit'  # Stands in the command lines of its processes.
+_IDS = 'ids.json'  # Run's name -> id of its latest job.
+_POLL_SECONDS = {'slurm': 15.0, 'local': 1.0}
 
 
 class _Job(NamedTuple):
-  """What a job does; it is pickled."""
+  """A run to train and evaluate, which submitit pickles and calls."""
 
   point: Point
   workdir: str
   data_dir: str | None
 
   def __call__(self) -> None:
-    """Trains and evaluates the run."""
+    """Train and evaluate the run."""
     sweeping.run_here(
       [self.point], self.workdir, data_dir=self.data_dir, show_progress=False
     )
 
   def checkpoint(self) -> Any:
-    """Returns what submitit is to submit in the place of a job cut short."""
+    """Return the job that submitit submits in place of an interrupted one."""
     return _submitit().helpers.DelayedSubmission(self)
 
 
@@ -51,7 +51,7 @@ def run_jobs(
   *,
   data_dir: str | None = None,
 ) -> list[Point]:
-  """Submits the runs that are not finished and waits for them.
+  """Submit the runs that are not finished and wait for them.
 
   Jobs that an earlier call submitted and that still run are waited for, not
   submitted again; where this process is stopped, its jobs go on.
@@ -60,9 +60,9 @@ def run_jobs(
     grid: the runs; each has its folder in `workdir`.
     workdir: of the sweep, which the jobs see under the same path.
     cluster: 'slurm', or 'local' for processes of this machine.
-    options: of `submitit.AutoExecutor.update_parameters`.
-    max_jobs: how many may be in the queue or run at a time; None is all.
-    data_dir: of TFDS.
+    options: keyword arguments of `submitit.AutoExecutor.update_parameters`.
+    max_jobs: most jobs in the queue or running at a time; None is all.
+    data_dir: TFDS's folder.
 
   Returns:
     The runs that failed.
@@ -71,22 +71,22 @@ def run_jobs(
     UserError: if submitit or the cluster is not there, an option is unknown or
       a folder is another run's.
   """
-  todo = sweeping.unfinished(grid, workdir)
+  unfinished = sweeping.unfinished(grid, workdir)
   queue = _Queue(os.path.abspath(workdir), cluster, options or {}, data_dir)
-  waiting = [point for point in todo if not queue.has(point)]
+  waiting = [point for point in unfinished if not queue.take_over(point)]
   while waiting or queue.running:
     while waiting and (max_jobs is None or len(queue.running) < max_jobs):
       queue.submit(waiting.pop(0))
-    time.sleep(_SECONDS_BETWEEN_LOOKS[cluster])
-    queue.look()
-  failed = [p for p in todo if not sweeping.is_finished(p, workdir)]
+    time.sleep(_POLL_SECONDS[cluster])
+    queue.drop_ended()
+  failed = [p for p in unfinished if not sweeping.is_finished(p, workdir)]
   for point in failed:
     queue.explain(point)
   return failed
 
 
 class _Queue:
-  """The jobs of a sweep; `running` are the ids of those that go on, by run."""
+  """The jobs of a sweep; `running` maps runs to ids of jobs that go on."""
 
   def __init__(self, workdir, cluster, options, data_dir):
     self.running: dict[str, str] = {}
@@ -96,10 +96,10 @@ class _Queue:
     self._cluster = cluster
     self._executor = _executor(self._folder, cluster, options)
     self._ids = self._read_ids()
-    self._jobs: dict[str, Any] = {}  # Of this process, by run.
+    self._jobs: dict[str, Any] = {}  # Run -> job that this process submitted.
 
-  def has(self, point: Point) -> bool:
-    """Takes over the job of a run that an earlier process submitted."""
+  def take_over(self, point: Point) -> bool:
+    """Take over an earlier process's job, if any; return whether it goes on."""
     job_id = self._ids.get(point.name)
     if job_id is None or not self._goes_on(point.name, job_id):
       return False
@@ -107,28 +107,28 @@ class _Queue:
     return True
 
   def submit(self, point: Point) -> None:
-    """Submits the job of a run."""
+    """Submit the job of a run."""
     job = self._executor.submit(_Job(point, self._workdir, self._data_dir))
     self._jobs[point.name] = job
     self.running[point.name] = self._ids[point.name] = job.job_id
     workdirs.write_json(os.path.join(self._folder, _IDS), self._ids)
     say(f'job {job.job_id}: {point.name}')
 
-  def look(self) -> None:
-    """Drops the jobs that have ended."""
+  def drop_ended(self) -> None:
+    """Drop the jobs that have ended."""
     for name, job_id in [*self.running.items()]:
       if not self._goes_on(name, job_id):
         del self.running[name]
         say(f'job {job_id} has ended: {name}')
 
   def explain(self, point: Point) -> None:
-    """Writes the error log of a job that died without a word of its own."""
+    """Write an error log for a job that died without writing one."""
     log = os.path.join(self._workdir, point.name, sweeping.ERROR_LOG)
     if not os.path.exists(log):
       workdirs.create(os.path.dirname(log))
       name = f'{self._ids[point.name]}_0_log.err'
-      theirs = os.path.join(self._folder, name)
-      text = f'the job ended early; see {theirs}\n'
+      submitit_log = os.path.join(self._folder, name)
+      text = f'the job ended early; see {submitit_log}\n'
       workdirs.write_bytes(log, text.encode())
 
   def _goes_on(self, name, job_id) -> bool:
@@ -137,7 +137,7 @@ class _Queue:
       job = _submitit().SlurmJob(folder=self._folder, job_id=job_id)
     if job is not None:
       return not job.done()
-    # A local job's id is that of its process; numbers are used again.
+    # A local job's id is its process's, which another may have by now.
     return _MODULE in _command_line(job_id)
 
   def _read_ids(self) -> dict[str, str]:
@@ -149,7 +149,7 @@ class _Queue:
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-  """Returns options of submitit from texts like 'timeout_min=60'.
+  """Return options of submitit from texts like 'timeout_min=60'.
 
   Raises:
     UserError: if one has no name or no value.
@@ -179,7 +179,7 @@ def _submitit():
 
 
 def _command_line(process_id: str) -> str:
-  """Returns that of a process of this machine, '' if there is none."""
+  """Return a process's command line, '' if this machine has none such."""
   try:
     with open(f'/proc/{process_id}/cmdline') as file:
       return file.read()

@@ -1,4 +1,4 @@
-"""What a linear model would pay on the data sets of a sweep."""
+"""The rates of a linear model on the data sets of a sweep."""
 
 from collections.abc import Mapping, Sequence
 import json
@@ -16,16 +16,16 @@ from geco_jax.metrics import say
 from geco_jax.workdir import write_json
 
 _FILE = 'gaussian_rate.json'
-_MOST_DIMS = 4096  # Of an image; the covariance has the square of it.
+_MAX_DIMS = 4096  # Dimensions of an image; the covariance has their square.
 
 
 def curves(
   grid: Sequence[Point], workdir: str, data_dir: str | None = None
 ) -> dict[str, Curve]:
-  """Returns `gaussian_rate.curve` over the kappas of RE, by data set.
+  """Return `gaussian_rate.curve` over the kappas of RE, by data set.
 
-  What was computed once is kept in the sweep's folder. Data sets of large
-  images are left out.
+  Curves are computed once and kept in the sweep's folder. Data sets of large
+  images have none.
   """
   kappas: dict[str, list[float]] = {}
   configs: dict[str, ConfigDict] = {}
@@ -34,21 +34,21 @@ def curves(
       name = _name(point.config)
       configs[name] = point.config
       kappas.setdefault(name, []).append(point.config.constraints.re.kappa)
-  known = _read(workdir)
-  found = {}
+  stored = _read(workdir)
+  results = {}
   for name, config in configs.items():
-    wanted = _enough(sorted(set(kappas[name])))
-    kept = known.get(name)
-    if kept is not None and np.array_equal(kept.kappas, wanted):
-      found[name] = kept
+    curve_kappas = _curve_kappas(sorted(set(kappas[name])))
+    result = stored.get(name)
+    if result is not None and np.array_equal(result.kappas, curve_kappas):
+      results[name] = result
       continue
     dataset = build_dataset(config, data_dir)
-    if math.prod(dataset.image_shape) > _MOST_DIMS:
+    if math.prod(dataset.image_shape) > _MAX_DIMS:
       say(f'{name}: its covariance is too large to draw a linear model')
     else:
-      found[name] = curve(dataset, wanted)
-  _write(workdir, found)
-  return found
+      results[name] = curve(dataset, curve_kappas)
+  _write(workdir, results)
+  return results
 
 
 def _name(config: ConfigDict) -> str:
@@ -56,8 +56,8 @@ def _name(config: ConfigDict) -> str:
   return f'{config.dataset.name}({kwargs})' if kwargs else config.dataset.name
 
 
-def _enough(kappas: Sequence[float]) -> list[float]:
-  """Returns rising kappas from which a curve can be drawn."""
+def _curve_kappas(kappas: Sequence[float]) -> list[float]:
+  """Return rising kappas from which a curve can be drawn."""
   if len(kappas) > 2:
     return [*kappas]
   lowest, highest = kappas[0], kappas[-1]
@@ -72,9 +72,9 @@ def _read(workdir: str) -> dict[str, Curve]:
       stored = json.load(file)
   except (OSError, ValueError):
     return {}
-  return {name: Curve(*map(np.array, kept)) for name, kept in stored.items()}
+  return {name: Curve(*map(np.array, xs)) for name, xs in stored.items()}
 
 
-def _write(workdir: str, found: Mapping[str, Curve]) -> None:
-  stored = {name: [x.tolist() for x in of] for name, of in found.items()}
+def _write(workdir: str, results: Mapping[str, Curve]) -> None:
+  stored = {name: [x.tolist() for x in xs] for name, xs in results.items()}
   write_json(os.path.join(workdir, _FILE), stored)

@@ -19,14 +19,14 @@ _ROWS = ('data', 'reconstructions', 'samples')  # The last ones of the grids.
 def plane(
   lines: Sequence[Line], curves: Mapping[str, Curve] | None = None
 ) -> Figure:
-  """Returns the information plane: NLL against KL, training images.
+  """Return the information plane: NLL against KL, training images.
 
-  A line per `Line` through the means over the seeds, which are the small
-  points; test images are dashed.
+  There is a line per `Line` through the means over the seeds, the small points;
+  test images are dashed.
 
   Args:
-    lines: of the sweep.
-    curves: of the Gaussians with the data's covariance, by data set.
+    lines: the sweep's.
+    curves: by data set, those of a Gaussian with the data's covariance.
   """
   figure = Figure(figsize=(7, 5), layout='constrained')
   axes = figure.subplots()
@@ -76,17 +76,17 @@ def _plane_point(result: Result, split: str) -> tuple[float, float]:
 
 
 def constraint_traces(lines: Sequence[Line]) -> Figure:
-  """Returns the constraints' values against the iteration, kappas dotted."""
+  """Return the constraints' values against the iteration, kappas dotted."""
   return _traces(lines, 'value', 'of the training batches', log=False)
 
 
 def multiplier_traces(lines: Sequence[Line]) -> Figure:
-  """Returns the multipliers against the iteration."""
+  """Return the multipliers against the iteration."""
   return _traces(lines, 'log_multiplier', r'$\lambda$', log=True)
 
 
 def _traces(lines, quantity, label, log) -> Figure:
-  """Returns a panel per constraint, a colour per place, a style per line."""
+  """Return a panel per constraint, a color per place, a style per line."""
   results = [
     r for line in lines for seeds in line.places.values() for r in seeds
   ]
@@ -115,10 +115,10 @@ def _trace_line(axes, line: Line, key: str, style: str, log: bool) -> None:
     for number, result in enumerate(seeds):
       if key in result.logged:
         values = result.logged[key]
-        shown = np.isfinite(values)
-        y = np.exp(values[shown]) if log else values[shown]
+        finite = np.isfinite(values)
+        y = np.exp(values[finite]) if log else values[finite]
         axes.plot(
-          result.logged['step'][shown],
+          result.logged['step'][finite],
           y,
           style,
           color=color,
@@ -142,28 +142,30 @@ def _unit(results: Sequence[Result], name: str) -> str:
 
 
 def strip(line: Line) -> Figure:
-  """Returns training images, what each place makes of them, and samples.
+  """Return training images, each place's reconstructions, and its samples.
 
-  The first seed's. Reconstructions stand below the data, samples below those,
-  both in the order of the places.
+  They are the first seed's. Reconstructions stand below the data, samples below
+  those, both in the order of the places.
   """
-  shown = {place: _rows(seeds[0]) for place, seeds in line.places.items()}
-  first = next(iter(shown.values()))
+  rows_by_place = {
+    place: _rows(seeds[0]) for place, seeds in line.places.items()
+  }
+  first = next(iter(rows_by_place.values()))
   rows = {'data': first['data']}
   for kind in _ROWS[1:]:
-    rows |= {f'{kind}\n{place}': r[kind] for place, r in shown.items()}
+    rows |= {f'{kind}\n{place}': r[kind] for place, r in rows_by_place.items()}
   height, width = first['data'].shape[:2]
   scale = 8 / width
   figure = Figure(figsize=(9.5, len(rows) * (height * scale + 0.05)))
   axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
-  for one, (label, row) in zip(axes, rows.items(), strict=True):
-    one.imshow(row, interpolation='nearest', aspect='auto')
-    one.set_axis_off()
-    one.text(
+  for panel, (label, row) in zip(axes, rows.items(), strict=True):
+    panel.imshow(row, interpolation='nearest', aspect='auto')
+    panel.set_axis_off()
+    panel.text(
       -0.01,
       0.5,
       label,
-      transform=one.transAxes,
+      transform=panel.transAxes,
       ha='right',
       va='center',
       fontsize=8,

@@ -39,7 +39,7 @@ def write(
   workdir: str,
   curves: Mapping[str, gaussian_rate.Curve] | None = None,
 ) -> list[Result]:
-  """Writes a sweep's report, of the runs that are finished.
+  """Write a sweep's report, of the runs that are finished.
 
   It depends on the folders of the runs alone: not on when or how they were
   trained.
@@ -68,7 +68,7 @@ def write(
 
 
 def _figures(results, curves) -> dict[str, tuple[str, Figure]]:
-  """Returns name and figure by title, in the page's order."""
+  """Return name and figure by title, in the page's order."""
   lines = sweep_results.lines(results)
   return {
     'Information plane': ('plane', sweep_figures.plane(lines, curves)),
@@ -90,13 +90,13 @@ def _page(grid, results: Sequence[Result], figures: Mapping[str, bytes]) -> str:
   config = results[0].point.config
   title = f'{config.model.name} on {config.dataset.name}'
   finished = {result.point.name for result in results}
-  missing = [point.name for point in grid if point.name not in finished]
+  unfinished = [point.name for point in grid if point.name not in finished]
   left_out = (
-    f'<p>Not finished: {html.escape(", ".join(missing))}.</p>'
-    if missing
+    f'<p>Not finished: {html.escape(", ".join(unfinished))}.</p>'
+    if unfinished
     else ''
   )
-  drawn = '\n'.join(
+  images = '\n'.join(
     f'<h2>{html.escape(name)}</h2>\n<img alt="{html.escape(name)}" '
     f'src="data:image/png;base64,{base64.b64encode(png).decode()}">'
     for name, png in figures.items()
@@ -110,7 +110,7 @@ constraint is met where C/scale on the training images is at most
 {config.tolerance:g}.</p>
 {left_out}
 {_html_table(sweep_results.table(results))}
-{drawn}
+{images}
 <h2>Config</h2>
 <details><summary>What all runs have in common</summary>
 <pre>{html.escape(_common_config(results))}</pre></details>
@@ -135,7 +135,7 @@ def _is_broken(row: Mapping[str, str]) -> bool:
 
 
 def _common_config(results: Sequence[Result]) -> str:
-  """Returns the values that no run has differently, a line for each."""
+  """Return the values that all runs share, a line for each."""
   first, *others = (flatten(result.point.config) for result in results)
   return '\n'.join(
     f'{name}: {json.dumps(value)}'
@@ -145,7 +145,7 @@ def _common_config(results: Sequence[Result]) -> str:
 
 
 def write_tensorboard(results: Sequence[Result], folder: str) -> None:
-  """Writes the sweep as TensorBoard's HPARAMS table, a session per run."""
+  """Write the sweep as TensorBoard's HPARAMS table, a session per run."""
   shutil.rmtree(folder, ignore_errors=True)
   for result in results:
     train = result.evaluation

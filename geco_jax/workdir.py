@@ -1,4 +1,4 @@
-"""A run's folder: the config that made it, and files that are never half."""
+"""A run's folder: its config, and files written whole or not at all."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ _CONFIG = 'config.json'
 
 
 def claim(workdir: str, config: ConfigDict) -> None:
-  """Creates the folder for a run, or makes sure that it is this run's.
+  """Create the folder for a run, or make sure that it is this run's.
 
   Raises:
     UserError: if it was made by another config or cannot be written.
@@ -29,21 +29,21 @@ def claim(workdir: str, config: ConfigDict) -> None:
 
 
 def holds_run(workdir: str) -> bool:
-  """Returns whether a run was started in a folder."""
+  """Return whether a run was started in a folder."""
   return os.path.exists(os.path.join(workdir, _CONFIG))
 
 
 def check_same(workdir: str, config: ConfigDict) -> None:
-  """Makes sure that the run in a folder is that of a config.
+  """Make sure that the run in a folder has a config.
 
   Raises:
-    UserError: if it was made by another.
+    UserError: if it has another.
   """
-  made_by, asked = flatten(read_config(workdir)), flatten(config)
+  old, new = flatten(read_config(workdir)), flatten(config)
   differences = [
-    f'{name} was {made_by.get(name)}, is {asked.get(name)}'
-    for name in sorted(made_by | asked)
-    if made_by.get(name) != asked.get(name)
+    f'{name} was {old.get(name)}, is {new.get(name)}'
+    for name in sorted(old | new)
+    if old.get(name) != new.get(name)
   ]
   if differences:
     raise UserError(
@@ -53,7 +53,7 @@ def check_same(workdir: str, config: ConfigDict) -> None:
 
 
 def create(workdir: str) -> None:
-  """Creates the folder unless it is there.
+  """Create the folder unless it is there.
 
   Raises:
     UserError: if it cannot be.
@@ -63,7 +63,7 @@ def create(workdir: str) -> None:
 
 
 def read_config(workdir: str) -> ConfigDict:
-  """Returns the config of the run in a folder.
+  """Return the config of the run in a folder.
 
   Raises:
     UserError: if the folder holds no run.
@@ -79,19 +79,19 @@ def read_config(workdir: str) -> ConfigDict:
 
 
 def write_json(path: str, value: Any) -> None:
-  """Writes a JSON file, whole or not at all."""
+  """Write a JSON file, whole or not at all."""
   write_bytes(path, f'{json.dumps(value, indent=2)}\n'.encode())
 
 
 def write_npz(path: str | os.PathLike, arrays: dict[str, Any]) -> None:
-  """Writes a NumPy archive, whole or not at all."""
+  """Write a NumPy archive, whole or not at all."""
   content = io.BytesIO()
   np.savez(content, **arrays)
   write_bytes(path, content.getvalue())
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-  """Writes a file, whole or not at all."""
+  """Write a file, whole or not at all."""
   temporary = f'{path}.tmp'
   with open(temporary, 'wb') as file:
     file.write(content)
@@ -99,7 +99,7 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
-  """Returns the leaves of a config by dotted name."""
+  """Return the leaves of a config by dotted name."""
 
   def leaves(prefix, value):
     if isinstance(value, dict) and value:
@@ -113,7 +113,7 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _reporting_errors(workdir):
-  """Makes a folder that cannot be written a `UserError`."""
+  """Turn the error of a folder that cannot be written into a `UserError`."""
   try:
     yield
   except OSError as error:
@@ -123,5 +123,5 @@ def _reporting_errors(workdir):
 
 
 def _plain(config):
-  """Returns the config as it reads back from JSON."""
+  """Return the config as it reads back from JSON."""
   return json.loads(config.to_json())

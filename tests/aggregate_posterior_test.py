@@ -27,14 +27,14 @@ from geco_jax.training import train
 
 pytestmark = pytest.mark.usefixtures('compile_fast')
 
-# Of one-dimensional Gaussian posteriors, read off each data point's pixels.
+# Posteriors are one-dimensional Gaussians, read off each data point's pixels.
 MEANS = np.array([-1.5, -0.9, 0.1, 0.4, 2.0])
 STDDEVS = np.array([0.3, 0.7, 0.2, 0.9, 0.4])
 _TO_PIXEL = 50
 
 
 def dataset_of(means, stddevs):
-  """Returns a data set of images of two pixels that tell mean and stddev."""
+  """Return a data set of images of two pixels that tell mean and stddev."""
   pixels = np.stack([128 + _TO_PIXEL * means, _TO_PIXEL * stddevs], axis=-1)
   image = np.round(pixels).astype(np.uint8)[:, np.newaxis, :, np.newaxis]
   images = Images(image, np.zeros(len(means), np.int32))
@@ -43,7 +43,7 @@ def dataset_of(means, stddevs):
 
 
 def gaussian_posterior():
-  """Returns q(z|x) = N(z; mean, stddev^2) of the image's pixels."""
+  """Return q(z|x) = N(z; mean, stddev^2) of the image's pixels."""
 
   def condition(params, image):
     del params
@@ -82,7 +82,7 @@ def run(means=MEANS, stddevs=STDDEVS, num_samples=4_000, **kwargs):
 
 
 def integrated(means, stddevs):
-  """Returns KL[mixture of Gaussians; N(0, 1)] by quadrature."""
+  """Return KL[mixture of Gaussians; N(0, 1)] by quadrature."""
 
   def integrand(z):
     log_q = scipy.special.logsumexp(
@@ -96,17 +96,17 @@ def integrated(means, stddevs):
 @pytest.mark.parametrize('num_data', [2, 3, 5])
 def test_agrees_with_numerical_integration(num_data):
   means, stddevs = MEANS[:num_data], STDDEVS[:num_data]
-  found = run(means, stddevs)
+  result = run(means, stddevs)
   expected = integrated(means, stddevs)
-  assert abs(found.marginal_kl - expected) < 3 * found.marginal_kl_error
-  assert 0 < found.marginal_kl_error < 0.05
+  assert abs(result.marginal_kl - expected) < 3 * result.marginal_kl_error
+  assert 0 < result.marginal_kl_error < 0.05
   average = np.mean(0.5 * (means**2 + stddevs**2 - 1) - np.log(stddevs))
-  assert abs(found.average_kl - average) < 3 * found.average_kl_error
+  assert abs(result.average_kl - average) < 3 * result.average_kl_error
 
 
 def test_the_information_is_at_most_ln_n_and_is_that_where_none_overlap():
-  found = run(np.array([-2.0, 0.0, 2.0]), np.full(3, 0.1))
-  information = found.average_kl - found.marginal_kl
+  result = run(np.array([-2.0, 0.0, 2.0]), np.full(3, 0.1))
+  information = result.average_kl - result.marginal_kl
   assert information == pytest.approx(math.log(3), abs=1e-4)
 
 
@@ -121,27 +121,27 @@ def test_the_information_is_at_most_ln_n_and_is_that_where_none_overlap():
 )
 def test_tiles_change_nothing(tiles):
   expected = run(num_samples=100, tiles=Tiles(samples=100, data=5))
-  found = run(num_samples=100, tiles=tiles)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  result = run(num_samples=100, tiles=tiles)
+  np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
 def test_of_one_data_point_it_is_the_plain_kl():
-  found = run(MEANS[:1], STDDEVS[:1], num_samples=50)
-  assert found.marginal_kl == pytest.approx(found.average_kl, rel=1e-6)
+  result = run(MEANS[:1], STDDEVS[:1], num_samples=50)
+  assert result.marginal_kl == pytest.approx(result.average_kl, rel=1e-6)
 
 
 def test_of_the_prior_it_is_zero():
-  found = run(np.zeros(4), np.ones(4))
-  assert found.marginal_kl == pytest.approx(0, abs=1e-6)
-  assert found.average_kl == pytest.approx(0, abs=1e-6)
+  result = run(np.zeros(4), np.ones(4))
+  assert result.marginal_kl == pytest.approx(0, abs=1e-6)
+  assert result.average_kl == pytest.approx(0, abs=1e-6)
 
 
-def test_of_fewer_data_it_is_theirs():
-  found = run(num_data=2)
-  assert abs(found.marginal_kl - integrated(MEANS[:2], STDDEVS[:2])) < (
-    3 * found.marginal_kl_error
+def test_of_fewer_data_it_is_their_mixtures():
+  result = run(num_data=2)
+  assert abs(result.marginal_kl - integrated(MEANS[:2], STDDEVS[:2])) < (
+    3 * result.marginal_kl_error
   )
-  assert found.num_data == 2
+  assert result.num_data == 2
 
 
 def color_mnist_of_40_images():
@@ -168,7 +168,7 @@ def test_more_composed_examples_than_images_make_the_aggregate():
     mean = 100 * image.mean(axis=(1, 2, 3))[:, jnp.newaxis]
     return mean, jnp.full_like(mean, 1e-3)
 
-  found = marginal_kl(
+  result = marginal_kl(
     gaussian_posterior()._replace(condition=condition),
     {},
     dataset,
@@ -178,7 +178,7 @@ def test_more_composed_examples_than_images_make_the_aggregate():
     show_progress=False,
   )
   # So narrow that nearly all are told apart: of 40 it would be at most log 40.
-  information = found.average_kl - found.marginal_kl
+  information = result.average_kl - result.marginal_kl
   assert np.log(60) < information <= np.log(80) + 1e-3
 
 
@@ -204,7 +204,7 @@ def test_an_interrupted_estimate_goes_on(tmp_path, monkeypatch):
     lambda n, first, *args, **kwargs: starts.append(first) or _Silent(),
   )
   assert run(resume_from=partial, **kwargs) == expected
-  # Of something else the sums are not used.
+  # Sums under another key are not used.
   assert run(resume_from=partial, **{**kwargs, 'resume_key': 'b'}) == expected
   assert starts == [3, 0]
 

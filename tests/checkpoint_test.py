@@ -11,7 +11,7 @@ from geco_jax.errors import UserError
 
 
 def make_state(step):
-  """Returns a state that tells its step."""
+  """Return a state that tells its step."""
   rng = np.random.default_rng(step)
   return {
     'step': np.int32(step),
@@ -20,7 +20,7 @@ def make_state(step):
 
 
 def save(workdir, scores):
-  """Saves a checkpoint for every step of {step: score}."""
+  """Save a checkpoint for every step of {step: score}."""
   checkpointer = Checkpointer(workdir)
   for step, value in scores.items():
     checkpointer.save(step, make_state(step), value)
@@ -28,7 +28,7 @@ def save(workdir, scores):
 
 
 def restore(workdir, step=None):
-  """Returns what a new process would restore."""
+  """Return what a new process would restore."""
   checkpointer = Checkpointer(workdir)
   try:
     return checkpointer.restore(make_state(0), step)
@@ -37,7 +37,7 @@ def restore(workdir, step=None):
 
 
 def largest_file(folder):
-  """Returns the path of the largest file below a folder."""
+  """Return the path of the largest file below a folder."""
   paths = [os.path.join(d, f) for d, _, files in os.walk(folder) for f in files]
   return max(paths, key=os.path.getsize)
 
@@ -112,6 +112,6 @@ def test_passed_over_checkpoints_can_be_deleted(tmp_path):
 
 
 def test_score_prefers_met_constraints_then_low_kl():
-  met = [score(kl, {'re': 0.01}, tolerance=0.02) for kl in (3.0, 5.0)]
+  met_scores = [score(kl, {'re': 0.01}, tolerance=0.02) for kl in (3.0, 5.0)]
   violated = [score(1.0, {'re': v}, tolerance=0.02) for v in (0.03, 0.5)]
-  assert met[0] < met[1] < violated[0] < violated[1]
+  assert met_scores[0] < met_scores[1] < violated[0] < violated[1]

@@ -28,7 +28,7 @@ QUICK = (
 
 
 def start(module, *arguments, num_devices=1):
-  """Starts a command in a new process."""
+  """Start a command in a new process."""
   environment = os.environ | {
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',
     'JAX_PLATFORMS': 'cpu',
@@ -44,14 +44,14 @@ def start(module, *arguments, num_devices=1):
 
 
 def run(module, *arguments, **kwargs):
-  """Runs a command to its end; returns exit code, stdout, stderr."""
+  """Run a command to its end; return exit code, stdout, stderr."""
   process = start(module, *arguments, **kwargs)
   out, err = process.communicate()
   return process.returncode, out, err
 
 
 def final_state(workdir):
-  """Returns the latest state of a run."""
+  """Return the latest state of a run."""
   config = workdirs.read_config(str(workdir))
   experiment = build(config, build_dataset(config))
   return restore_state(str(workdir), experiment)
@@ -151,7 +151,7 @@ def test_killed_at_random_moments_the_run_ends_bit_for_bit_the_same(tmp_path):
 
 
 def newest_checkpoint(workdir):
-  """Returns the largest step with a folder among a run's checkpoints."""
+  """Return the largest step with a folder among a run's checkpoints."""
   folder = workdir / 'checkpoints'
   names = os.listdir(folder) if folder.exists() else []
   return max((int(name) for name in names if name.isdigit()), default=0)

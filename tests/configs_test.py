@@ -48,7 +48,7 @@ CLASSIFIER_CONFIGS = {
 
 
 def load(name):
-  """Returns a config's module."""
+  """Return a config's module."""
   path = os.path.join(ROOT, 'configs', f'{name}.py')
   spec = importlib.util.spec_from_file_location(name, path)
   module = importlib.util.module_from_spec(spec)
@@ -109,7 +109,7 @@ def test_step_can_be_traced(name, variant, make_dataset):
 
 
 def first_step(name, variant, make_dataset):
-  """Returns a shrunk experiment, its inputs and the function of a step."""
+  """Return a shrunk experiment, its inputs and the function of a step."""
   config = load(name).get_config(variant)
   config.batch_size = 2
   config.steps_per_dispatch = 1

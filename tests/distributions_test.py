@@ -98,9 +98,13 @@ def test_quantized_normal_is_finite_and_right_40_sigma_away(sign):
   value = jnp.float32(100 / 255)
   mean = value + sign * 40 * stddev
   got = quantized_normal_log_prob(value, mean, stddev)
-  near = 40 * stddev - 0.5 / 255  # The bin's edge on the side of the mean.
+  edge_distance = (
+    40 * stddev - 0.5 / 255
+  )  # The bin's edge on the side of the mean.
   assert np.isfinite(got)
-  assert got == pytest.approx(scipy.stats.norm.logsf(near / stddev), rel=1e-3)
+  assert got == pytest.approx(
+    scipy.stats.norm.logsf(edge_distance / stddev), rel=1e-3
+  )
 
 
 def test_quantized_normal_approaches_the_density_where_bins_are_narrow():

@@ -21,21 +21,21 @@ pytestmark = pytest.mark.usefixtures('compile_fast')
 
 
 def dataset_of(pixels):
-  """Returns a data set of uint8 images [n, height, width, channels]."""
+  """Return a data set of uint8 images [n, height, width, channels]."""
   images = Images(pixels, np.zeros(len(pixels), np.int32))
   return as_dataset(ImageSet('test', {'train': images}))
 
 
 @pytest.fixture(scope='module')
 def corners():
-  """The 16 corners of a cube: covariance I / 4, exactly isotropic."""
+  """Return the 16 corners of a cube: covariance I / 4, exactly isotropic."""
   pixels = 255 * np.array([*itertools.product([0, 1], repeat=4)], np.uint8)
   return dataset_of(pixels.reshape(16, 2, 2, 1))
 
 
 @pytest.fixture(scope='module')
-def grey():
-  """Correlated Gaussian pixels, far from 0 and 1."""
+def gray():
+  """Return correlated Gaussian pixels, far from 0 and 1."""
   rng = np.random.default_rng(0)
   directions, _ = np.linalg.qr(rng.normal(size=(4, 4)))
   stddevs = [[0.1, 0.08, 0.06, 0.05]]
@@ -62,10 +62,10 @@ def test_isotropic_data_cost_half_a_log_per_dimension(corners):
   np.testing.assert_allclose(curve.rate_nats, exact, atol=1e-9)
 
 
-def test_rate_is_that_of_the_sample_covariance(grey):
-  flat = grey.splits['train'].image.reshape(-1, 4) / 255
+def test_rate_is_that_of_the_sample_covariance(gray):
+  flat = gray.splits['train'].image.reshape(-1, 4) / 255
   values = np.linalg.eigvalsh(np.cov(flat.T, bias=True))
-  spectrum = gaussian_rate.spectrum(grey)
+  spectrum = gaussian_rate.spectrum(gray)
   np.testing.assert_allclose(spectrum.eigenvalues, values[::-1], rtol=1e-6)
   np.testing.assert_allclose(
     gaussian_rate.rate_nats(spectrum, [0.02, 0.05]),
@@ -79,9 +79,9 @@ def test_fewer_images_than_pixels_have_the_same_covariance(make_images):
   spectrum = gaussian_rate.spectrum(dataset_of(images))
   flat = images.reshape(6, -1) / 255
   covariance = np.cov(flat.T, bias=True)
-  made = spectrum.eigenvectors * spectrum.eigenvalues
+  scaled = spectrum.eigenvectors * spectrum.eigenvalues
   np.testing.assert_allclose(
-    made @ spectrum.eigenvectors.T, covariance, atol=1e-8
+    scaled @ spectrum.eigenvectors.T, covariance, atol=1e-8
   )
   assert gaussian_rate.rate_nats(spectrum, [0.1]) == pytest.approx(
     rate_distortion.rate(
@@ -91,9 +91,9 @@ def test_fewer_images_than_pixels_have_the_same_covariance(make_images):
 
 
 @pytest.mark.parametrize('kappa', [0.02, 0.05, 0.1])
-def test_reconstructions_have_the_rmse_that_was_asked(grey, kappa):
-  spectrum = gaussian_rate.spectrum(grey)
-  images = first_images(grey, 8_000)
+def test_reconstructions_have_the_rmse_that_was_asked(gray, kappa):
+  spectrum = gaussian_rate.spectrum(gray)
+  images = first_images(gray, 8_000)
   exact = gaussian_rate.pca_reconstructions(spectrum, kappa, images)
   most = np.sqrt(spectrum.eigenvalues.sum() / 4)
   assert rmse(images, exact) == pytest.approx(min(kappa, most), rel=1e-4)
@@ -106,19 +106,19 @@ def test_of_digits_too_the_rmse_is_the_one_asked():
   dataset = as_dataset(sources.digits())
   spectrum = gaussian_rate.spectrum(dataset)
   images = first_images(dataset, len(dataset.splits['train'].image))
-  kept = []
+  num_components = []
   for kappa in (0.06, 0.1, 0.175):
-    made = gaussian_rate.pca_reconstructions(spectrum, kappa, images)
-    assert rmse(images, made) == pytest.approx(kappa, rel=1e-4)
-    kept.append(len(gaussian_rate.pca_gains(spectrum, kappa)))
-  assert 64 > kept[0] > kept[1] > kept[2] > 0
+    reconstruction = gaussian_rate.pca_reconstructions(spectrum, kappa, images)
+    assert rmse(images, reconstruction) == pytest.approx(kappa, rel=1e-4)
+    num_components.append(len(gaussian_rate.pca_gains(spectrum, kappa)))
+  assert 64 > num_components[0] > num_components[1] > num_components[2] > 0
 
 
-def test_nll_is_the_entropy_of_the_error_where_pixels_are_grey(grey):
+def test_nll_is_the_entropy_of_the_error_where_pixels_are_gray(gray):
   """Error N(0, kappa^2), bins 1/255 wide: log(255 kappa sqrt(2 pi e))."""
   kappas = np.array([0.03, 0.04])
-  assert (kappas**2 < gaussian_rate.eigenvalues(grey).min()).all()
-  curve = gaussian_rate.curve(grey, kappas)
+  assert (kappas**2 < gaussian_rate.eigenvalues(gray).min()).all()
+  curve = gaussian_rate.curve(gray, kappas)
   exact = np.log(255 * kappas * np.sqrt(2 * np.pi * np.e))
   np.testing.assert_allclose(curve.nll_nats_per_dim, exact, atol=0.02)
 
@@ -126,8 +126,8 @@ def test_nll_is_the_entropy_of_the_error_where_pixels_are_grey(grey):
 def test_nothing_to_send_leaves_the_mean(corners):
   spectrum = gaussian_rate.spectrum(corners)
   images = first_images(corners, 16)
-  made = gaussian_rate.pca_reconstructions(spectrum, 0.6, images)
-  np.testing.assert_allclose(made, 0.5, atol=1e-6)
+  reconstruction = gaussian_rate.pca_reconstructions(spectrum, 0.6, images)
+  np.testing.assert_allclose(reconstruction, 0.5, atol=1e-6)
   curve = gaussian_rate.curve(corners, [0.6, 0.9])
   assert curve.rate_nats.tolist() == [0, 0]
   # Both end at the RMSE of the mean.

@@ -9,7 +9,7 @@ from geco_jax.errors import UserError
 
 @pytest.fixture
 def points(tiny_config):
-  """Returns groups -> the points of a sweep over them."""
+  """Return groups -> the points of a sweep over them."""
 
   def make(*groups):
     config = tiny_config()
@@ -20,31 +20,31 @@ def points(tiny_config):
 
 
 def test_groups_are_multiplied_and_the_lists_of_a_group_are_zipped(points):
-  made = points(
+  runs = points(
     {'constraints.re.kappa': [0.1, 0.2]},
     {'seed': [0, 1], 'batch_size': (8, 16)},
   )
   values = [
     (p.config.constraints.re.kappa, p.config.seed, p.config.batch_size)
-    for p in made
+    for p in runs
   ]
   assert values == [(0.1, 0, 8), (0.1, 1, 16), (0.2, 0, 8), (0.2, 1, 16)]
-  assert made[1].name == 'kappa_0.1_seed_1_batch_size_16'
-  assert [*made[1].values.values()] == [0.1, 1, 16]
+  assert runs[1].name == 'kappa_0.1_seed_1_batch_size_16'
+  assert [*runs[1].values.values()] == [0.1, 1, 16]
 
 
 def test_what_follows_a_value_follows_the_swept_one(points):
-  made = points({'num_steps': [20, 40]})
-  decay = [p.config.learning_rate.kwargs.decay_steps for p in made]
+  runs = points({'num_steps': [20, 40]})
+  decay = [p.config.learning_rate.kwargs.decay_steps for p in runs]
   assert decay == [20, 40]
 
 
 def test_values_take_the_type_of_the_config(points):
   (point,) = points({'constraints.re.kappa': [1]})
   assert point.name == 'kappa_1.0'
-  made = points({'model.kwargs.hidden_sizes': [(8,), [16, 8]]})
-  assert [p.name for p in made] == ['hidden_sizes_8', 'hidden_sizes_16x8']
-  assert made[1].config.model.kwargs.hidden_sizes == (16, 8)
+  runs = points({'model.kwargs.hidden_sizes': [(8,), [16, 8]]})
+  assert [p.name for p in runs] == ['hidden_sizes_8', 'hidden_sizes_16x8']
+  assert runs[1].config.model.kwargs.hidden_sizes == (16, 8)
 
 
 def test_names_that_end_alike_are_told_apart(points):

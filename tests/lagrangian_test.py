@@ -74,18 +74,20 @@ def test_stop_gradient_form_of_algorithm_1_moves_parameters_alike():
   def objective_and_constraint(params):
     return (params**2).sum(), jnp.sin(params).sum() - 0.7
 
-  def of_the_paper(params, log_multiplier):
+  def paper_lagrangian(params, log_multiplier):
     objective, constraint = objective_and_constraint(params)
     constraint += jax.lax.stop_gradient(moving_average - constraint)
     return objective + jnp.exp(log_multiplier) * constraint
 
-  def ours(params):
+  def our_lagrangian(params):
     return lagrangian(*objective_and_constraint(params), log_multiplier)
 
-  to_params, to_log_multiplier = jax.grad(of_the_paper, argnums=(0, 1))(
+  to_params, to_log_multiplier = jax.grad(paper_lagrangian, argnums=(0, 1))(
     params, log_multiplier
   )
-  np.testing.assert_allclose(jax.grad(ours)(params), to_params, rtol=1e-6)
+  np.testing.assert_allclose(
+    jax.grad(our_lagrangian)(params), to_params, rtol=1e-6
+  )
   np.testing.assert_allclose(
     to_log_multiplier / jnp.exp(log_multiplier), moving_average, rtol=1e-6
   )

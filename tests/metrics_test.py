@@ -44,7 +44,7 @@ def test_no_log_reads_as_nothing(tmp_path):
 
 
 def events(folder):
-  """Yields TensorBoard's events, from their length-prefixed records."""
+  """Yield TensorBoard's events, from their length-prefixed records."""
   for path in glob.glob(f'{folder}/tensorboard/**/events*', recursive=True):
     with open(path, 'rb') as file:
       while header := file.read(12):

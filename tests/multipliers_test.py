@@ -47,13 +47,13 @@ def arrays(tree, dtype=jnp.float32):
 
 
 def advance(update, constraints, state, log_multipliers):
-  """Returns the state and the log-multipliers after one update."""
+  """Return the state and the log-multipliers after one update."""
   updates, state = update.update(constraints, state, log_multipliers)
   return state, optax.apply_updates(log_multipliers, updates)
 
 
 def trajectory(update, constraints, initial=0.0):
-  """Returns log-multipliers [steps] after each of constraints [steps]."""
+  """Return log-multipliers [steps] after each of constraints [steps]."""
 
   def step(carry, constraint):
     carry = advance(update, constraint, *carry)
@@ -64,7 +64,7 @@ def trajectory(update, constraints, initial=0.0):
 
 
 def signature(tree):
-  """Returns what a compiled program is specialized to."""
+  """Return what a compiled program is specialized to."""
   return jax.tree.structure(tree), [
     jax.typeof(leaf) for leaf in jax.tree.leaves(tree)
   ]
@@ -161,7 +161,7 @@ _COUNTING = ('decaying_step_size', 'injected_schedule')
 
 
 def literal(constraints, step_size, decay):
-  """Returns log lambda after each step: the paper's loop, in NumPy."""
+  """Return log lambda after each step: the paper's loop, in NumPy."""
   log_multiplier, log_multipliers = 0.0, []
   for t, constraint in enumerate(constraints):
     if t == 0:
@@ -213,7 +213,7 @@ def test_first_moving_average_is_the_constraint():
 
 
 def pi_controller(constraints, step_size, natural=np.inf):
-  """Returns log lambda after each step by the docstring's equations."""
+  """Return log lambda after each step by the docstring's equations."""
   log_multiplier, log_multipliers = 0.0, []
   average = np.arcsinh(constraints[0])
   for error in np.arcsinh(constraints):
@@ -414,12 +414,12 @@ def test_unreachable_constraint_leaves_everything_finite(step_size, damping):
     return (x, optimizer_state, state, log_multiplier), (value, gradient)
 
   x = log_multiplier = jnp.float32(0.0)
-  carry, seen = jax.lax.scan(
+  carry, history = jax.lax.scan(
     step,
     (x + 3.0, optimizer.init(x), update.init(x), log_multiplier),
     length=10_000,
   )
-  assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(seen))
+  assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(history))
   assert carry[-1] == 20.0
 
 
@@ -581,7 +581,7 @@ TARGET = np.array([3.0, -4.0], np.float32)  # |a| = 5.
 
 
 def solve(update, kappa, num_steps=100_000):
-  """Minimizes |x|^2 subject to |x - a|^2 <= kappa^2; returns x, lambda.
+  """Minimize |x|^2 subject to |x - a|^2 <= kappa^2; return x, lambda.
 
   With a multiplier lambda the minimum is at x = a lambda / (1 + lambda), where
   |x - a| = |a| / (1 + lambda). Hence lambda* = |a| / kappa - 1 and
@@ -633,7 +633,7 @@ def test_multiplier_of_an_inactive_constraint_vanishes(make):
 
 
 def linear_program(num_variables, seed):
-  """Returns A [5, n], b [5] and the exact x of min |x|^2 with A x <= b.
+  """Return A [5, n], b [5] and the exact x of min |x|^2 with A x <= b.
 
   The problems of Cooper's convergence tests: singular values of A in
   [1.5, 2.5], |b| = 1, so that some of the constraints are active.

@@ -21,7 +21,7 @@ def images(shape, seed=0):
 
 
 def cut(x, size, stride):
-  """Returns patches [batch, rows, columns, size, size, channels]."""
+  """Return patches [batch, rows, columns, size, size, channels]."""
   windows = np.lib.stride_tricks.sliding_window_view(
     np.asarray(x, np.float64), (size, size), axis=(1, 2)
   )

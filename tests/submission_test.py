@@ -18,16 +18,16 @@ def grid(tiny_config):
 
 
 class FakeJob:
-  """A job that ends at the second look."""
+  """A job that ends when it is polled for the second time."""
 
   def __init__(self, job_id, function):
-    self.job_id, self._function, self._looks = job_id, function, 0
+    self.job_id, self._function, self._num_polls = job_id, function, 0
 
   def done(self):
-    self._looks += 1
-    if self._looks == 2:
+    self._num_polls += 1
+    if self._num_polls == 2:
       self._function()
-    return self._looks >= 2
+    return self._num_polls >= 2
 
 
 class FakeExecutor:
@@ -43,12 +43,10 @@ class FakeExecutor:
 
 @pytest.fixture
 def executor(monkeypatch):
-  made = FakeExecutor()
-  monkeypatch.setattr(submission, '_executor', lambda *_: made)
-  monkeypatch.setattr(
-    submission, '_SECONDS_BETWEEN_LOOKS', {'slurm': 0.0, 'local': 0.0}
-  )
-  return made
+  fake = FakeExecutor()
+  monkeypatch.setattr(submission, '_executor', lambda *_: fake)
+  monkeypatch.setattr(submission, '_POLL_SECONDS', {'slurm': 0.0, 'local': 0.0})
+  return fake
 
 
 def test_every_run_is_a_job_and_those_that_die_are_named(
@@ -95,17 +93,17 @@ def test_jobs_of_an_earlier_process_are_waited_for_not_submitted_again(
 ):
   (tmp_path / 'jobs').mkdir()
   (tmp_path / 'jobs' / 'ids.json').write_text('{"seed_0": "11"}')
-  looks = []
+  polled_ids = []
 
   def command_line(job_id):
-    looks.append(job_id)
-    return 'python -m submitit.local._local' if len(looks) < 4 else ''
+    polled_ids.append(job_id)
+    return 'python -m submitit.local._local' if len(polled_ids) < 4 else ''
 
   monkeypatch.setattr(submission, '_command_line', command_line)
   monkeypatch.setattr(sweeping, 'run_here', lambda *_, **__: None)
   submission.run_jobs(grid, str(tmp_path), 'local')
-  assert looks == ['11'] * 4
-  assert len(executor.jobs) == 1  # Of seed_1.
+  assert polled_ids == ['11'] * 4
+  assert len(executor.jobs) == 1  # That of seed_1.
 
 
 def test_options_are_submitits_words():

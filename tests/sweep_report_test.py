@@ -37,7 +37,7 @@ def record(split, kappa, kl_nats, holds):
 
 
 def write_run(folder, point):
-  """Writes what the report reads of a run; kappa 0.1 is infeasible."""
+  """Write what the report reads of a run; kappa 0.1 is infeasible."""
   kappa, seed = point.config.constraints.re.kappa, point.config.seed
   folder.mkdir(parents=True)
   train = record('train', kappa, 1 / kappa + seed, holds=kappa > 0.1)
@@ -69,7 +69,7 @@ def grid(tiny_config):
 
 @pytest.fixture
 def sweep(grid, tmp_path):
-  """A sweep's folder, whose last run is not finished."""
+  """Return a sweep's folder, whose last run is not finished."""
   for point in grid[:-1]:
     write_run(tmp_path / point.name, point)
   return tmp_path

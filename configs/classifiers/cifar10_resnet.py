@@ -15,7 +15,7 @@ from geco_jax import base_config
 
 
 def get_config(variant: str = 'quick') -> ConfigDict:
-  """Returns the config; `variant` is quick or gpu."""
+  """Return the config; `variant` is quick or gpu."""
   if variant not in ('quick', 'gpu'):
     raise ValueError(
       f'unknown variant {variant!r} of the config; choose from quick, gpu'

@@ -14,7 +14,7 @@ from geco_jax import base_config
 
 
 def get_config() -> ConfigDict:
-  """Returns the config."""
+  """Return the config."""
   return base_config.get_classifier_config(
     dataset=base_config.group('digits'),
     model=base_config.group('cnn', channels=(32, 64, 64), hidden_size=128),

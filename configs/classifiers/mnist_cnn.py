@@ -13,7 +13,7 @@ from geco_jax import base_config
 
 
 def get_config() -> ConfigDict:
-  """Returns the config."""
+  """Return the config."""
   return base_config.get_classifier_config(
     dataset=base_config.group('mnist'),
     model=base_config.group('cnn', channels=(16, 32, 32), hidden_size=128),

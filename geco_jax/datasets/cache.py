@@ -81,8 +81,8 @@ def _read(entry: pathlib.Path, key: Key) -> Arrays:
     if manifest['key'] != dict(key):
       raise ValueError('its manifest belongs to another key')
     return {
-      name: _read_array(entry / f'{name}.npy', about['sha256'])
-      for name, about in manifest['arrays'].items()
+      name: _read_array(entry / f'{name}.npy', file_info['sha256'])
+      for name, file_info in manifest['arrays'].items()
     }
   except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
     raise _UnsoundError(f'{type(error).__name__}: {error}') from error
@@ -118,14 +118,14 @@ def _hidden_sibling(entry: pathlib.Path) -> pathlib.Path:
 
 
 def _write(building: pathlib.Path, key: Key, arrays: Arrays) -> None:
-  about = {}
+  file_info = {}
   for name, array in arrays.items():
     path = building / f'{name}.npy'
     np.save(path, array, allow_pickle=False)
     with path.open('rb') as file:
       sha256 = hashlib.file_digest(file, 'sha256').hexdigest()
-    about[name] = {'shape': list(array.shape), 'sha256': sha256}
-  manifest = {'format': _FORMAT, 'key': dict(key), 'arrays': about}
+    file_info[name] = {'shape': list(array.shape), 'sha256': sha256}
+  manifest = {'format': _FORMAT, 'key': dict(key), 'arrays': file_info}
   (building / _MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
 
 

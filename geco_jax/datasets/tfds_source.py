@@ -190,9 +190,9 @@ def _unknown(name: str) -> str:
   import tensorflow_datasets as tfds
 
   base = re.split('[/:]', name)[0]
-  known = ['digits', *tfds.list_builders(with_community_datasets=False)]
-  close = difflib.get_close_matches(base, known)
-  guess = f', did you mean {" or ".join(close)}?' if close else ''
+  names = ['digits', *tfds.list_builders(with_community_datasets=False)]
+  close_names = difflib.get_close_matches(base, names)
+  guess = f', did you mean {" or ".join(close_names)}?' if close_names else ''
   return (
     f'unknown data set {name!r}{guess} Known: digits (built in, nothing to '
     "prepare), mnist, cifar10, celeb_a and TFDS's other image sets"

@@ -96,10 +96,10 @@ def load(name: str) -> Network:
   """
   folder = folder_of(name)
   path = os.path.join(folder, _FILE)
-  known = os.path.basename(name) == name
+  is_name = os.path.basename(name) == name
   command = (
     'python -m geco_jax.models.train_classifier --config=configs/classifiers/'
-    + (f'{name}.py' if known else f'... --workdir={folder}')
+    + (f'{name}.py' if is_name else f'... --workdir={folder}')
   )
   if not os.path.exists(path):
     raise UserError(

@@ -37,7 +37,7 @@ def test_iteration_agrees_with_float64(beta, smoothing):
     tolerance=0.0,
   )
   psi, _ = literal_iteration(DATA, INITIAL, prior, beta, smoothing, 10)
-  # At beta = 1e-5 float32 rounds distances by 1% of an exponent.
+  # Rounding distances to float32 changes an exponent by 1% at beta = 1e-5.
   np.testing.assert_allclose(
     points.psi[0], psi, atol=1e-5 if beta > 1e-4 else 2e-3
   )

@@ -150,8 +150,8 @@ def test_dual_ascent_finds_the_nearest_lipschitz_map():
 @pytest.mark.parametrize('pairs', [NEAR, ALL], ids=['local', 'global'])
 def test_slope_falls_to_l_and_only_with_the_corrected_sign(target, pairs):
   center, precision = target
-  before = lipschitz.slopes(center, pairs).max()
-  assert before > 2
+  initial_slope = lipschitz.slopes(center, pairs).max()
+  assert initial_slope > 2
   projection = lipschitz.dual_ascent(center, precision, pairs, 1.0, 100)
   steps = projection.largest_slopes
   first_flat = int(np.argmax(steps <= 1.05))
@@ -164,7 +164,7 @@ def test_slope_falls_to_l_and_only_with_the_corrected_sign(target, pairs):
     projection=lipschitz.literal_projection(len(DATA)),
   ).largest_slopes
   assert (np.diff(literal) > 1).any()
-  assert literal.max() > 2 * before
+  assert literal.max() > 2 * initial_slope
   assert (np.abs(literal - 1) > 0.05).all()
 
 
@@ -203,16 +203,17 @@ def test_fixed_points_keep_every_center_within_l():
 
 def test_local_and_global_constraints_agree_on_a_convex_latent_space():
   initial = fixed_points.initial_psi(TILES.centers, 0)
-  local, everywhere = (
+  local_psi, global_psi = (
     lipschitz.lipschitz_fixed_points(
       DATA, initial, 0.02, pairs, 1.0, slope_tolerance=0.02
     ).psi
     for pairs in (NEAR, ALL)
   )
-  assert np.sqrt(((local - everywhere) ** 2).sum(axis=1).mean()) < 0.05
+  distance = np.sqrt(((local_psi - global_psi) ** 2).sum(axis=1).mean())
+  assert distance < 0.05
   # Steps between neighbors add up; they may be sqrt(1 + 1/3) steep, as S is
   # a mean over their squares.
-  assert lipschitz.slopes(local, ALL).max() < 1.02 * np.sqrt(4 / 3)
+  assert lipschitz.slopes(local_psi, ALL).max() < 1.02 * np.sqrt(4 / 3)
 
 
 def test_a_loose_constraint_changes_nothing():

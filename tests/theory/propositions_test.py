@@ -145,7 +145,7 @@ def test_iteration_is_kernel_pcas_preimage_iteration_step_for_step():
     np.testing.assert_allclose(psi, preimages, atol=1e-5)
 
 
-def test_preimage_step_is_mika_et_als():
+def test_preimage_step_is_that_of_mika_et_al():
   """The sums are written out for a point, with a kernel PCA's coefficients."""
   rng = np.random.default_rng(0)
   coefficients, z = rng.uniform(size=40), np.array([0.1, 0.05])
