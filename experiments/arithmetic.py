@@ -43,7 +43,7 @@ def digit_classifier(dataset: Dataset):
   Images in [0, 1] of one channel, flattened; at most 10,000 of them, so that it
   takes seconds.
   """
-  from sklearn import svm  # Takes a second, which bad flags need not wait.
+  from sklearn import svm  # Its import takes a second: bad flags come first.
 
   images = dataset.splits['train']
   chosen = np.random.default_rng(0).permutation(len(images.label))
@@ -71,7 +71,7 @@ def draw(
 
   @jax.jit
   def chunk(params, images, numbers):
-    # Beyond the split's end its digits come again, in other company.
+    # Beyond the split's end its digits come again, in other compositions.
     batch = experiment.dataset.assemble(
       images,
       numbers % images.image.shape[0],
@@ -112,8 +112,8 @@ def main(argv: Sequence[str]) -> None:
   classifier = digit_classifier(experiment.dataset)
 
   def share_right(images):
-    read = classifier.predict(images.reshape(len(images), -1))
-    return float(np.mean(read == batch.label))
+    digits = classifier.predict(images.reshape(len(images), -1))
+    return float(np.mean(digits == batch.label))
 
   results = {
     'samples_right': share_right(samples),
@@ -123,11 +123,11 @@ def main(argv: Sequence[str]) -> None:
     'step': int(state.step),
   }
   workdirs.write_json(os.path.join(workdir, 'arithmetic.json'), results)
-  every = max(1, len(samples) // _SHOWN)
-  shown = jax.tree.map(
-    lambda x: x[::every][:_SHOWN], (batch.context, batch.image, samples)
+  stride = max(1, len(samples) // _SHOWN)
+  examples = jax.tree.map(
+    lambda x: x[::stride][:_SHOWN], (batch.context, batch.image, samples)
   )
-  rows = pictures.stack_rows(experiment.dataset, *shown)
+  rows = pictures.stack_rows(experiment.dataset, *examples)
   path = os.path.join(workdir, 'arithmetic.png')
   pictures.save_png(path, pictures.grid(rows))
   print(

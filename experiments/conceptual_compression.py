@@ -2,12 +2,11 @@ r"""Conceptual compression: what each step of a model adds (Gregor et al. 2016).
 
   python -m experiments.conceptual_compression --workdir=runs/mnist_conv_draw
 
-Of a trained run: images of the test split, reconstructed while the model is
-informed of them for its first 0, 1, 2, ... steps only and makes up the rest
-from its prior: information comes from global to local. Writes
-conceptual_compression.png to the workdir, the images at the bottom, and
-conceptual_compression.json: by number of informed steps the mean RMSE over the
-images shown and the KL of the informed steps.
+A trained model reconstructs images of the test split while it is informed of
+them in its first 0, 1, 2, ... steps only and draws the others from its prior:
+information comes from global to local. Writes conceptual_compression.png to the
+workdir, the images at the bottom, and conceptual_compression.json: by number of
+informed steps the RMSE over the images shown and the KL of the informed steps.
 """
 
 from collections.abc import Sequence
@@ -63,8 +62,8 @@ def main(argv: Sequence[str]) -> None:
     os.path.join(workdir, 'conceptual_compression.json'), results
   )
   path = os.path.join(workdir, 'conceptual_compression.png')
-  shown = pictures.stack_rows(dataset, batch.context, *rows, batch.image)
-  pictures.save_png(path, pictures.grid(shown))
+  picture_rows = pictures.stack_rows(dataset, batch.context, *rows, batch.image)
+  pictures.save_png(path, pictures.grid(picture_rows))
   print('informed steps  KL/nats    RMSE')
   for row in results:
     print(

@@ -119,9 +119,9 @@ def _text(text):
 
 def _pad(picture, height, width):
   """Return the picture at the top left of a white one of that size."""
-  missing = (height - picture.shape[0], width - picture.shape[1])
+  padding = (height - picture.shape[0], width - picture.shape[1])
   return np.pad(
-    picture, ((0, missing[0]), (0, missing[1]), (0, 0)), constant_values=255
+    picture, ((0, padding[0]), (0, padding[1]), (0, 0)), constant_values=255
   )
 
 

@@ -41,7 +41,7 @@ COLORS = np.array(
 )
 
 
-def inside(points: np.ndarray) -> np.ndarray:
+def in_supports(points: np.ndarray) -> np.ndarray:
   """Return whether each point [points, 2] is in each support [points, n]."""
   left, right, bottom, top = SUPPORTS.T[:, None]
   x, y = points[:, :1], points[:, 1:]
@@ -168,7 +168,7 @@ def table(numbers: dict[str, Any]) -> str:
 
 def run(workdir: str, tiles_per_side: int) -> dict[str, Any]:
   """Compute, print and write everything; return the numbers."""
-  supports = inside(fixed_points.grid(tiles_per_side).centers)
+  supports = in_supports(fixed_points.grid(tiles_per_side).centers)
   decoder = propositions.overlap_reconstruction(
     DATA, supports.mean(axis=0), supports
   )
@@ -183,7 +183,7 @@ def main(argv: Sequence[str]) -> None:
   """Draw what the flags ask for."""
   del argv
   workdir = cli.workdir()
-  theory_panels.at_least(tiles_per_side=16)
+  theory_panels.check_at_least(tiles_per_side=16)
   run(workdir, theory_panels.TILES_PER_SIDE.value or 64)
 
 

@@ -2,7 +2,7 @@
 
   python -m experiments.figure_11 --preset=quick --workdir=runs/figures
 
-The paper's FRE has kappa 0.0625 in a unit that it does not tell, and its pNCC
+The paper's FRE has kappa 0.0625 in a unit that it does not say, and its pNCC
 none; ours are 0.5 standard deviations and a mean correlation of 0.8. FRE's
 network must have been trained: `python -m geco_jax.models.train_classifier`.
 """

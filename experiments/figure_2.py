@@ -31,10 +31,10 @@ from geco_jax.theory import toy_data
 
 _NUM_BETAS = flags.DEFINE_integer('num_betas', 200, 'Of the curve, >= 10.')
 
-HALF_DISTANCES = (0.3, 0.14, 0.05)  # Of the planted hierarchy.
-STDDEV = 0.012  # Of its clusters.
+HALF_DISTANCES = (0.3, 0.14, 0.05)  # The planted hierarchy's, level by level.
+STDDEV = 0.012  # The clusters' own.
 BETA_RANGE = (3e-4, 0.6)
-NUM_BETAS_AROUND = 64  # The last transition.
+NUM_BETAS_AROUND = 64  # Betas around the last transition.
 
 
 def data_sets(num_data: int, seed: int) -> dict[str, np.ndarray]:
@@ -52,16 +52,16 @@ def data_sets(num_data: int, seed: int) -> dict[str, np.ndarray]:
 def last_transition(
   data: np.ndarray, initial: np.ndarray, max_steps: int
 ) -> dict[str, float]:
-  """Return the last detected critical beta and what it should be."""
+  """Return the last detected critical beta and the theory's."""
   exact = phase_transitions.last_critical_beta(data)
   betas = np.geomspace(exact / 3, 3 * exact, NUM_BETAS_AROUND)
-  found = fixed_points.fixed_points(
+  points = fixed_points.fixed_points(
     data, initial, betas, smoothing=0.0, max_steps=max_steps, tolerance=1e-5
   )
-  detected = phase_transitions.critical_betas(
-    betas, np.asarray(found.squared_error), num=None
+  critical = phase_transitions.critical_betas(
+    betas, np.asarray(points.squared_error), num=None
   ).betas
-  last = float(detected.max(initial=0.0))
+  last = float(critical.max(initial=0.0))
   return {
     'detected': last,
     'largest_eigenvalue': exact,
@@ -82,8 +82,8 @@ def figure_2(
   betas: np.ndarray,
   squared_error: np.ndarray,
   critical: np.ndarray,
-  shown: fixed_points.FixedPoints,
-  shown_betas: np.ndarray,
+  points: fixed_points.FixedPoints,
+  chosen_betas: np.ndarray,
 ) -> Figure:
   """Return the figure.
 
@@ -91,22 +91,22 @@ def figure_2(
     data: [n, 2].
     betas: [betas], of the curve.
     squared_error: [betas], u.
-    critical: [found], critical betas, the highest peak first.
-    shown: fixed points with trajectories, a panel each.
-    shown_betas: [panels].
+    critical: [transitions], critical betas, the highest peak first.
+    points: fixed points with trajectories, a panel each.
+    chosen_betas: [panels].
   """
-  figure = Figure(figsize=(2.5 * len(shown_betas), 5.6), layout='constrained')
+  figure = Figure(figsize=(2.5 * len(chosen_betas), 5.6), layout='constrained')
   (top,), (bottom,) = figure.subfigures(
     2, 1, height_ratios=[1.05, 1], squeeze=False
   )
   top.suptitle(
     'trajectories (gray) to fixed points (red) of the data (blue)', fontsize=10
   )
-  panels = top.subplots(1, len(shown_betas), squeeze=False)[0]
-  for i, (axes, beta) in enumerate(zip(panels, shown_betas, strict=True)):
-    psi = np.asarray(shown.psi[i])
-    trajectory = np.asarray(shown.trajectories)[i]
-    title = rf'$\beta$ = {beta:.2g}, u = {float(shown.squared_error[i]):.2g}'
+  panels = top.subplots(1, len(chosen_betas), squeeze=False)[0]
+  for i, (axes, beta) in enumerate(zip(panels, chosen_betas, strict=True)):
+    psi = np.asarray(points.psi[i])
+    trajectory = np.asarray(points.trajectories)[i]
+    title = rf'$\beta$ = {beta:.2g}, u = {float(points.squared_error[i]):.2g}'
     theory_panels.draw_fixed_points(axes, data, psi, trajectory, title, 6)
   error, curvature = bottom.subplots(1, 2)
   error.plot(betas, squared_error, color='black')
@@ -169,10 +169,10 @@ def run(
   curve = fixed_points.fixed_points(data, initial, betas, max_steps=max_steps)
   squared_error = np.asarray(curve.squared_error, np.float64)
   seconds = time.perf_counter() - start
-  found = phase_transitions.critical_betas(betas, squared_error)
-  shown_betas = panel_betas(found.betas)
-  shown = fixed_points.fixed_points(
-    data, initial, shown_betas, max_steps=max_steps, keep_trajectories=True
+  transitions = phase_transitions.critical_betas(betas, squared_error)
+  chosen_betas = panel_betas(transitions.betas)
+  points = fixed_points.fixed_points(
+    data, initial, chosen_betas, max_steps=max_steps, keep_trajectories=True
   )
   numbers = {
     'settings': {
@@ -187,7 +187,7 @@ def run(
     'seconds': seconds,
     'transitions': [
       {'beta': float(beta), 'curvature': float(height)}
-      for beta, height in zip(*found, strict=True)
+      for beta, height in zip(*transitions, strict=True)
     ],
     'panels': [
       {
@@ -197,7 +197,11 @@ def run(
         'kl_nats': float(kl),
       }
       for beta, psi, u, kl in zip(
-        shown_betas, shown.psi, shown.squared_error, shown.kl_nats, strict=True
+        chosen_betas,
+        points.psi,
+        points.squared_error,
+        points.kl_nats,
+        strict=True,
       )
     ],
     'last_transition': {
@@ -206,7 +210,9 @@ def run(
     },
   }
   print(f'{num_betas} betas in {seconds:.1f} s\n\n{table(numbers)}')
-  figure = figure_2(data, betas, squared_error, found.betas, shown, shown_betas)
+  figure = figure_2(
+    data, betas, squared_error, transitions.betas, points, chosen_betas
+  )
   theory_panels.save(workdir, 'figure_2', figure, numbers)
   return numbers
 
@@ -215,7 +221,7 @@ def main(argv: Sequence[str]) -> None:
   """Draw what the flags ask for."""
   del argv
   workdir = cli.workdir()
-  theory_panels.at_least(
+  theory_panels.check_at_least(
     num_betas=10, num_points=8, tiles_per_side=2, max_iterations=1
   )
   run(

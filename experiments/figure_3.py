@@ -25,7 +25,7 @@ from geco_jax.metrics import read_metrics
 from geco_jax.training import train
 from geco_jax.workdir import write_json
 
-_MAX_LINES = 400  # Of the log; more would not show.
+_MAX_LINES = 400  # Lines of the log that are drawn; more would not show.
 
 
 def gaussian_nll(rmse: np.ndarray | float) -> np.ndarray:
@@ -39,17 +39,17 @@ def gaussian_nll(rmse: np.ndarray | float) -> np.ndarray:
 
 
 def figure_3(
-  logged: Mapping[str, np.ndarray], kappa: float, name: str
+  metrics: Mapping[str, np.ndarray], kappa: float, name: str
 ) -> Figure:
   """Return the figure.
 
   Args:
-    logged: of a run, each [lines].
+    metrics: of a run, each [lines].
     kappa: of its RE constraint.
     name: of its data set.
   """
-  step = logged['step']
-  beta = np.exp(-logged['re/log_multiplier'])
+  step = metrics['step']
+  beta = np.exp(-metrics['re/log_multiplier'])
   figure = Figure(figsize=(10, 6.5), layout='constrained')
   plane, *over_time = figure.subplot_mosaic(
     [['plane', 'constraint'], ['plane', 'beta'], ['plane', 'error']],
@@ -58,7 +58,7 @@ def figure_3(
 
   colors: dict[str, Any] = dict(c=step, cmap='viridis', s=14)
   points = plane.scatter(
-    gaussian_nll(logged['rmse']), logged['kl_nats'], **colors
+    gaussian_nll(metrics['rmse']), metrics['kl_nats'], **colors
   )
   plane.axvline(float(gaussian_nll(kappa)), color='gray', linestyle='--')
   plane.set(
@@ -67,9 +67,9 @@ def figure_3(
     title=rf'{name}, GECO+RE, $\kappa$ = {kappa:g}',
   )
   panels = (
-    (logged['re/violation'], 0.0, r'constraint $C / (D \kappa^2)$'),
+    (metrics['re/violation'], 0.0, r'constraint $C / (D \kappa^2)$'),
     (beta, None, r'equivalent $\beta = 1/\lambda$'),
-    (logged['rmse'], kappa, 'pixel error [RMSE]'),
+    (metrics['rmse'], kappa, 'pixel error [RMSE]'),
   )
   for axes, (values, threshold, label) in zip(over_time, panels, strict=True):
     axes.scatter(step, values, **colors)
@@ -89,19 +89,19 @@ def figure_3(
 
 
 def numbers(
-  logged: Mapping[str, np.ndarray], kappa: float, name: str
+  metrics: Mapping[str, np.ndarray], kappa: float, name: str
 ) -> dict[str, Any]:
   """Return what is drawn, for figure_3.json."""
   return {
     **runs.provenance(None),
     'dataset': name,
     'kappa': kappa,
-    'steps': int(logged['step'][-1]),
+    'steps': int(metrics['step'][-1]),
     'curve': {
-      'step': logged['step'].tolist(),
-      'kl_nats': logged['kl_nats'].tolist(),
-      'rmse': logged['rmse'].tolist(),
-      'beta': np.exp(-logged['re/log_multiplier']).tolist(),
+      'step': metrics['step'].tolist(),
+      'kl_nats': metrics['kl_nats'].tolist(),
+      'rmse': metrics['rmse'].tolist(),
+      'beta': np.exp(-metrics['re/log_multiplier']).tolist(),
     },
   }
 
@@ -115,19 +115,21 @@ def main(argv: Sequence[str]) -> None:
   dataset = build_dataset(config, cli.DATA_DIR.value)
   run = os.path.join(workdir, 'run')
   train(config, run, dataset=dataset)
-  logged = read_metrics(run)
-  trained = np.isfinite(logged['loss'])
-  every = -(-trained.sum() // _MAX_LINES)
-  logged = {name: values[trained][::every] for name, values in logged.items()}
-  drawn = logged, config.constraints.re.kappa, dataset.name
+  metrics = read_metrics(run)
+  has_loss = np.isfinite(metrics['loss'])
+  stride = -(-has_loss.sum() // _MAX_LINES)
+  metrics = {
+    name: values[has_loss][::stride] for name, values in metrics.items()
+  }
+  args = metrics, config.constraints.re.kappa, dataset.name
   record = {
-    **numbers(*drawn),
+    **numbers(*args),
     'tolerance': config.tolerance,
     'multiplier_rule': config.multipliers.name,
   }
   write_json(os.path.join(workdir, 'figure_3.json'), record)
   path = os.path.join(workdir, 'figure_3.png')
-  figure_3(*drawn).savefig(path, dpi=110)
+  figure_3(*args).savefig(path, dpi=110)
   print(f'figure 3: {path}')
 
 

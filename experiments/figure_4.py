@@ -6,8 +6,8 @@ r"""Figure 4: the information plane with and without the RE constraint.
 ConvDRAW, conditional ConvDRAW and VAE+NVP under the ELBO, the ELBO with hand
 annealed beta and GECO at the paper's five kappas: seven runs for each row of
 --only, by default all ten rows. Rows can be run one by one: figure_4.json keeps
-those that it has, and the figure shows all of them. Beside each row, dashed,
-what a Gaussian with the data's covariance would pay (`gaussian_rate`).
+those that it has, and the figure shows all of them. A dashed line beside each
+row is the rate of a Gaussian with the data's covariance (`gaussian_rate`).
 
 In quick, the five rows above are of 8x8 digits and their runs short: ConvDRAW
 of two steps trains 2,000 times on batches of 32, in WORKDIR/short. A row takes
@@ -65,7 +65,7 @@ ROWS = {
     for data in ('color_mnist', 'cifar10')
   },
 }
-# Of ConvDRAW on 8x8 digits. No fewer latents than the configs' models have.
+# Changes to the configs of ConvDRAW on 8x8 digits. The latents are no fewer.
 SHORT = {
   'num_steps': 2_000,
   'batch_size': 32,
@@ -90,7 +90,7 @@ def run_row(
   data_dir: str | None = None,
   short: bool = False,
 ) -> dict[str, Any]:
-  """Train a row's runs, or reuse them; return what is drawn of it.
+  """Train a row's runs, or reuse them; return what the figure shows of it.
 
   Args:
     name: of `ROWS`.
@@ -99,7 +99,7 @@ def run_row(
     points: the row's runs.
     num_steps: training steps of each run, if not the configs' or `SHORT`'s.
     data_dir: of TFDS.
-    short: whether `SHORT` is to be.
+    short: whether the runs are shortened by `SHORT`.
   """
   results = runs.train_all(
     points,

@@ -10,8 +10,8 @@ iterations. The paper's is ConvDRAW on CIFAR-10; digits is the VAE of
 configs/digits_vae.py, a minute. Data sets can be run one by one: figure_5.json
 keeps those that it has, and the figure shows all of them.
 
-That kappa is what the model can just reach, and reaches at the very end: the
-hardest that a multiplier can be asked for.
+The model can just reach that kappa, and reaches it at the very end: no kappa is
+harder for a multiplier.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,8 @@ from geco_jax import cli
 from geco_jax.metrics import read_metrics
 
 DATA = ('cifar10', 'mnist', 'digits')
-_DIGITS = 4  # Of kappa, which stands in the run's name.
-_MAX_POINTS = 200  # Of a curve; more would not show.
+_DIGITS = 4  # Significant digits of kappa, which is in the run's name.
+_MAX_POINTS = 200  # Points of a curve; more would not show.
 _COLORS = {'elbo': 'tab:green', 'geco': 'tab:blue'}  # The paper's.
 
 
@@ -43,12 +43,12 @@ def run_row(
   num_steps: int | None = None,
   data_dir: str | None = None,
 ) -> dict[str, Any]:
-  """Train both runs, or reuse them; return what is drawn of them.
+  """Train both runs, or reuse them; return what the figure shows of them.
 
   Args:
     data: of `DATA`.
     workdir: for the runs' folders.
-    preset: of the configs; that of digits has none.
+    preset: of the configs; the digits' config has none.
     seed: of both runs.
     num_steps: training steps of each run, if not the configs'.
     data_dir: of TFDS.
@@ -71,11 +71,11 @@ def run_row(
 
 def curve(result: Result, workdir: str) -> dict[str, list[float]]:
   """Return a run's training curves, at most 200 points of each."""
-  logged = read_metrics(os.path.join(workdir, result.run.name))
-  trained = np.flatnonzero(np.isfinite(logged['loss']))
-  chosen = trained[:: -(-len(trained) // _MAX_POINTS)]
+  metrics = read_metrics(os.path.join(workdir, result.run.name))
+  lines = np.flatnonzero(np.isfinite(metrics['loss']))
+  shown_lines = lines[:: -(-len(lines) // _MAX_POINTS)]
   return {
-    name: [float(f'{value:.6g}') for value in logged[name][chosen]]
+    name: [float(f'{value:.6g}') for value in metrics[name][shown_lines]]
     for name in ('step', 'kl_nats', 'rmse')
   }
 
@@ -97,16 +97,16 @@ def table(rows: Mapping[str, Any]) -> str:
 
 def figure(rows: Mapping[str, Any]) -> Figure:
   """Return the KLs against iterations, and below them the RMSEs."""
-  drawn = Figure(figsize=(4.6 * len(rows), 5.6), layout='constrained')
-  grid = drawn.subplots(
+  canvas = Figure(figsize=(4.6 * len(rows), 5.6), layout='constrained')
+  grid = canvas.subplots(
     2, len(rows), squeeze=False, sharex='col', height_ratios=[2, 1]
   )
   for (kl, rmse), (name, row) in zip(grid.T, rows.items(), strict=True):
     for objective, values in row['curves'].items():
-      for axes, what in ((kl, 'kl_nats'), (rmse, 'rmse')):
+      for axes, quantity in ((kl, 'kl_nats'), (rmse, 'rmse')):
         axes.plot(
           values['step'],
-          values[what],
+          values[quantity],
           color=_COLORS[objective],
           label=objective.upper(),
         )
@@ -117,7 +117,7 @@ def figure(rows: Mapping[str, Any]) -> Figure:
     rmse.set(xlabel='iteration', ylabel='RMSE', yscale='log')
     for axes in (kl, rmse):
       axes.grid(alpha=0.3)
-  return drawn
+  return canvas
 
 
 def define_flags() -> None:

@@ -2,7 +2,7 @@
 
   python -m experiments.figure_6 --preset=quick --workdir=runs/figures
 
-The paper's FRE has kappa 1.0 in a unit that it does not tell; ours is 0.5
+The paper's FRE has kappa 1.0 in a unit that it does not say; ours is 0.5
 standard deviations of the features. FRE's network must have been trained:
 `python -m geco_jax.models.train_classifier`.
 """

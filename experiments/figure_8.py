@@ -3,8 +3,8 @@
   python -m experiments.figure_8 --preset=digits --workdir=runs/figures
 
 VAE+NVP with two latents under the ELBO, GECO+RE and GECO+CLA: 100 samples of
-q(z|x) for each of seven digits. Beside it, the average KL against kappa: the
-theory says ln 7 where the digits are told apart and the prior is filled
+q(z|x) for each of seven digits. Beside it, the average KL against kappa: by the
+theory it is ln 7 if the digits are distinguished and the prior is filled
 (Proposition 2). CLA's network must have been trained:
 `python -m geco_jax.models.train_classifier`.
 """
@@ -42,7 +42,7 @@ _AXIS_LIMIT = 3.5
 
 
 class Panel(NamedTuple):
-  """A run, and what the marginal KL's estimate says of it."""
+  """A run and the estimate of its marginal KL."""
 
   result: Result
   kl: dict[str, Any]
@@ -64,8 +64,8 @@ def posterior_samples(result: Result) -> np.ndarray:
 
 def tiles_figure(panels: Sequence[Panel]) -> Figure:
   """Return the panels of samples, colored by digit."""
-  drawn = Figure(figsize=(3.2 * len(panels), 3.9), layout='constrained')
-  grid = drawn.subplots(1, len(panels), squeeze=False)[0]
+  canvas = Figure(figsize=(3.2 * len(panels), 3.9), layout='constrained')
+  grid = canvas.subplots(1, len(panels), squeeze=False)[0]
   for axes, panel in zip(grid, panels, strict=True):
     for number, z in enumerate(posterior_samples(panel.result)):
       axes.scatter(*z.T, s=5, color=f'C{number}', linewidths=0)
@@ -82,7 +82,7 @@ def tiles_figure(panels: Sequence[Panel]) -> Figure:
       f'marginal KL {panel.kl["marginal_kl_nats"]:.3f}\n'
       f'ln {panel.kl["num_data"]} = {panel.kl["ln_n_nats"]:.3f}'
     )
-  return drawn
+  return canvas
 
 
 def curve_figure(panels: Sequence[Panel]) -> Figure:
@@ -92,8 +92,8 @@ def curve_figure(panels: Sequence[Panel]) -> Figure:
   or not the prior is filled.
   """
   kappas = [panel.result.run.kappas['re'] for panel in panels]
-  drawn = Figure(figsize=(5, 3.5), layout='constrained')
-  axes = drawn.subplots()
+  canvas = Figure(figsize=(5, 3.5), layout='constrained')
+  axes = canvas.subplots()
   for name in ('average', 'marginal'):
     axes.errorbar(
       kappas,
@@ -118,7 +118,7 @@ def curve_figure(panels: Sequence[Panel]) -> Figure:
   axes.set_xticks(kappas, [f'{kappa:g}' for kappa in kappas])
   axes.minorticks_off()
   axes.legend()
-  return drawn
+  return canvas
 
 
 def table(panels: Sequence[Panel]) -> str:
@@ -150,9 +150,9 @@ def main(argv: Sequence[str]) -> None:
   del argv
   workdir, preset = cli.workdir(), flags.FLAGS.preset
   folder = os.path.join(workdir, preset)
-  wanted = {run.name: run for run in (*SHOWN, *CURVE)}
+  runs_by_name = {run.name: run for run in (*SHOWN, *CURVE)}
   results = runs.train_all(
-    [*wanted.values()],
+    [*runs_by_name.values()],
     folder,
     preset,
     runs.NUM_STEPS.value,

@@ -17,8 +17,8 @@ import numpy as np
 
 from experiments.rival_multipliers import RULES
 
-CLOSE = 0.02  # |C / scale| up to which the table does not mention it.
-NEAR = 0.2  # And up to which a run can be the best that is known.
+CLOSE = 0.02  # The table shows C / scale only if it is further from 0.
+NEAR = 0.2  # The best KL of a problem is a run's whose |C / scale| is less.
 
 _STYLES = {
   'algorithm_1': ('s', 'tab:blue'),
@@ -36,72 +36,76 @@ def compared(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   `kl_at_constraint` is KL + sum lambda C in nats, lambda that of the longest
   run of `geco` that met the same constraints, else of the longest of any rule
   that did, else the run's own; at most the natural multiplier, above which no
-  rate-distortion function is as steep, wherever a multiplier has wound up to.
+  rate-distortion function is as steep, however far a multiplier has wound up.
   `relative` is its ratio to the best of the same problem, steps and seed, among
   those whose C / scale is at most `NEAR` off; None if there is none.
 
   Args:
     records: of `record`.
   """
-  carried = [
-    {**each, 'kl_at_constraint': _kl_at_constraint(each, records)}
-    for each in records
+  results = [
+    {**record, 'kl_at_constraint': _kl_at_constraint(record, records)}
+    for record in records
   ]
   best: dict[Any, float] = {}
-  for each in carried:
-    if abs(offset(each)) <= NEAR:
-      kl = each['kl_at_constraint']
-      best[_line(each)] = min(kl, best.get(_line(each), math.inf))
-  for each in carried:
-    least = best.get(_line(each), 0.0)
-    each['relative'] = each['kl_at_constraint'] / least if least > 0 else None
-  return carried
+  for record in results:
+    if abs(offset(record)) <= NEAR:
+      kl = record['kl_at_constraint']
+      best[_line(record)] = min(kl, best.get(_line(record), math.inf))
+  for record in results:
+    least = best.get(_line(record), 0.0)
+    kl = record['kl_at_constraint']
+    record['relative'] = kl / least if least > 0 else None
+  return results
 
 
-def _kl_at_constraint(each, records) -> float:
-  met = [
+def _kl_at_constraint(record, records) -> float:
+  met_records = [
     other
     for other in records
-    if other['problem'] == each['problem'] and other['verdict'] == 'met'
+    if other['problem'] == record['problem'] and other['verdict'] == 'met'
   ]
-  by_geco = [other for other in met if other['rule'] == 'geco']
+  geco_records = [other for other in met_records if other['rule'] == 'geco']
   reference = max(
-    by_geco or met or [each], key=lambda r: (r['steps'], -r['kl_nats'])
+    geco_records or met_records or [record],
+    key=lambda r: (r['steps'], -r['kl_nats']),
   )
-  kl = each['kl_nats']
-  for name, report in each['constraints'].items():
-    at = reference['constraints'][name]
-    multiplier = min(at['multiplier'], at['natural_multiplier'])
+  kl = record['kl_nats']
+  for name, report in record['constraints'].items():
+    at_reference = reference['constraints'][name]
+    multiplier = min(
+      at_reference['multiplier'], at_reference['natural_multiplier']
+    )
     kl += multiplier * report['violation'] * report['scale']
   return kl
 
 
-def offset(each: Mapping[str, Any]) -> float:
-  """Return C / scale of the constraint that is the furthest from held."""
-  return max(report['violation'] for report in each['constraints'].values())
+def offset(record: Mapping[str, Any]) -> float:
+  """Return the largest C / scale of the constraints."""
+  return max(report['violation'] for report in record['constraints'].values())
 
 
-def _line(each: Mapping[str, Any]) -> tuple[str, int, int]:
-  """Return what the rules are compared at."""
-  return each['problem'], each['steps'], each['seed']
+def _line(record: Mapping[str, Any]) -> tuple[str, int, int]:
+  """Return the problem, steps and seed at which rules are compared."""
+  return record['problem'], record['steps'], record['seed']
 
 
 def _grid(content) -> tuple[list[str], list[dict[str, dict[str, Any]]]]:
   """Return the rules that were run and, a line each, records by rule."""
   lines: dict[Any, dict[str, dict[str, Any]]] = {}
-  for each in compared(content['runs']):
-    lines.setdefault(_line(each), {})[each['rule']] = each
+  for record in compared(content['runs']):
+    lines.setdefault(_line(record), {})[record['rule']] = record
   present = {rule for line in lines.values() for rule in line}
   return [rule for rule in RULES if rule in present], [*lines.values()]
 
 
 def _titles(line: Mapping[str, Mapping[str, Any]]) -> tuple[str, str, str]:
   """Return model, constraints and steps of a line, for people."""
-  one = next(iter(line.values()))
-  model, _ = one['problem'].split('_geco_')
-  kappas = ', '.join(f'{k} {v:g}' for k, v in one['kappas'].items())
-  seed = f', seed {one["seed"]}' if one['seed'] else ''
-  return model, kappas, f'{one["steps"]:,}{seed}'
+  record = next(iter(line.values()))
+  model, _ = record['problem'].split('_geco_')
+  kappas = ', '.join(f'{k} {v:g}' for k, v in record['kappas'].items())
+  seed = f', seed {record["seed"]}' if record['seed'] else ''
+  return model, kappas, f'{record["steps"]:,}{seed}'
 
 
 def table(content: Mapping[str, Any]) -> str:
@@ -130,19 +134,19 @@ def table(content: Mapping[str, Any]) -> str:
   return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
-def _cell(each: Mapping[str, Any] | None) -> str:
-  if each is None:
+def _cell(record: Mapping[str, Any] | None) -> str:
+  if record is None:
     return '-'
-  ratio = '-' if each['relative'] is None else f'{each["relative"]:.2f}'
-  notes = [f'{offset(each):+.1%}'] if abs(offset(each)) > CLOSE else []
-  if each['verdict'] != 'met':
-    notes.append(each['verdict'])
+  ratio = '-' if record['relative'] is None else f'{record["relative"]:.2f}'
+  notes = [f'{offset(record):+.1%}'] if abs(offset(record)) > CLOSE else []
+  if record['verdict'] != 'met':
+    notes.append(record['verdict'])
   return f'{ratio} ({", ".join(notes)})' if notes else ratio
 
 
 def _summary(records: Sequence[Mapping[str, Any]]) -> str:
-  met = sum(each['verdict'] == 'met' for each in records)
-  count = f'{met} of {len(records)} met'
+  num_met = sum(record['verdict'] == 'met' for record in records)
+  count = f'{num_met} of {len(records)} met'
   ratios = [r['relative'] for r in records if r['relative'] is not None]
   if not ratios:
     return count
@@ -156,8 +160,8 @@ def figure(content: Mapping[str, Any]) -> Figure:
     content: of multiplier_rules.json.
   """
   rules, lines = _grid(content)
-  drawn = Figure(figsize=(9, 1.5 + 0.3 * len(lines)), layout='constrained')
-  axes = drawn.subplots()
+  canvas = Figure(figsize=(9, 1.5 + 0.3 * len(lines)), layout='constrained')
+  axes = canvas.subplots()
   handles = []
   for i, rule in enumerate(rules):
     style: dict[str, Any] = {
@@ -167,13 +171,13 @@ def figure(content: Mapping[str, Any]) -> Figure:
     }
     handles.append(Line2D([], [], **style, label=RULES[rule].title))
     for y, line in enumerate(lines):
-      each = line.get(rule)
-      if each is not None and each['relative'] is not None:
+      record = line.get(rule)
+      if record is not None and record['relative'] is not None:
         axes.plot(
-          each['relative'],
+          record['relative'],
           y + 0.12 * (i - (len(rules) - 1) / 2),
           **style,
-          fillstyle='full' if each['verdict'] == 'met' else 'none',
+          fillstyle='full' if record['verdict'] == 'met' else 'none',
         )
   for y in range(0, len(lines), 2):
     axes.axhspan(y - 0.5, y + 0.5, color='0.95', zorder=0)
@@ -190,5 +194,5 @@ def figure(content: Mapping[str, Any]) -> Figure:
   axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
   axes.set_xticks([], minor=True)
   axes.grid(axis='x', color='0.85')
-  drawn.legend(handles=handles, loc='outside upper center', ncols=len(rules))
-  return drawn
+  canvas.legend(handles=handles, loc='outside upper center', ncols=len(rules))
+  return canvas

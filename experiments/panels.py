@@ -16,7 +16,7 @@ from geco_jax.build import build
 
 PRESETS = ('quick', 'gpu', 'paper')
 _COLUMNS = 8  # Images in a row of a panel.
-_PANELS_IN_ROW = 4  # At most; six are two rows of three.
+_PANELS_IN_ROW = 4  # The most panels side by side; six are two rows of three.
 
 
 def figure(results: Sequence[Result]) -> Figure:
@@ -25,11 +25,11 @@ def figure(results: Sequence[Result]) -> Figure:
   rows = -(-len(results) // _PANELS_IN_ROW)
   columns = -(-len(results) // rows)
   height, width = images[0].shape[:2]
-  drawn = Figure(
+  canvas = Figure(
     figsize=(4 * columns, (4 * height / width + 0.5) * rows),
     layout='constrained',
   )
-  grid = drawn.subplots(rows, columns, squeeze=False).ravel()
+  grid = canvas.subplots(rows, columns, squeeze=False).ravel()
   for axes in grid:
     axes.set_axis_off()
   for axes, image, result in zip(grid, images, results, strict=False):
@@ -40,7 +40,7 @@ def figure(results: Sequence[Result]) -> Figure:
       f'{evaluation["rmse"]:.3f}',
       fontsize=9,
     )
-  return drawn
+  return canvas
 
 
 def _picture(result: Result) -> np.ndarray:

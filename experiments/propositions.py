@@ -2,8 +2,8 @@ r"""Propositions 1 to 6 of the paper, as numbers.
 
   python -m experiments.propositions --workdir=runs/propositions
 
-Each line of the table is one claim: what was measured, beside what it should
-be, and whether it is. Takes half a minute. The claims and their corrections are
+Each line of the table is one claim: the measured number, the expected one, and
+whether they agree. Takes half a minute. The claims and their corrections are
 explained in docs/theory.md.
 """
 
@@ -28,7 +28,7 @@ BETA = 0.02
 HALF_DISTANCES = (0.3, 0.1)
 NUM_DATA = 40
 TILES_PER_SIDE = 16
-_ROUNDING = 1e-4  # What is less is 0, after iterations in float32.
+_ROUNDING = 1e-4  # Smaller numbers are 0 after iterations in float32.
 
 
 class Claim(NamedTuple):
@@ -79,15 +79,15 @@ def _setting():
   data = toy_data.cluster_hierarchy(HALF_DISTANCES, NUM_DATA, 0, 0.01)
   tiles = fixed_points.grid(TILES_PER_SIDE)
   initial = fixed_points.initial_psi(tiles.centers, 0)
-  found = fixed_points.fixed_points(
+  points = fixed_points.fixed_points(
     *(data, initial, [BETA]), smoothing=0.0, max_steps=2_000, tolerance=1e-6
   )
   prior = np.full(len(initial), 1 / len(initial))
-  return _Setting(data, tiles, initial, np.asarray(found.psi[0]), prior)
+  return _Setting(data, tiles, initial, np.asarray(points.psi[0]), prior)
 
 
 def _stationarity(setting):
-  """Prop. 1: both gradients of the Lagrangian vanish at the fixed points."""
+  """Yield Prop. 1: the Lagrangian's gradients vanish at the fixed points."""
   data, log_prior = (
     jnp.asarray(x, jnp.float32) for x in (setting.data, np.log(setting.prior))
   )
@@ -107,21 +107,21 @@ def _stationarity(setting):
 
 
 def _partition(setting):
-  """Prop. 2: partitions stay as they are; the equal one has the least KL."""
+  """Yield Prop. 2: partitions stay; the equiprobable one has the least KL."""
   n, num_tiles = 8, len(setting.prior)
   data = np.random.default_rng(0).uniform(-0.5, 0.5, (n, 2))
   equal = np.arange(num_tiles) % n
   unequal = np.where(np.arange(num_tiles) < num_tiles // 2, 0, equal)
   for name, owner in (('equiprobable', equal), ('another', unequal)):
-    found = fixed_points.fixed_points(data, data[owner], [1e-6], max_steps=1)
+    points = fixed_points.fixed_points(data, data[owner], [1e-6], max_steps=1)
     masses = np.bincount(owner, minlength=n) / num_tiles
-    moved = np.abs(np.asarray(found.psi[0]) - data[owner]).max()
-    yield _zero(2, f'{name} partition, psi moves by', float(moved))
+    distance = np.abs(np.asarray(points.psi[0]) - data[owner]).max()
+    yield _zero(2, f'{name} partition, psi moves by', float(distance))
     kl = propositions.partition_kl(masses)
     yield Claim(
       2,
       f'{name} partition, average KL [nats]',
-      float(found.kl_nats[0]),
+      float(points.kl_nats[0]),
       f'{kl:.4f}' + (' = log n' if name == 'equiprobable' else ' > log n'),
       least=kl - _ROUNDING,
       most=kl + _ROUNDING,
@@ -129,7 +129,7 @@ def _partition(setting):
 
 
 def _overlap(setting):
-  """Prop. 3: Eq. 17 is Eq. 4 for indicator posteriors."""
+  """Yield Prop. 3: Eq. 17 is Eq. 4 for indicator posteriors."""
   del setting
   rng = np.random.default_rng(0)
   data = rng.normal(size=(5, 2))
@@ -137,20 +137,20 @@ def _overlap(setting):
   supports[0] = True
   masses = supports.mean(axis=0)
   blurred = propositions.overlap_reconstruction(data, masses, supports)
-  # log q over the prior: -log pi_i within the support.
+  # log q - log prior, which is -log pi_i within the support.
   log_m = np.log(np.where(supports, 1 / masses[None], 0) + 1e-38)
-  used = supports.any(axis=1)
+  covered = supports.any(axis=1)
   decoded = fixed_points.decode(
-    jnp.asarray(data, jnp.float32), jnp.asarray(log_m[used], jnp.float32)
+    jnp.asarray(data, jnp.float32), jnp.asarray(log_m[covered], jnp.float32)
   )
-  apart = np.abs(np.asarray(decoded) - blurred[used]).max()
-  yield _zero(3, 'Eq. 17 against Eq. 4, largest difference', float(apart))
+  difference = np.abs(np.asarray(decoded) - blurred[covered]).max()
+  yield _zero(3, 'Eq. 17 against Eq. 4, largest difference', float(difference))
 
 
 def _kernel_pca(setting):
-  """Prop. 4: the same iterates, step for step."""
+  """Yield Prop. 4: kernel PCA has the same iterates, step for step."""
   psi = setting.initial
-  ours = jnp.asarray(psi, jnp.float32)
+  iterate = jnp.asarray(psi, jnp.float32)
   args = (
     jnp.asarray(np.log(setting.prior), jnp.float32),
     jnp.float32(BETA),
@@ -163,36 +163,36 @@ def _kernel_pca(setting):
     psi = propositions.kernel_pca_preimage_step(
       setting.data, psi, coefficients, BETA
     )
-    ours = fixed_points.transition(
-      jnp.asarray(setting.data, jnp.float32), ours, *args
+    iterate = fixed_points.transition(
+      jnp.asarray(setting.data, jnp.float32), iterate, *args
     )
-    largest = max(largest, float(np.abs(np.asarray(ours) - psi).max()))
+    largest = max(largest, float(np.abs(np.asarray(iterate) - psi).max()))
   yield _zero(4, 'against pre-images, largest difference, 20 steps', largest)
 
 
 def _equipartition(setting):
-  """Prop. 5: sums are n once the masses have adapted, and not before."""
+  """Yield Prop. 5: sums are n once the masses have adapted, and not before."""
   n = len(setting.data)
   data, psi, prior = (
     jnp.asarray(x, jnp.float32)
     for x in (setting.data, setting.psi, setting.prior)
   )
   plain = propositions.balance(data, psi, prior, BETA)
-  found = propositions.equilibrium(setting.data, setting.psi, BETA)
-  before, after = (
-    float(jnp.abs(sums / n - 1).max()) for sums in (plain, found.balance)
+  points = propositions.equilibrium(setting.data, setting.psi, BETA)
+  plain_error, adapted_error = (
+    float(jnp.abs(sums / n - 1).max()) for sums in (plain, points.balance)
   )
   line = 'sum / n - 1, largest, masses'
-  yield Claim(5, f'{line} of the grid', before, 'not 0', least=_ROUNDING)
-  yield _zero(5, f'{line} adapted', after)
+  yield Claim(5, f'{line} of the grid', plain_error, 'not 0', least=_ROUNDING)
+  yield _zero(5, f'{line} adapted', adapted_error)
   covariance = np.cov(setting.data, rowvar=False, bias=True)
   bound = rate_distortion.rate(
-    np.linalg.eigvalsh(covariance), float(found.squared_error)
+    np.linalg.eigvalsh(covariance), float(points.squared_error)
   )
   yield Claim(
     5,
     'average KL [nats]',
-    float(found.kl_nats),
+    float(points.kl_nats),
     f'<= {float(bound):.4f} if optimal, a Gaussian source',
     least=0.0,
     most=float(bound),
@@ -200,9 +200,10 @@ def _equipartition(setting):
 
 
 def _lipschitz(setting):
-  """Prop. 6: no two centers' reconstructions are steeper than L."""
-  points = setting.tiles._replace(side=0.0)
-  pairs = lipschitz.pairs_within(points, 2.0)
+  """Yield Prop. 6: no two centers' reconstructions are steeper than L."""
+  # Tiles of side 0 are their centers.
+  centers = setting.tiles._replace(side=0.0)
+  pairs = lipschitz.pairs_within(centers, 2.0)
   yield Claim(
     6,
     'largest slope between centers, without',
@@ -210,13 +211,13 @@ def _lipschitz(setting):
     '> L = 1',
     least=1.0 + _ROUNDING,
   )
-  found = lipschitz.lipschitz_fixed_points(
+  points = lipschitz.lipschitz_fixed_points(
     setting.data, setting.initial, BETA, pairs, 1.0, slope_tolerance=0.01
   )
   yield Claim(
     6,
     'largest slope between centers, with',
-    found.largest_slope,
+    points.largest_slope,
     '<= 1.01 L = 1.01',
     least=0.0,
     most=1.01 + _ROUNDING,

@@ -41,7 +41,7 @@ from geco_jax.theory import rate_distortion as theory
 from geco_jax.workdir import create
 from geco_jax.workdir import write_json
 
-EIGENVALUES = np.geomspace(0.05, 4.0, 16)  # Of the source's covariance.
+EIGENVALUES = np.geomspace(0.05, 4.0, 16)  # Variances of the source.
 DISTORTIONS = (8.0, 4.0, 2.0, 1.0)  # Total squared errors to reach.
 STEP_SIZES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 LEARNING_RATE = 1e-2  # Adam's, at the start of a cosine to 0.
@@ -52,7 +52,7 @@ UPDATES: dict[str, Callable[[Any, Any], optax.GradientTransformation]] = {
   'geco': lambda schedule, natural: geco(schedule, natural_multiplier=natural),
 }
 _FADE = 0.2  # Share of the steps over which the step size falls to 0.
-# What the run without --robustness shows; None is 40 / steps, the configs'.
+# Step sizes without --robustness; None is 40 / steps, the configs'.
 DEFAULT_STEP_SIZES = {'literal': 1e-3, 'geco': None}
 
 KL_TOLERANCE = 0.01
@@ -207,8 +207,8 @@ def run_update(
   return rows, np.exp(outcome.trace)
 
 
-def _row(name, step_size, distortion, kl, reached, log_multiplier):
-  """Return what one run reached beside what is exact, as plain numbers."""
+def _row(name, step_size, distortion, kl, squared_error, log_multiplier):
+  """Return one run's numbers beside the exact ones."""
   rate = float(theory.rate(EIGENVALUES, distortion))
   optimum = float(theory.optimal_multiplier(EIGENVALUES, distortion))
   multiplier = float(np.exp(log_multiplier))
@@ -218,7 +218,7 @@ def _row(name, step_size, distortion, kl, reached, log_multiplier):
     'update': name,
     'step_size': step_size,
     'distortion': distortion,
-    'violation': reached / distortion - 1,
+    'violation': squared_error / distortion - 1,
     'rate_nats': rate,
     'kl_nats': kl,
     'kl_error': kl_error,
@@ -261,10 +261,10 @@ def run(
   for name in UPDATES:
     default = DEFAULT_STEP_SIZES[name] or 40 / num_steps
     step_sizes = STEP_SIZES if robustness else [default]
-    some, traces[name] = run_update(
+    update_rows, traces[name] = run_update(
       name, step_sizes, num_steps, batch_size, seed
     )
-    rows += some
+    rows += update_rows
   print(table(rows))
   figure = (
     figures.robustness_figure(rows, KL_TOLERANCE, MULTIPLIER_TOLERANCE)

@@ -1,4 +1,4 @@
-"""How the runs of `rate_distortion` are drawn."""
+"""The figures of `rate_distortion`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,18 +44,18 @@ def curve_figure(
   )
   styles = {'literal': ('s', ':'), 'geco': ('o', '-')}
   for name, trace in traces.items():
-    mine = [row for row in rows if row['update'] == name]
+    update_rows = [row for row in rows if row['update'] == name]
     marker, line = styles[name]
-    label = f'{_TITLES[name]}, step size {mine[0]["step_size"]:.2g}'
+    label = f'{_TITLES[name]}, step size {update_rows[0]["step_size"]:.2g}'
     curve.plot(
-      [row['distortion'] * (1 + row['violation']) for row in mine],
-      [row['kl_nats'] for row in mine],
+      [row['distortion'] * (1 + row['violation']) for row in update_rows],
+      [row['kl_nats'] for row in update_rows],
       marker,
       markersize=6 if name == 'geco' else 12,
       fillstyle='full' if name == 'geco' else 'none',
       label=label,
     )
-    for row in mine if name == 'geco' else ():
+    for row in update_rows if name == 'geco' else ():
       curve.annotate(
         f'D = {row["distortion"]:g}: KL/R = {1 + row["kl_error"]:.4f}',
         (row['distortion'], row['kl_nats']),

@@ -3,9 +3,9 @@
   python -m experiments.results_page
 
 Every number of ours is read from a file in results/, which a command wrote:
-copy it there from the workdir and run this again. A claim whose file is not
-there is said not to have been run, with its command; a verdict is computed
-(`findings`), never typed.
+copy it there from the workdir and run this again. A claim without a file is
+listed as not run yet, with its command; a verdict is computed (`findings`),
+never typed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,22 +36,22 @@ by `clipped` are GECO's under its former default, which
 """
 
 
-def page(results: str, listed: Sequence[Claim] = CLAIMS) -> str:
+def page(results: str, claims: Sequence[Claim] = CLAIMS) -> str:
   """Return the page.
 
   Args:
     results: folder of the results files.
-    listed: the claims, in order.
+    claims: in the page's order.
   """
-  contents = {claim.file: _read(results, claim.file) for claim in listed}
+  contents = {claim.file: _read(results, claim.file) for claim in claims}
   findings = {
-    claim.title: _findings(claim, contents[claim.file]) for claim in listed
+    claim.title: _findings(claim, contents[claim.file]) for claim in claims
   }
   sections = [
     '\n'.join(_section(claim, contents[claim.file], findings[claim.title]))
-    for claim in listed
+    for claim in claims
   ]
-  return '\n'.join([_INTRODUCTION, _overview(listed, findings), *sections])
+  return '\n'.join([_INTRODUCTION, _overview(claims, findings), *sections])
 
 
 def _read(results: str, name: str) -> Any:
@@ -67,15 +67,15 @@ def _findings(claim: Claim, content: Any) -> list[Finding]:
   return [] if content is None else [*claim.check(content)]
 
 
-def _overview(listed: Sequence[Claim], findings: dict) -> str:
-  """Return the table of claims and in how many lines they hold."""
+def _overview(claims: Sequence[Claim], findings: dict) -> str:
+  """Return the table of claims, with the number of lines that hold."""
   lines = ['| claim | holds in |', '| --- | --- |']
-  for claim in listed:
+  for claim in claims:
     verdicts = [f.holds for f in findings[claim.title] if f.holds is not None]
-    held = f'{sum(verdicts)} of {len(verdicts)}' if verdicts else ''
+    summary = f'{sum(verdicts)} of {len(verdicts)}' if verdicts else ''
     if not findings[claim.title]:
-      held = 'not run yet'
-    lines.append(f'| {claim.title} | {held} |')
+      summary = 'not run yet'
+    lines.append(f'| {claim.title} | {summary} |')
   return '\n'.join([*lines, ''])
 
 
@@ -104,8 +104,8 @@ def _word(finding: Finding) -> str:
 
 
 def _origin(content: Any) -> str:
-  """Return preset, device, steps and seeds as the file tells them."""
-  asked = (
+  """Return preset, device, steps and seeds, as far as the file has them."""
+  fields = (
     ('preset', ('preset',)),
     ('device', ('device',)),
     ('cores', ('num_cores',)),
@@ -113,9 +113,9 @@ def _origin(content: Any) -> str:
     ('seeds', ('seed',)),
     ('multipliers', ('multiplier_rule',)),
   )
-  told = {label: _join(_values(content, names)) for label, names in asked}
-  told['device'] = told['device'] or 'not recorded'
-  return ', '.join(f'{label}: {text}' for label, text in told.items() if text)
+  texts = {label: _join(_values(content, names)) for label, names in fields}
+  texts['device'] = texts['device'] or 'not recorded'
+  return ', '.join(f'{label}: {text}' for label, text in texts.items() if text)
 
 
 def _values(content: Any, names: Sequence[str]) -> Iterator[Any]:

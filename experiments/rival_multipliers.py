@@ -25,7 +25,7 @@ from experiments.runs import Run
 from geco_jax.base_config import group
 from geco_jax.build import Multipliers
 
-_RANGE = (-10.0, 14.0)  # Of log lambda, as in the configs.
+_RANGE = (-10.0, 14.0)  # Range of log lambda, as in the configs.
 
 
 class Rule(NamedTuple):
@@ -40,7 +40,7 @@ class AverageState(NamedTuple):
   """Memory of both updates."""
 
   count: jax.Array  # int32 [], updates made so far.
-  average: Any  # Of the violations, structured like them.
+  average: Any  # Average of the violations, structured like them.
 
 
 def clipped_update(
@@ -67,11 +67,11 @@ def clipped_update(
 
   def move(count, e, average, log_multiplier, natural):
     del natural
-    before = jnp.where(count == 0, e, average)
-    average = decay * before + (1 - decay) * e
-    bounded, bounded_before = (jnp.clip(x, -1, 1) for x in (average, before))
-    change = step_size * (bounded + damping * (bounded - bounded_before))
-    return log_multiplier + change, average
+    old = jnp.where(count == 0, e, average)
+    new = decay * old + (1 - decay) * e
+    new_clip, old_clip = (jnp.clip(x, -1, 1) for x in (new, old))
+    change = step_size * (new_clip + damping * (new_clip - old_clip))
+    return log_multiplier + change, new
 
   return _averaging(move, 1.0, log_multiplier_range)
 
@@ -109,11 +109,12 @@ def pi_update(
   """
 
   def move(count, e, average, log_multiplier, natural):
-    average = jnp.where(count == 0, e, average)
-    now = decay * average + (1 - decay) * e
-    change = natural * (k_i * e + k_p * (now - average))
+    old = jnp.where(count == 0, e, average)
+    new = decay * old + (1 - decay) * e
+    change = natural * (k_i * e + k_p * (new - old))
+    # log(lambda + change); at -1 it is -inf, and clipped to the range's end.
     share = jnp.maximum(change * jnp.exp(-log_multiplier), -1)
-    return log_multiplier + jnp.log1p(share), now
+    return log_multiplier + jnp.log1p(share), new
 
   return _averaging(move, natural_multiplier, log_multiplier_range)
 
@@ -136,16 +137,16 @@ def _averaging(move, naturals, log_multiplier_range):
 
   def update(updates, state, params=None):
     def change(e, average, log_multiplier, natural):
-      target, now = move(state.count, e, average, log_multiplier, natural)
+      target, new = move(state.count, e, average, log_multiplier, natural)
       target = jnp.clip(target, *log_multiplier_range)
-      known = jnp.isfinite(e)  # What is not finite is passed over.
+      finite = jnp.isfinite(e)  # Nothing moves at a violation that is not.
       return (
-        jnp.where(known, target - log_multiplier, 0),
-        jnp.where(known, now, average),
+        jnp.where(finite, target - log_multiplier, 0),
+        jnp.where(finite, new, average),
       )
 
-    each = jax.tree.broadcast(naturals, updates)
-    rows = jax.tree.map(change, updates, state.average, params, each)
+    natural_tree = jax.tree.broadcast(naturals, updates)
+    rows = jax.tree.map(change, updates, state.average, params, natural_tree)
     changes, averages = jax.tree.transpose(
       jax.tree.structure(updates), jax.tree.structure((0, 0)), rows
     )
@@ -162,7 +163,7 @@ def clipped(
   log_multiplier_range: tuple[float, float] = _RANGE,
   **kwargs: Any,
 ) -> Multipliers:
-  """Return `clipped_update` and where it starts."""
+  """Return `clipped_update` and its initial multipliers."""
   return Multipliers(
     transformation=clipped_update(
       step_size, log_multiplier_range=log_multiplier_range, **kwargs
@@ -178,7 +179,7 @@ def pi(
   log_multiplier_range: tuple[float, float] = _RANGE,
   **kwargs: float,
 ) -> Multipliers:
-  """Return `pi_update` and where it starts, the lowest multiplier."""
+  """Return `pi_update` and its initial multipliers, the lowest."""
   return Multipliers(
     transformation=pi_update(
       natural_multiplier=dict(naturals),
@@ -209,7 +210,7 @@ def _algorithm_1(run: Run) -> ConfigDict:
 
 
 def _clipped(run: Run) -> ConfigDict:
-  # The two exceptions of its time, found by hand.
+  # Two problems had initial multipliers of their own, chosen by hand.
   initial = 1.0
   if [*run.kappas] == ['cla']:
     initial = 100.0

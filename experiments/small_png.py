@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def write_small_png(path: str, figure: Figure) -> None:
-  """Write the figure in 48 colors: a third of the bytes, to the eye equal."""
+  """Write the figure in 48 colors: a third of the bytes for the same looks."""
   canvas = FigureCanvasAgg(figure)
   canvas.draw()
   image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])

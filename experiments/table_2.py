@@ -21,7 +21,7 @@ from geco_jax import cli
 from geco_jax.aggregate_posterior import estimate
 from geco_jax.datasets.batches import Dataset
 
-KAPPA = 0.175  # The paper does not tell which of its own it took.
+KAPPA = 0.175  # The paper does not say which of its kappas it took.
 _NUM_COMPOSED = 60_000
 
 
@@ -87,19 +87,19 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     f'{"data":<12} {"":<6}   marginal KL (error)   average KL     RMSE'
     '   marginal KL in the paper'
   ]
-  for each in rows:
-    paper = PAPER[each['data']]
-    for objective, theirs in paper._asdict().items():
-      ours = each[objective]
+  for row in rows:
+    paper = PAPER[row['data']]
+    for objective, paper_kl in paper._asdict().items():
+      result = row[objective]
       lines.append(
-        f'{each["data"]:<12} {objective:<6} '
-        f'{ours["marginal_kl_nats"]:>13.2f} '
-        f'({ours["marginal_kl_error_nats"]:>5.2f}) '
-        f'{ours["average_kl_nats"]:>12.1f} {ours["evaluation"]["rmse"]:>8.4f} '
-        f'{theirs:>26.1f}'
+        f'{row["data"]:<12} {objective:<6} '
+        f'{result["marginal_kl_nats"]:>13.2f} '
+        f'({result["marginal_kl_error_nats"]:>5.2f}) '
+        f'{result["average_kl_nats"]:>12.1f} '
+        f'{result["evaluation"]["rmse"]:>8.4f} {paper_kl:>26.1f}'
       )
     lines.append(
-      f'{"":<12} {"ratio":<6} {each["ratio"]:>13.1f} '
+      f'{"":<12} {"ratio":<6} {row["ratio"]:>13.1f} '
       f'{paper.elbo / paper.geco:>57.1f}'
     )
   return '\n'.join(lines)
@@ -123,7 +123,7 @@ def main(argv: Sequence[str]) -> None:
   path = os.path.join(workdir, 'table_2.json')
   rows = {}
   for data in flags.FLAGS.only:
-    found = row(
+    data_row = row(
       data,
       workdir,
       flags.FLAGS.preset,
@@ -131,7 +131,7 @@ def main(argv: Sequence[str]) -> None:
       runs.NUM_STEPS.value,
       cli.DATA_DIR.value,
     )
-    rows = runs.save_row(path, data, found)
+    rows = runs.save_row(path, data, data_row)
   print(table([*rows.values()]))
   print(f'\nnumbers: {path}')
 

@@ -74,7 +74,7 @@ def figure_7(content: Content) -> Iterator[Finding]:
 
 
 def propositions(content: Content) -> Iterator[Finding]:
-  """Yield each measured number beside what the theory says of it."""
+  """Yield each measured number beside the theory's."""
   for claim in content['claims']:
     yield Finding(
       f'Proposition {claim["proposition"]}: {claim["what"]}',

@@ -14,20 +14,20 @@ from geco_jax.workdir import create
 from geco_jax.workdir import write_json
 
 TILES_PER_SIDE = flags.DEFINE_integer(
-  'tiles_per_side', None, "Of the latent grid; the figure's own if not given."
+  'tiles_per_side', None, "The latent grid's; by default the figure's own."
 )
-NUM_POINTS = flags.DEFINE_integer('num_points', 300, 'Of the data.')
+NUM_POINTS = flags.DEFINE_integer('num_points', 300, 'Data points.')
 MAX_ITERATIONS = flags.DEFINE_integer('max_iterations', 400, 'For each beta.')
 DATA_SEED = flags.DEFINE_integer('data_seed', 0, 'Seed of data and start.')
 
 
-def at_least(**least: int) -> None:
+def check_at_least(**bounds: int) -> None:
   """Check flags, given their least values by name.
 
   Raises:
     UserError: if one is less.
   """
-  for name, bound in least.items():
+  for name, bound in bounds.items():
     value = flags.FLAGS[name].value
     if value is not None and value < bound:
       raise UserError(f'--{name} must be >= {bound}, got {value}')
@@ -41,7 +41,7 @@ def draw_fixed_points(
   title: str,
   psi_size: float = 2.5,
 ) -> None:
-  """Draw data blue, fixed points red and the ways to them gray.
+  """Draw data in blue, fixed points in red and trajectories in gray.
 
   Args:
     axes: to draw into.
@@ -51,14 +51,14 @@ def draw_fixed_points(
     title: of the panel.
     psi_size: of the red points' markers.
   """
-  # One collection a panel, and no more points than show: lines of 1,024 tiles
-  # over 400 steps would be slow to draw.
+  # A panel has one line, with NaN between the trajectories, and only as many
+  # steps as show: 1,024 lines of 400 steps would be slow to draw.
   steps = np.unique(np.geomspace(1, len(trajectory), 40).astype(int)) - 1
-  ways = np.concatenate(
+  lines = np.concatenate(
     [trajectory[steps], np.full_like(trajectory[:1], np.nan)]
   )
   axes.plot(
-    *ways.transpose(2, 1, 0).reshape(2, -1), color='0.82', linewidth=0.3
+    *lines.transpose(2, 1, 0).reshape(2, -1), color='0.82', linewidth=0.3
   )
   axes.plot(*data.T, '.', color='#2f5fd0', markersize=2.5)
   axes.plot(*psi.T, '.', color='#d0312d', markersize=psi_size)

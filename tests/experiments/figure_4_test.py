@@ -14,7 +14,7 @@ from geco_jax.base_config import PAPER_KAPPAS
 
 
 def made_row(panel='ConvDRAW', scale=1.0, seeds=(0,)):
-  """Returns a row in which GECO is as it should be; KL times `scale`."""
+  """Return a row in which GECO is as it should be; KL times `scale`."""
 
   def run(objective, rmse, kl, kappa=None, seed=0):
     violation = None if kappa is None else rmse**2 / kappa**2 - 1
@@ -81,8 +81,8 @@ def test_every_point_of_every_row_has_a_config(name, preset):
     config = point.config(preset)
     conditional = config.model.kwargs.get('conditional', False)
     assert conditional == ('Conditional' in figure_4.ROWS[name].panel)
-    asked = {k: v.kappa for k, v in config.constraints.items()}
-    assert asked == (point.kappas or {'nll': 0.0})
+    kappas = {k: v.kappa for k, v in config.constraints.items()}
+    assert kappas == (point.kappas or {'nll': 0.0})
 
 
 def test_short_runs_are_those_of_conv_draw_on_digits_with_as_many_latents():
@@ -141,11 +141,11 @@ def test_figure_has_a_panel_per_model_and_a_line_per_row(tmp_path):
     'color_mnist': made_row(scale=2.0),
     'color_mnist_nvp': made_row('VAE+NVP'),
   }
-  drawn = figure_4_plane.figure(rows)
-  assert [axes.get_title() for axes in drawn.axes] == ['ConvDRAW', 'VAE+NVP']
+  canvas = figure_4_plane.figure(rows)
+  assert [axes.get_title() for axes in canvas.axes] == ['ConvDRAW', 'VAE+NVP']
   # A Gaussian, the ELBO, annealed beta and GECO for each row.
-  assert [len(axes.lines) for axes in drawn.axes] == [8, 4]
-  drawn.savefig(tmp_path / 'figure.png', dpi=50)
+  assert [len(axes.lines) for axes in canvas.axes] == [8, 4]
+  canvas.savefig(tmp_path / 'figure.png', dpi=50)
   assert np.asarray(Image.open(tmp_path / 'figure.png')).std() > 0
 
 

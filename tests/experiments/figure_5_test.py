@@ -10,7 +10,7 @@ from experiments import figure_5
 
 
 def made_row(elbo_kl=300.0, geco_kl=200.0, geco_rmse=0.0302):
-  """Returns a row with these results; the ELBO's RMSE is 0.03."""
+  """Return a row with these results; the ELBO's RMSE is 0.03."""
 
   def run(objective, rmse, kl, kappas):
     evaluation = {'rmse': rmse, 'kl_nats': kl}
@@ -41,9 +41,9 @@ def test_table_compares_rmse_and_kl():
 
 
 def test_figure_has_a_column_per_data_set(tmp_path):
-  drawn = figure_5.figure({'mnist': made_row(), 'cifar10': made_row()})
-  assert len(drawn.axes) == 4
-  drawn.savefig(tmp_path / 'figure.png', dpi=50)
+  canvas = figure_5.figure({'mnist': made_row(), 'cifar10': made_row()})
+  assert len(canvas.axes) == 4
+  canvas.savefig(tmp_path / 'figure.png', dpi=50)
   assert np.asarray(Image.open(tmp_path / 'figure.png')).std() > 0
 
 

@@ -18,7 +18,7 @@ def quick(tiny_config, monkeypatch):
   return tiny_config(kappa=0.3)
 
 
-def test_gaussian_nll_is_the_entropy_of_a_discretised_normal():
+def test_gaussian_nll_is_the_entropy_of_a_discretized_normal():
   stddev, edges = 0.1, (np.arange(-3000, 3001) - 0.5) / 255
   import scipy.stats
 
@@ -35,13 +35,13 @@ def test_figure_3_has_its_four_panels(quick, make_dataset, tmp_path):
   figure = figure_3.figure_3(
     {name: values[trained] for name, values in logged.items()}, 0.3, 'test'
   )
-  assert len(figure.axes) == 5  # And the colour bar.
+  assert len(figure.axes) == 5  # And the color bar.
   figure.savefig(tmp_path / 'figure.png')
 
 
 @pytest.fixture
 def train_kappas(make_dataset, monkeypatch):
-  """Returns (config, kappas, workdir) -> results, on the small data set."""
+  """Return (config, kappas, workdir) -> results, on the small data set."""
   monkeypatch.setattr(
     'geco_jax.sweeping.build_dataset', lambda *_: make_dataset()
   )

@@ -81,9 +81,9 @@ def test_table_2_compares_both_objectives_with_the_paper(tmp_path, monkeypatch):
   row = json.loads(json.dumps(row))
   assert row['steps'] == 100
   for objective in ('elbo', 'geco'):
-    found = row[objective]
-    assert (found['num_samples'], found['num_data']) == (20, 200)
-    assert found['average_kl_nats'] > 0
+    record = row[objective]
+    assert (record['num_samples'], record['num_data']) == (20, 200)
+    assert record['average_kl_nats'] > 0
   ratio = row['elbo']['marginal_kl_nats'] / row['geco']['marginal_kl_nats']
   assert row['ratio'] == pytest.approx(ratio)
   text = table_2.table([row])

@@ -31,8 +31,8 @@ def test_short_training_comes_near_the_rate_and_the_multiplier():
   assert abs(row['violation']) < 0.02
   assert abs(row['multiplier_error']) < 0.03
   # No model needs fewer nats than the rate of the distortion it reached.
-  reached = row['distortion'] * (1 + row['violation'])
-  assert row['kl_nats'] > theory.rate(rate_distortion.EIGENVALUES, reached)
+  distortion = row['distortion'] * (1 + row['violation'])
+  assert row['kl_nats'] > theory.rate(rate_distortion.EIGENVALUES, distortion)
 
 
 @pytest.mark.parametrize(
