@@ -22,10 +22,12 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
 
-# Lint, format and types.
+# Lint, format, spelling and types.
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell geco_jax configs experiments tests benchmarks docs \
+	  README.md RESULTS.md Makefile pyproject.toml setup.py
 	$(BIN)/pyright
 
 # Against PyTorch, which is installed for this alone.

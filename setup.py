@@ -36,6 +36,14 @@ setuptools.setup(
     'benchmarks': ['torch==2.13.0'],
     # geco_jax.sweep --executor=slurm.
     'slurm': ['submitit>=1.5'],
-    'dev': ['chex', 'pyright', 'pytest', 'pytest-xdist', 'ruff', 'submitit'],
+    'dev': [
+      'chex',
+      'codespell',
+      'pyright',
+      'pytest',
+      'pytest-xdist',
+      'ruff',
+      'submitit',
+    ],
   },
 )
