@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 
-.PHONY: demo test test-slow check benchmark clean
+.PHONY: demo test test-slow check benchmark benchmark-gpu clean
 
 # Trains a VAE on the embedded digits at several tolerances and draws the result.
 demo: $(INSTALLED)
@@ -44,6 +44,12 @@ benchmark: $(INSTALLED)
 	  --output=results/constraint_cost.json
 	$(BIN)/python -m benchmarks.fixed_points --output=results/fixed_points.json
 	$(BIN)/python -m benchmarks.sweep --output=results/sweep.json
+
+# The same on one NVIDIA card: six minutes, after the installation of CUDA's JAX.
+benchmark-gpu: $(INSTALLED)
+	@nvidia-smi -L || { echo "benchmark-gpu needs an NVIDIA card"; exit 1; }
+	$(BIN)/pip install -q -c requirements.lock -e '.[benchmarks]' 'jax[cuda13]'
+	$(BIN)/python -m benchmarks.gpu --output=results/gpu_speed.json
 
 $(INSTALLED): requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

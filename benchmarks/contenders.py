@@ -1,11 +1,14 @@
 """What is timed side by side: our training step and PyTorch's."""
 
 from collections.abc import Callable
+import inspect
 from typing import Any
 
 import jax
+from ml_collections.config_dict import ConfigDict
 import numpy as np
 
+from benchmarks import flops
 from benchmarks.side_by_side import Contender
 from geco_jax import parallel
 from geco_jax.build import Experiment
@@ -16,7 +19,9 @@ from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
 from geco_jax.update import init_state
 from geco_jax.update import run_inputs
+from geco_jax.update import state_like
 from geco_jax.update import train_steps
+from geco_jax.update import train_steps_together
 
 
 def random_images(
@@ -31,20 +36,69 @@ def random_images(
   return as_dataset(ImageSet('random', {split: images for split in splits}))
 
 
-def ours(experiment: Experiment, num_steps: int) -> Contender:
-  """Returns our compiled program as something to time."""
-  inputs = run_inputs(experiment)
-  state = parallel.replicate(init_state(experiment, inputs))
-  inputs = parallel.replicate(inputs)
+def ours(
+  experiment: Experiment, num_steps: int, num_runs: int = 1
+) -> Contender:
+  """Returns our compiled program as something to time.
+
+  Args:
+    experiment: what is trained.
+    num_steps: of each run, per call of the program.
+    num_runs: trained at once, from seeds of their own; the steps of all count.
+  """
+  runs = [experiment._replace(seed=seed) for seed in range(num_runs)]
+  inputs = [run_inputs(run) for run in runs]
+  states = [init_state(*pair) for pair in zip(runs, inputs, strict=True)]
+  if num_runs == 1:
+    program = train_steps(experiment, num_steps)
+    state, placed = parallel.replicate((states[0], inputs[0]))
+  else:
+    program = train_steps_together(experiment, num_steps)
+    state, placed = parallel.spread(states), parallel.spread(inputs)
   images = parallel.replicate(experiment.dataset.splits['train'])
-  program = train_steps(experiment, num_steps)
 
   def run():
     nonlocal state
-    state, metrics = program(state, inputs, images)
+    state, metrics = program(state, placed, images)
     jax.block_until_ready((state, metrics))
 
-  return Contender(run, num_steps)
+  return Contender(run, num_runs * num_steps)
+
+
+def flops_of_step(experiment: Experiment) -> int:
+  """Returns the operations of a training step's products (`flops.count`)."""
+  trees = (
+    state_like(experiment),
+    run_inputs(experiment),
+    experiment.dataset.splits['train'],
+  )
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((jax.device_count(), *x.shape), x.dtype),
+    trees,
+  )
+  return flops.count(train_steps(experiment, 1), *shapes)
+
+
+def torch_network(
+  image_shape: tuple[int, int, int], model: ConfigDict
+) -> Callable[[], Any]:
+  """Returns () -> PyTorch's form of the model that a config describes."""
+
+  def network():
+    from benchmarks import torch_conv_draw
+    from benchmarks import torch_vae
+
+    constructors = {
+      'mlp_vae': torch_vae.mlp_vae,
+      'conv_vae': torch_vae.conv_vae,
+      'conv_draw': torch_conv_draw.ConvDraw,
+    }
+    constructor = constructors[model.name]
+    takes = inspect.signature(constructor).parameters
+    kwargs = {k: v for k, v in model.kwargs.items() if k in takes}
+    return constructor(image_shape, **kwargs)
+
+  return network
 
 
 def torchs(
@@ -53,9 +107,11 @@ def torchs(
   batch_size: int,
   num_steps: int,
   *,
+  device: str | None = None,
   channels_last: bool = False,
-  compiled: bool = False,
+  compile_mode: str | None = None,
   fused_adam: bool = False,
+  autocast: bool = False,
 ) -> Contender:
   """Returns the PyTorch program as something to time.
 
@@ -64,9 +120,11 @@ def torchs(
     images: uint8 [n, height, width, channels].
     batch_size: examples per step.
     num_steps: per round.
+    device: PyTorch's name of it; None is the kind that JAX uses.
     channels_last: memory format of the network.
-    compiled: whether the network passes `torch.compile`.
+    compile_mode: of `torch.compile`, which the network passes unless None.
     fused_adam: whether to use PyTorch's fused kernel.
+    autocast: whether the network computes in bfloat16.
 
   Raises:
     UserError: if PyTorch is not installed.
@@ -79,18 +137,23 @@ def torchs(
     raise UserError(
       "PyTorch is missing: pip install -e '.[benchmarks]'"
     ) from error
-  device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+  device = device or ('cuda' if jax.default_backend() == 'gpu' else 'cpu')
   data = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
   network: Any = make_network().to(device)
   if channels_last:
     network.to(memory_format=torch.channels_last)
-  if compiled:
+  if compile_mode is not None:
     import torch._inductor.config
 
     # Otherwise a compilation may be another run's, found on the disk.
     torch._inductor.config.force_disable_caches = True
-    network = torch.compile(network)
+    network = torch.compile(network, mode=compile_mode)
   trainer = torch_vae.Trainer(
-    network, data, batch_size, kappa=0.1, fused_adam=fused_adam
+    network,
+    data,
+    batch_size,
+    kappa=0.1,
+    fused_adam=fused_adam,
+    autocast=autocast,
   )
   return Contender(lambda: trainer.run(num_steps), num_steps)

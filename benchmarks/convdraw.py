@@ -52,7 +52,9 @@ _OURS = 'geco_jax'
 TORCHS = {
   'torch eager': dict(),
   'torch eager, channels_last': dict(channels_last=True),
-  'torch.compile, channels_last': dict(channels_last=True, compiled=True),
+  'torch.compile, channels_last': dict(
+    channels_last=True, compile_mode='default'
+  ),
 }
 _NUM_IMAGES = 1_024
 
@@ -63,19 +65,13 @@ def contender(
   """Returns one program to time, `model` changing the size's own model."""
   kwargs = {**size.model, **model}
   dataset = contenders.random_images(size.image_shape, _NUM_IMAGES)
+  config = get_base_config('geco', kappa=0.1, num_steps=1_000)
+  config.batch_size = size.batch_size
+  config.model = group('conv_draw', **kwargs)
   if name == _OURS:
-    config = get_base_config('geco', kappa=0.1, num_steps=1_000)
-    config.batch_size = size.batch_size
-    config.model = group('conv_draw', **kwargs)
     return contenders.ours(build(config, dataset), steps_per_round)
-
-  def network():
-    from benchmarks.torch_conv_draw import ConvDraw
-
-    return ConvDraw(size.image_shape, **kwargs)
-
   return contenders.torchs(
-    network,
+    contenders.torch_network(size.image_shape, config.model),
     dataset.splits['train'].image,
     size.batch_size,
     steps_per_round,

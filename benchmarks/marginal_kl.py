@@ -227,8 +227,20 @@ def double_loop(sizes: Sizes) -> Callable[[], None]:
   return run
 
 
-def torch_tiles(sizes: Sizes, tile: int) -> Callable[[], np.ndarray]:
+def torch_tiles(
+  sizes: Sizes,
+  tile: int,
+  *,
+  device: str | None = None,
+  compile_mode: str | None = None,
+) -> Callable[[], np.ndarray]:
   """Returns PyTorch's program, of broadcast tiles of data.
+
+  Args:
+    sizes: of the flow and of the pairs.
+    tile: data points at once; divides their number.
+    device: PyTorch's name of it; None is the kind that JAX uses.
+    compile_mode: of `torch.compile`, which a tile's program passes unless None.
 
   Raises:
     UserError: if PyTorch is not installed.
@@ -239,7 +251,7 @@ def torch_tiles(sizes: Sizes, tile: int) -> Callable[[], np.ndarray]:
     raise UserError(
       "PyTorch is missing: pip install -e '.[benchmarks]'"
     ) from error
-  device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+  device = device or ('cuda' if jax.default_backend() == 'gpu' else 'cpu')
   _, params = flow(sizes)
 
   def tensor(x):
@@ -249,7 +261,7 @@ def torch_tiles(sizes: Sizes, tile: int) -> Callable[[], np.ndarray]:
   features = tensor(random_features(sizes).reshape(-1, tile, 256) / 255.0)
   z = tensor(random_latents(sizes))
 
-  def log_prob(part):
+  def log_sum_of_tile(part):
     shape = (len(z), len(part))
     half = z.shape[-1] // 2
     seen_features = part[None].expand(*shape, -1)
@@ -265,11 +277,16 @@ def torch_tiles(sizes: Sizes, tile: int) -> Callable[[], np.ndarray]:
       log_determinant = log_determinant - log_scale.sum(dim=-1)
     u = torch.cat(halves, dim=-1)
     base = -0.5 * (u**2 + math.log(2 * math.pi)).sum(dim=-1)
-    return base + log_determinant
+    return torch.logsumexp(base + log_determinant, dim=1)
+
+  log_sum: Any = log_sum_of_tile
+  if compile_mode is not None:
+    log_sum = torch.compile(log_sum_of_tile, mode=compile_mode)
 
   @torch.no_grad()
   def run():
-    sums = [torch.logsumexp(log_prob(part), dim=1) for part in features]
+    # What CUDA graphs return is overwritten by the next call.
+    sums = [log_sum(part).clone() for part in features]
     return torch.logsumexp(torch.stack(sums), dim=0).cpu().numpy()
 
   return run

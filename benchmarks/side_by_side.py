@@ -18,12 +18,19 @@ import jax
 from geco_jax import parallel
 from geco_jax import workdir
 
+_PACKAGES = (
+  *('jax', 'jaxlib', 'dm-haiku', 'optax', 'torch', 'triton'),
+  *('jax-cuda12-plugin', 'jax-cuda13-plugin'),
+  *('nvidia-cudnn-cu12', 'nvidia-cudnn-cu13'),
+)
+
 
 class Contender(NamedTuple):
   """Something to time."""
 
   run: Callable[[], Any]  # Takes its steps and waits until they are done.
   num_steps: int  # How many steps `run` takes.
+  flops: float | None = None  # A step's, where they were counted.
 
 
 class Row(NamedTuple):
@@ -113,7 +120,13 @@ def table(rows: Sequence[Row]) -> str:
 
 def write_json(path: str, rows: Sequence[Row], **more: Any) -> None:
   """Writes the rows, whatever else there is, and what they were measured on."""
-  report = {
+  measured = {'rows': [row._asdict() for row in rows], **more}
+  workdir.write_json(path, machine() | measured)
+
+
+def machine() -> dict[str, Any]:
+  """Returns what a measurement depends on: devices, processor, versions."""
+  return {
     'device': jax.devices()[0].device_kind,
     'num_devices': parallel.num_devices(),
     'processor': _processor(),
@@ -121,16 +134,13 @@ def write_json(path: str, rows: Sequence[Row], **more: Any) -> None:
     'load_average_at_end': os.getloadavg()[0],
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
     'versions': {'python': platform.python_version()} | _versions(),
-    'rows': [row._asdict() for row in rows],
-    **more,
   }
-  workdir.write_json(path, report)
 
 
 def _versions() -> dict[str, str]:
   """Returns the versions of the packages that are compared, if installed."""
   versions = {}
-  for name in ('jax', 'jaxlib', 'dm-haiku', 'optax', 'torch'):
+  for name in _PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       versions[name] = importlib.metadata.version(name)
   return versions

@@ -1,5 +1,6 @@
 """The VAEs and GECO's training step as one would write them in PyTorch."""
 
+from collections.abc import Sequence
 import math
 
 import torch
@@ -23,7 +24,9 @@ class Vae(nn.Module):
 
 
 def mlp_vae(
-  image_shape: tuple[int, int, int], latent_size: int, hidden_sizes: list[int]
+  image_shape: tuple[int, int, int],
+  latent_size: int,
+  hidden_sizes: Sequence[int],
 ) -> Vae:
   """Returns the counterpart of `geco_jax.models.vae.mlp_vae`."""
 
@@ -49,7 +52,7 @@ def mlp_vae(
 def conv_vae(
   image_shape: tuple[int, int, int],
   latent_size: int,
-  channels: list[int],
+  channels: Sequence[int],
   hidden_size: int,
 ) -> Vae:
   """Returns the counterpart of `geco_jax.models.vae.conv_vae`, kernels 4x4."""
@@ -89,6 +92,7 @@ class Trainer:
     step_size: float = 1e-2,
     decay: float = 0.99,
     fused_adam: bool = False,
+    autocast: bool = False,
   ):
     """Prepares a run.
 
@@ -101,8 +105,11 @@ class Trainer:
       step_size: of log lambda on relative violations.
       decay: of the moving average of the constraint.
       fused_adam: whether to use PyTorch's fused kernel.
+      autocast: whether the model computes in bfloat16 where PyTorch thinks it
+        right; its parameters, the loss and Adam stay in float32.
     """
     self._model = model
+    self._autocast = autocast
     self._images = images
     self._batch_size = batch_size
     self._budget = images[0].numel() * kappa**2
@@ -131,7 +138,8 @@ class Trainer:
     return self._images[indices].float() / 255
 
   def _step(self, x: torch.Tensor) -> torch.Tensor:
-    reconstruction, kl = self._model(x)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=self._autocast):
+      reconstruction, kl = self._model(x)
     squared_error = (x - reconstruction).square().flatten(1).sum(dim=1)
     constraint = squared_error.mean() - self._budget
     loss = kl.mean() + self._log_multiplier.exp() * constraint

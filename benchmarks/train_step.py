@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from absl import flags
 import jax
 import jax.numpy as jnp
+from ml_collections.config_dict import ConfigDict
 import numpy as np
 
 from benchmarks import contenders
@@ -68,9 +69,13 @@ def main(argv: Sequence[str]) -> None:
     side_by_side.write_json(flags.FLAGS.output, rows)
 
 
-def _experiment(dataset: Dataset, objective: str, model: str) -> Experiment:
+def _config(objective: str, model: str) -> ConfigDict:
   variant = f'{objective},conv' if model == 'conv' else objective
-  return build(mnist_vae.get_config(variant), dataset)
+  return mnist_vae.get_config(variant)
+
+
+def _experiment(dataset: Dataset, objective: str, model: str) -> Experiment:
+  return build(_config(objective, model), dataset)
 
 
 def _ours(experiment: Experiment) -> Contender:
@@ -78,17 +83,11 @@ def _ours(experiment: Experiment) -> Contender:
 
 
 def _torchs(model: str, images: np.ndarray, fused_adam: bool) -> Contender:
-  def network():
-    from benchmarks import torch_vae
-
-    if model == 'mlp':
-      return torch_vae.mlp_vae(_IMAGE_SHAPE, 32, [512, 512])
-    return torch_vae.conv_vae(_IMAGE_SHAPE, 32, [32, 64], 256)
-
+  config = _config('geco', model)
   return contenders.torchs(
-    network,
+    contenders.torch_network(_IMAGE_SHAPE, config.model),
     images,
-    128,
+    config.batch_size,
     flags.FLAGS.steps_per_round,
     channels_last=model == 'conv',
     fused_adam=fused_adam,
