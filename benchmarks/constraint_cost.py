@@ -38,7 +38,7 @@ OBJECTIVES = ('geco+re', 'geco+pncc', 'geco+fre_stats', 'geco+fre')
 def train_step(
   objective: str, size: str, network: str, num_steps: int
 ) -> Contender:
-  """Returns the training step under an objective as something to time."""
+  """Return the training step under an objective as something to time."""
   module = importlib.import_module('configs.cifar10_conv_draw')
   config = module.get_config(f'{size},{objective}')
   if 'fre' in config.constraints:
@@ -48,7 +48,7 @@ def train_step(
 
 
 def network_passes(model, batch_size: int, num_steps: int) -> Contender:
-  """Returns a classifier's loss and its gradient as something to time."""
+  """Return a classifier's loss and its gradient as something to time."""
   classifier = CLASSIFIERS[model['name']](_NUM_CLASSES, **model['kwargs'])
   image = jnp.zeros((parallel.local_batch_size(batch_size), *_SHAPE))
   label = jnp.zeros(len(image), jnp.int32)
@@ -75,7 +75,7 @@ def network_passes(model, batch_size: int, num_steps: int) -> Contender:
 
 
 def save_random_network(folder: str, model) -> None:
-  """Writes the classifier with random weights as a trained one."""
+  """Write the classifier with random weights as a trained one."""
   classifier = CLASSIFIERS[model['name']](_NUM_CLASSES, **model['kwargs'])
   image = jnp.zeros((1, *_SHAPE))
   params, state = classifier.init(jax.random.key(0), image)
@@ -92,7 +92,7 @@ def save_random_network(folder: str, model) -> None:
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_enum('size', 'quick', [*CONV_DRAW_SIZES], 'Of the model.')
   flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
   flags.DEFINE_integer(
@@ -105,7 +105,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Measures all rows, prints and writes them."""
+  """Measure all rows, print and write them."""
   del argv
   jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
   module = importlib.import_module('configs.classifiers.cifar10_resnet')

@@ -27,7 +27,7 @@ from geco_jax.update import train_steps_together
 def random_images(
   image_shape: tuple[int, int, int], num_images: int
 ) -> Dataset:
-  """Returns random bytes as a data set: speed does not depend on pixels."""
+  """Return random bytes as a data set: speed does not depend on pixels."""
   image = np.random.default_rng(0).integers(
     0, 256, (num_images, *image_shape), dtype=np.uint8
   )
@@ -39,7 +39,7 @@ def random_images(
 def ours(
   experiment: Experiment, num_steps: int, num_runs: int = 1
 ) -> Contender:
-  """Returns our compiled program as something to time.
+  """Return our compiled program as something to time.
 
   Args:
     experiment: what is trained.
@@ -66,7 +66,7 @@ def ours(
 
 
 def flops_of_step(experiment: Experiment) -> int:
-  """Returns the operations of a training step's products (`flops.count`)."""
+  """Return the operations of a training step's products (`flops.count`)."""
   trees = (
     state_like(experiment),
     run_inputs(experiment),
@@ -82,7 +82,7 @@ def flops_of_step(experiment: Experiment) -> int:
 def torch_network(
   image_shape: tuple[int, int, int], model: ConfigDict
 ) -> Callable[[], Any]:
-  """Returns () -> PyTorch's form of the model that a config describes."""
+  """Return () -> PyTorch's form of the model that a config describes."""
 
   def network():
     from benchmarks import torch_conv_draw
@@ -113,7 +113,7 @@ def torchs(
   fused_adam: bool = False,
   autocast: bool = False,
 ) -> Contender:
-  """Returns the PyTorch program as something to time.
+  """Return the PyTorch program as something to time.
 
   Args:
     make_network: () -> a `torch_vae.Vae` or its like.

@@ -62,7 +62,7 @@ _NUM_IMAGES = 1_024
 def contender(
   name: str, size: Size, steps_per_round: int, **model: Any
 ) -> Contender:
-  """Returns one program to time, `model` changing the size's own model."""
+  """Return one program to time, `model` changing the size's own model."""
   kwargs = {**size.model, **model}
   dataset = contenders.random_images(size.image_shape, _NUM_IMAGES)
   config = get_base_config('geco', kappa=0.1, num_steps=1_000)
@@ -104,7 +104,7 @@ def _measure_cold(name, size_name, model, num_devices, queue):
 
 
 def _peak_memory():
-  """Returns this process's largest resident size in bytes, on Linux.
+  """Return this process's largest resident size in bytes, on Linux.
 
   `resource.ru_maxrss` would be that of the process that started this one.
   """
@@ -114,7 +114,7 @@ def _peak_memory():
 
 
 def cold(name: str, size_name: str, **model: Any) -> dict[str, Any]:
-  """Returns what a program's first step costs, in a fresh process."""
+  """Return what a program's first step costs, in a fresh process."""
   context = multiprocessing.get_context('spawn')
   queue = context.Queue()
   args = (name, size_name, model, flags.FLAGS.num_cpu_devices, queue)
@@ -130,7 +130,7 @@ def cold(name: str, size_name: str, **model: Any) -> dict[str, Any]:
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_multi_enum('sizes', [*SIZES], [*SIZES], 'Sizes of the model.')
   flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
   flags.DEFINE_integer(
@@ -146,7 +146,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Measures all rows, prints and writes them."""
+  """Measure all rows, print and write them."""
   del argv
   jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
   rows, firsts = [], []

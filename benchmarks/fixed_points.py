@@ -33,14 +33,14 @@ def numpy_fixed_points(
   num_steps: int,
   log_space: bool = True,
 ) -> np.ndarray:
-  """Returns psi [tiles, dims] after smoothed steps under a uniform prior.
+  """Return psi [tiles, dims] after smoothed steps under a uniform prior.
 
   Args:
     data: [n, dims].
     initial: [tiles, dims].
     beta: > 0.
     num_steps: >= 0.
-    log_space: whether to normalise logarithms, or Eqs. 19-20 as printed.
+    log_space: whether to normalize logarithms, or Eqs. 19-20 as printed.
   """
   psi = initial
   for _ in range(num_steps):
@@ -60,7 +60,7 @@ def numpy_fixed_points(
 def compiled(
   data: np.ndarray, initial: np.ndarray, betas: np.ndarray, num_steps: int
 ) -> Callable[[], np.ndarray]:
-  """Returns our program: () -> psi [betas, tiles, dims]."""
+  """Return our program: () -> psi [betas, tiles, dims]."""
 
   def run():
     found = fixed_points.fixed_points(
@@ -81,7 +81,7 @@ def plain(
   num_steps: int,
   log_space: bool = True,
 ) -> Callable[[], np.ndarray]:
-  """Returns NumPy's program: () -> psi [betas, tiles, dims]."""
+  """Return NumPy's program: () -> psi [betas, tiles, dims]."""
 
   def run():
     with np.errstate(invalid='ignore', divide='ignore'):
@@ -96,7 +96,7 @@ def plain(
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_integer(
     'num_betas', 8, 'Of the compiled program.', lower_bound=1
   )
@@ -113,7 +113,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Measures all rows, prints and writes them."""
+  """Measure all rows, print and write them."""
   del argv
   num_steps = flags.FLAGS.num_steps
   data = toy_data.mixture_of_circles(flags.FLAGS.num_data, 0)

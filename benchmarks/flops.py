@@ -9,7 +9,7 @@ from jax.extend import core
 
 
 def count(function: Callable, *args: Any) -> int:
-  """Returns the operations of a function's matrix products and convolutions.
+  """Return the operations of a function's matrix products and convolutions.
 
   Nothing is compiled or run. A multiplication and an addition are two
   operations, as hardware's peaks are stated; taps that meet padding count, and
@@ -55,7 +55,7 @@ def _of_equation(equation):
 
 
 def _inner_jaxprs(params):
-  """Yields the programs that an equation calls."""
+  """Yield the programs that an equation calls."""
   for value in params.values():
     for leaf in value if isinstance(value, (list, tuple)) else [value]:
       if isinstance(leaf, core.ClosedJaxpr):

@@ -42,7 +42,7 @@ _EXIT_FAILURES = 1
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
   flags.DEFINE_float(
     'round_seconds', 0.4, 'Seconds of a round, about.', lower_bound=0
@@ -71,7 +71,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Measures all programs, prints and writes them; returns the exit code."""
+  """Measure all programs, print and write them; return the exit code."""
   del argv
   start = time.monotonic()
   _set_environment()
@@ -84,6 +84,10 @@ def main(argv: Sequence[str]) -> int:
     )
   print(f'{jax.devices()[0].device_kind}, driver {_driver()}', flush=True)
   listed = _programs()
+  models = {
+    model: gpu_programs.description(model, flags.FLAGS.dry_run)
+    for model in gpu_programs.WORKLOADS
+  }
   crew = {program.full_name: Worker(program.build) for program in listed}
   try:
     profile = _measure(crew, start)
@@ -96,10 +100,7 @@ def main(argv: Sequence[str]) -> int:
     'round_seconds': flags.FLAGS.round_seconds,
     'at_once': _at_once(),
     'seconds': time.monotonic() - start,
-    'models': {
-      model: gpu_programs.description(model, flags.FLAGS.dry_run)
-      for model in gpu_programs.WORKLOADS
-    },
+    'models': models,
     'programs': rows(listed, crew),
     'profile': profile,
   }
@@ -112,7 +113,7 @@ def main(argv: Sequence[str]) -> int:
 def rows(
   listed: Sequence[Program], crew: Mapping[str, Worker]
 ) -> list[dict[str, Any]]:
-  """Returns what was measured, a row for each program.
+  """Return what was measured, a row for each program.
 
   Args:
     listed: the programs.
@@ -145,7 +146,7 @@ def rows(
 
 
 def _measure(crew: Mapping[str, Worker], start: float) -> Any:
-  """Fills the workers' rates; returns the profile if it is asked for."""
+  """Fill the workers' rates; return the profile if it is asked for."""
   asked = flags.FLAGS
   timing_s = len(crew) * (asked.rounds + 1) * (asked.round_seconds + 0.1)
   deadline = start + asked.limit_s
@@ -159,12 +160,12 @@ def _measure(crew: Mapping[str, Worker], start: float) -> Any:
 
 
 def _at_once() -> int:
-  """Returns how many programs compile side by side."""
+  """Return how many programs compile side by side."""
   return flags.FLAGS.at_once or parallel.num_cores()
 
 
 def _programs() -> list[Program]:
-  """Returns the programs that the flags ask for."""
+  """Return the programs that the flags ask for."""
   listed = gpu_programs.programs(flags.FLAGS.dry_run, flags.FLAGS.variants)
   parts = flags.FLAGS.only or ['']
   listed = [p for p in listed if any(part in p.full_name for part in parts)]
@@ -174,7 +175,7 @@ def _programs() -> list[Program]:
 
 
 def _set_environment() -> None:
-  """Sets what this process's JAX and the workers' frameworks read."""
+  """Set what this process's JAX and the workers' frameworks read."""
   os.environ.setdefault('CUDA_VISIBLE_DEVICES', '0')
   # Otherwise the first process takes most of the card's memory.
   os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
@@ -188,7 +189,7 @@ def _set_environment() -> None:
 
 
 def _driver() -> str:
-  """Returns the driver's version, empty where there is none."""
+  """Return the driver's version, empty where there is none."""
   query = ['--query-gpu=driver_version', '--format=csv,noheader']
   try:
     output = subprocess.check_output(['nvidia-smi', *query], text=True)

@@ -127,7 +127,7 @@ class Program(NamedTuple):
 def config_of(
   model: str, precision: str, objective: str = 'geco', tiny: bool = False
 ) -> ConfigDict:
-  """Returns the config of a workload's run."""
+  """Return the config of a workload's run."""
   workload = WORKLOADS[model]
   module = importlib.import_module(f'configs.{workload.config}')
   config = module.get_config(workload.variant.format(objective))
@@ -139,7 +139,7 @@ def config_of(
 
 
 def description(model: str, tiny: bool) -> dict[str, Any]:
-  """Returns the sizes of a workload."""
+  """Return the sizes of a workload."""
   config = config_of(model, 'tf32', tiny=tiny)
   return {
     'image_shape': WORKLOADS[model].image_shape,
@@ -150,7 +150,7 @@ def description(model: str, tiny: bool) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def switched(on: Collection[str]) -> Iterator[None]:
-  """Turns these `SWITCHES` on, the others off, for what is traced meanwhile.
+  """Turn these `SWITCHES` on, the others off, for what is traced meanwhile.
 
   Raises:
     UserError: if the constant of one that is to be on is not there.
@@ -175,7 +175,7 @@ def training(
   num_runs: int = 1,
   switches: Collection[str] | None = None,
 ) -> Contender:
-  """Returns our training step, counted where it is a single run of GECO's.
+  """Return our training step, counted where it is a single run of GECO's.
 
   Args:
     model: of `WORKLOADS`.
@@ -204,7 +204,7 @@ def training(
 def torch_training(
   model: str, precision: str, tiny: bool, compile_mode: str | None
 ) -> Contender:
-  """Returns PyTorch's training step, in a form of `TORCHS`."""
+  """Return PyTorch's training step, in a form of `TORCHS`."""
   _use_jax_on('cpu')
   device = _torch_device(tiny)
   config, workload = config_of(model, precision, tiny=tiny), WORKLOADS[model]
@@ -222,7 +222,7 @@ def torch_training(
 
 
 def matmul(precision: str, tiny: bool) -> Contender:
-  """Returns square matrix products, 8,192 wide: what the device can do."""
+  """Return square matrix products, 8,192 wide: what the device can do."""
   _use_jax_on('cpu' if tiny else 'cuda')
   width = 64 if tiny else 8_192
   dtype = jnp.bfloat16 if precision == 'bf16' else jnp.float32
@@ -240,7 +240,7 @@ def matmul(precision: str, tiny: bool) -> Contender:
 
 
 def pairs(tiny: bool) -> Contender:
-  """Returns our log densities of all pairs, a pair being a step."""
+  """Return our log densities of all pairs, a pair being a step."""
   _use_jax_on('cpu' if tiny else 'cuda')
   sizes = _TINY_PAIRS_SIZES if tiny else _PAIRS_SIZES
   num_pairs = sizes.num_samples * sizes.num_data
@@ -256,7 +256,7 @@ def pairs(tiny: bool) -> Contender:
 
 
 def plain_pairs(tiny: bool) -> Contender:
-  """Returns the same as `vmap` of `vmap` of a log density."""
+  """Return the same as `vmap` of `vmap` of a log density."""
   _use_jax_on('cpu' if tiny else 'cuda')
   sizes = _TINY_PAIRS_SIZES if tiny else _PAIRS_SIZES
   run = marginal_kl.double_vmap(sizes, _PAIRS_TILE)
@@ -264,7 +264,7 @@ def plain_pairs(tiny: bool) -> Contender:
 
 
 def torch_pairs(tiny: bool, compile_mode: str | None) -> Contender:
-  """Returns PyTorch's form of the same, in a form of `TORCHS`."""
+  """Return PyTorch's form of the same, in a form of `TORCHS`."""
   _use_jax_on('cpu')
   sizes = _TINY_PAIRS_SIZES if tiny else _PAIRS_SIZES
   run = marginal_kl.torch_tiles(
@@ -274,7 +274,7 @@ def torch_pairs(tiny: bool, compile_mode: str | None) -> Contender:
 
 
 def programs(tiny: bool, variants: Collection[str] = ()) -> list[Program]:
-  """Returns all programs, those that compile longest first.
+  """Return all programs, those that compile longest first.
 
   Args:
     tiny: whether they are a dry run's.
@@ -326,7 +326,7 @@ def programs(tiny: bool, variants: Collection[str] = ()) -> list[Program]:
 
 
 def _switches(variant):
-  """Returns the switches that a variant names."""
+  """Return the switches that a variant names."""
   names = [] if variant == 'none' else variant.split('+')
   for name in names:
     if name not in SWITCHES:
@@ -337,12 +337,12 @@ def _switches(variant):
 
 
 def _use_jax_on(platform):
-  """Keeps JAX on a platform; it fails if that is not there."""
+  """Keep JAX on a platform; it fails if that is not there."""
   jax.config.update('jax_platforms', platform)
 
 
 def _torch_device(tiny):
-  """Returns PyTorch's device, set up as JAX is: tf32, algorithms measured."""
+  """Return PyTorch's device, set up as JAX is: tf32, algorithms measured."""
   import torch
 
   torch.set_float32_matmul_precision('high')

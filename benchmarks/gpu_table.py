@@ -13,7 +13,7 @@ MATMUL = 'matrix product'
 
 
 def table(report: Mapping[str, Any]) -> str:
-  """Returns a line for every program.
+  """Return a line for every program.
 
   A program's rate is in training steps a second (of all runs together), in
   pairs or in products. Its TFLOP/s stand beside those of a matrix product of
@@ -56,7 +56,7 @@ def _cells(
 
 
 def _rate(per_second: float) -> str:
-  """Returns three digits, thousands in full up to a million."""
+  """Return three digits, thousands in full up to a million."""
   if 1e3 <= per_second < 1e6:
     return f'{per_second:,.0f}'
   return _digits(per_second)

@@ -15,7 +15,7 @@ _MOST = 25  # Kernels of a profile.
 
 
 def profile(contender: Contender) -> dict[str, Any]:
-  """Runs a program once and returns `summary` of what the GPU did."""
+  """Run a program once and return `summary` of what the GPU did."""
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):
       contender.run()
@@ -26,7 +26,7 @@ def profile(contender: Contender) -> dict[str, Any]:
 
 
 def summary(planes: Iterable[Any], num_steps: int) -> dict[str, Any]:
-  """Returns the kernels that take most time, in microseconds a step.
+  """Return the kernels that take most time, in microseconds a step.
 
   Args:
     planes: of a `jax.profiler.ProfileData`; a GPU's streams count alone.

@@ -61,7 +61,7 @@ class Weights(NamedTuple):
 
 
 def flow(sizes: Sizes) -> tuple[Posterior, hk.Params]:
-  """Returns our posterior, whose features are the image, and its weights."""
+  """Return our posterior, whose features are the image, and its weights."""
 
   def functions():
     module = ConditionalRealNVP(
@@ -111,7 +111,7 @@ def flow(sizes: Sizes) -> tuple[Posterior, hk.Params]:
 
 
 def concatenated(params: hk.Params, sizes: Sizes) -> list[Weights]:
-  """Returns the weights as those of networks that see z and features."""
+  """Return the weights as those of networks that see z and features."""
 
   def module(name):
     (found,) = (v for k, v in params.items() if k.split('/')[-1] == name)
@@ -138,7 +138,7 @@ def concatenated(params: hk.Params, sizes: Sizes) -> list[Weights]:
 def plain_log_prob(
   weights: Sequence[Weights], z: jax.Array, features: jax.Array
 ) -> jax.Array:
-  """Returns log q(z|x) [] of one z [latent_size] and one x's features."""
+  """Return log q(z|x) [] of one z [latent_size] and one x's features."""
   half = len(z) // 2
   halves = [z[:half], z[half:]]
   log_determinant = jnp.float32(0)
@@ -154,20 +154,20 @@ def plain_log_prob(
 
 
 def random_features(sizes: Sizes) -> np.ndarray:
-  """Returns features of the data points as uint8 images."""
+  """Return features of the data points as uint8 images."""
   return np.random.default_rng(0).integers(
     0, 256, (sizes.num_data, *_FEATURES_SHAPE), dtype=np.uint8
   )
 
 
 def random_latents(sizes: Sizes) -> np.ndarray:
-  """Returns z [num_samples, latent_size]."""
+  """Return z [num_samples, latent_size]."""
   shape = (sizes.num_samples, sizes.latent_size)
   return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
 def ours(sizes: Sizes, tiles: Tiles) -> Callable[[], np.ndarray]:
-  """Returns our program: () -> log sums over the data [num_samples]."""
+  """Return our program: () -> log sums over the data [num_samples]."""
   posterior, params = flow(sizes)
   image = random_features(sizes)
   images = Images(image, np.zeros(len(image), np.int32))
@@ -192,7 +192,7 @@ def ours(sizes: Sizes, tiles: Tiles) -> Callable[[], np.ndarray]:
 
 
 def double_vmap(sizes: Sizes, tile: int) -> Callable[[], np.ndarray]:
-  """Returns `vmap` of `vmap`, over tiles of data that fit into memory."""
+  """Return `vmap` of `vmap`, over tiles of data that fit into memory."""
   _, params = flow(sizes)
   weights = concatenated(params, sizes)
   features = jnp.asarray(random_features(sizes).reshape(-1, tile, 256) / 255.0)
@@ -212,7 +212,7 @@ def double_vmap(sizes: Sizes, tile: int) -> Callable[[], np.ndarray]:
 
 
 def double_loop(sizes: Sizes) -> Callable[[], None]:
-  """Returns the loop over pairs of a compiled log density, of some pairs."""
+  """Return the loop over pairs of a compiled log density, of some pairs."""
   _, params = flow(sizes)
   weights = concatenated(params, sizes)
   features = jnp.asarray(random_features(sizes).reshape(-1, 256) / 255.0)
@@ -234,7 +234,7 @@ def torch_tiles(
   device: str | None = None,
   compile_mode: str | None = None,
 ) -> Callable[[], np.ndarray]:
-  """Returns PyTorch's program, of broadcast tiles of data.
+  """Return PyTorch's program, of broadcast tiles of data.
 
   Args:
     sizes: of the flow and of the pairs.
@@ -293,7 +293,7 @@ def torch_tiles(
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_integer('latent_size', 64, 'Dimensions of z.')
   flags.DEFINE_integer('num_couplings', 8, 'Of the flow.')
   flags.DEFINE_integer('width', 256, 'Of the hidden layers.')
@@ -313,7 +313,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Measures all rows, prints and writes them."""
+  """Measure all rows, print and write them."""
   del argv
   jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
   sizes = Sizes(

@@ -49,7 +49,7 @@ class Row(NamedTuple):
 def measure(
   contenders: Mapping[str, Contender], rounds: int, warmups: int = 1
 ) -> dict[str, list[float]]:
-  """Times the contenders in turn.
+  """Time the contenders in turn.
 
   Args:
     contenders: by name.
@@ -78,7 +78,7 @@ def measure(
 def compare(
   name: str, rates: Mapping[str, Sequence[float]], contender: str, baseline: str
 ) -> Row:
-  """Returns how much faster `contender` was than `baseline`."""
+  """Return how much faster `contender` was than `baseline`."""
   ratios = [
     a / b for a, b in zip(rates[contender], rates[baseline], strict=True)
   ]
@@ -95,7 +95,7 @@ def compare(
 
 
 def table(rows: Sequence[Row]) -> str:
-  """Returns the rows as text."""
+  """Return the rows as text."""
   lines = [('', 'contender', 'steps/s', 'baseline', 'steps/s', 'ratio', '')]
   for row in rows:
     lines.append(
@@ -119,13 +119,13 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write_json(path: str, rows: Sequence[Row], **more: Any) -> None:
-  """Writes the rows, whatever else there is, and what they were measured on."""
+  """Write the rows, whatever else there is, and what they were measured on."""
   measured = {'rows': [row._asdict() for row in rows], **more}
   workdir.write_json(path, machine() | measured)
 
 
 def machine() -> dict[str, Any]:
-  """Returns what a measurement depends on: devices, processor, versions."""
+  """Return what a measurement depends on: devices, processor, versions."""
   return {
     'device': jax.devices()[0].device_kind,
     'num_devices': parallel.num_devices(),
@@ -138,7 +138,7 @@ def machine() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-  """Returns the versions of the packages that are compared, if installed."""
+  """Return the versions of the packages that are compared, if installed."""
   versions = {}
   for name in _PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -147,7 +147,7 @@ def _versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-  """Returns the processor's name where the system tells it."""
+  """Return the processor's name where the system tells it."""
   try:
     with open('/proc/cpuinfo') as file:
       for line in file:

@@ -30,7 +30,7 @@ _EXECUTORS = ('auto', 'local')
 
 
 def _python(module: str, *arguments: str) -> None:
-  """Runs a command line to its end."""
+  """Run a command line to its end."""
   subprocess.run(
     [sys.executable, '-m', module, *arguments],
     check=True,
@@ -40,7 +40,7 @@ def _python(module: str, *arguments: str) -> None:
 
 
 def in_one(executor: str, steps: Sequence[str]) -> Callable[[], None]:
-  """Returns what runs the sweep in one process."""
+  """Return what runs the sweep in one process."""
 
   def run():
     grid = [{'constraints.re.kappa': [*PAPER_KAPPAS]}, {'seed': [*_SEEDS]}]
@@ -58,7 +58,7 @@ def in_one(executor: str, steps: Sequence[str]) -> Callable[[], None]:
 
 
 def one_by_one(steps: Sequence[str]) -> Callable[[], None]:
-  """Returns what runs a command line for each run, and evaluates it."""
+  """Return what runs a command line for each run, and evaluates it."""
 
   def run():
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +78,7 @@ def one_by_one(steps: Sequence[str]) -> Callable[[], None]:
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_integer('rounds', 3, 'Timed rounds.', lower_bound=1)
   flags.DEFINE_integer(
     'num_steps', None, "Training steps of each run; else the config's."
@@ -87,7 +87,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Measures, prints and writes the rows."""
+  """Measure, print and write the rows."""
   del argv
   num_steps = flags.FLAGS.num_steps
   steps = [f'--config.num_steps={num_steps}'] if num_steps else []

@@ -26,7 +26,7 @@ class ConvLstm(nn.Module):
   def forward(
     self, inputs: list[torch.Tensor], state: tuple[torch.Tensor, torch.Tensor]
   ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the next (hidden, cell)."""
+    """Return the next (hidden, cell)."""
     hidden, cell = state
     if self.hidden_to_hidden:
       inputs = [*inputs, hidden]
@@ -80,7 +80,7 @@ class ConvDraw(nn.Module):
     self.initial_canvas = nn.Parameter(torch.full((patch, 1, 1), 0.5))
 
   def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns reconstructions and the per-example KL in nats."""
+    """Return reconstructions and the per-example KL in nats."""
     batch = len(x)
     x = functional.pixel_unshuffle(x, self.reduction)
     zeros = x.new_zeros(batch, self.hidden_channels, *self.grid)

@@ -16,7 +16,7 @@ class Vae(nn.Module):
     self.decoder = decoder
 
   def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns reconstructions and the per-example KL in nats."""
+    """Return reconstructions and the per-example KL in nats."""
     mean, log_stddev = self.encoder(x).chunk(2, dim=1)
     z = mean + log_stddev.exp() * torch.randn_like(mean)
     kl = 0.5 * (mean**2 + (2 * log_stddev).exp() - 1) - log_stddev
@@ -28,7 +28,7 @@ def mlp_vae(
   latent_size: int,
   hidden_sizes: Sequence[int],
 ) -> Vae:
-  """Returns the counterpart of `geco_jax.models.vae.mlp_vae`."""
+  """Return the counterpart of `geco_jax.models.vae.mlp_vae`."""
 
   def layers(sizes):
     result = [nn.Linear(sizes[0], sizes[1])]
@@ -55,7 +55,7 @@ def conv_vae(
   channels: Sequence[int],
   hidden_size: int,
 ) -> Vae:
-  """Returns the counterpart of `geco_jax.models.vae.conv_vae`, kernels 4x4."""
+  """Return the counterpart of `geco_jax.models.vae.conv_vae`, kernels 4x4."""
   height, width, image_channels = image_shape
   reduction = 2 ** len(channels)
   grid = (channels[-1], height // reduction, width // reduction)
@@ -94,7 +94,7 @@ class Trainer:
     fused_adam: bool = False,
     autocast: bool = False,
   ):
-    """Prepares a run.
+    """Prepare a run.
 
     Args:
       model: on the images' device.
@@ -123,7 +123,7 @@ class Trainer:
     self._batches = iter(())
 
   def run(self, num_steps: int) -> float:
-    """Takes training steps; returns the last loss once all are done."""
+    """Take training steps; return the last loss once all are done."""
     loss = torch.zeros([])
     for _ in range(num_steps):
       loss = self._step(self._next_batch())

@@ -36,7 +36,7 @@ _NUM_IMAGES = 60_000
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_multi_enum(
     'rows',
     ['mlp', 'conv', 'own'],
@@ -54,7 +54,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Measures all rows, prints and writes them."""
+  """Measure all rows, print and write them."""
   del argv
   jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
   dataset = contenders.random_images(_IMAGE_SHAPE, _NUM_IMAGES)
@@ -132,7 +132,7 @@ def _against_our_own(dataset: Dataset) -> list[Row]:
 def _constant_batch(
   images: Images, indices: jax.Array, keys: jax.Array
 ) -> Batch:
-  """Returns the first images, whatever the step asks for."""
+  """Return the first images, whatever the step asks for."""
   del keys
   size = len(indices)
   return Batch(

@@ -33,7 +33,7 @@ class Worker:
   """One program's process; what came of it stays when the process is gone."""
 
   def __init__(self, build: Callable[[], Any]):
-    """Prepares the worker without starting it.
+    """Prepare the worker without starting it.
 
     Args:
       build: () -> the `side_by_side.Contender`; called in the process, so it
@@ -48,7 +48,7 @@ class Worker:
     self.error: str | None = None  # Why it was given up.
 
   def start(self) -> None:
-    """Starts to build the program."""
+    """Start to build the program."""
     context = multiprocessing.get_context('spawn')
     self.connection, other = context.Pipe()
     self._process = context.Process(
@@ -58,13 +58,13 @@ class Worker:
     other.close()  # So that the process's end is seen.
 
   def become_ready(self) -> None:
-    """Takes the process's first answer, which is there."""
+    """Take the process's first answer, which is there."""
     answer = self._receive(timeout_s=0)
     if answer is not None:
       self.ready_seconds, self.flops = answer
 
   def ask(self, question: Callable[[Any], Any], timeout_s: float) -> Any:
-    """Returns `question(contender)`, called in the process; None if it failed.
+    """Return `question(contender)`, called in the process; None if it failed.
 
     Args:
       question: can be pickled, and so can its answer.
@@ -77,19 +77,19 @@ class Worker:
     return self._receive(timeout_s)
 
   def fail(self, error: str) -> None:
-    """Kills the process, if it runs, and keeps the reason."""
+    """Kill the process, if it runs, and keep the reason."""
     self.error = error
     self.hang_up()
     self.end(grace_s=0)
 
   def hang_up(self) -> None:
-    """Lets the process end by itself."""
+    """Let the process end by itself."""
     if self.connection is not None:
       self.connection.close()
     self.connection = None
 
   def end(self, grace_s: float) -> None:
-    """Waits until the process has ended, which is killed after a while."""
+    """Wait until the process has ended, which is killed after a while."""
     if self._process is None:
       return
     self._process.join(grace_s)
@@ -119,7 +119,7 @@ def prepare(
   timeout_s: float,
   report: Callable[[str], None] = print,
 ) -> None:
-  """Starts all workers, a number at a time, and waits until they are ready.
+  """Start all workers, a number at a time, and wait until they are ready.
 
   Args:
     workers: by name, started in this order.
@@ -153,7 +153,7 @@ def measure(
   round_seconds: float,
   deadline: float,
 ) -> None:
-  """Times the programs in turn, each alone; adds to the workers' rates.
+  """Time the programs in turn, each alone; add to the workers' rates.
 
   A round before the others says how many calls fill `round_seconds`.
 
@@ -183,7 +183,7 @@ def measure(
 
 
 def stop(workers: Sequence[Worker], grace_s: float = 5) -> None:
-  """Ends all processes, by force those that take longer than that together."""
+  """End all processes, by force those that take longer than that together."""
   for worker in workers:
     worker.hang_up()
   deadline = time.monotonic() + grace_s
@@ -192,7 +192,7 @@ def stop(workers: Sequence[Worker], grace_s: float = 5) -> None:
 
 
 def _timing(calls, contender):
-  """Returns the seconds that so many calls take, and the steps of one call."""
+  """Return the seconds that so many calls take, and the steps of one call."""
   start = time.perf_counter()
   for _ in range(calls):
     contender.run()
@@ -204,7 +204,7 @@ def _state(worker):
 
 
 def _serve(pipe, build):
-  """Builds a program and answers questions about it until there are no more."""
+  """Build a program and answer questions about it until there are no more."""
   start = time.perf_counter()
   try:
     contender = build()
@@ -220,6 +220,6 @@ def _serve(pipe, build):
 
 
 def _sentence(error):
-  """Returns an exception's type and the first line of its text."""
+  """Return an exception's type and the first line of its text."""
   first, *_ = str(error).strip().splitlines() or ['']
   return f'{type(error).__name__}: {first}'.removesuffix(': ')

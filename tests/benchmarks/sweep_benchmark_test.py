@@ -11,7 +11,7 @@ from geco_jax import grid
 
 @pytest.fixture
 def commands(monkeypatch):
-  """Returns a list in which a contender's command lines are put."""
+  """Return a list in which a contender's command lines are put."""
   made = []
   monkeypatch.setattr(
     benchmark, '_python', lambda module, *flags: made.append((module, flags))
@@ -20,7 +20,7 @@ def commands(monkeypatch):
 
 
 def values(flags):
-  """Returns flags' values by name."""
+  """Return flags' values by name."""
   return dict(flag.removeprefix('--').split('=', 1) for flag in flags)
 
 

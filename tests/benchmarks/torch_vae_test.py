@@ -48,7 +48,7 @@ def _models(name):
 
 
 def _weight(layer, w):
-  """Returns a torch layer's weight as our layer's layout has it."""
+  """Return a torch layer's weight as our layer's layout has it."""
   if isinstance(layer, torch.nn.Conv2d):
     return w.transpose(2, 3, 1, 0)
   if isinstance(layer, torch.nn.ConvTranspose2d):
@@ -68,7 +68,7 @@ def _channels_last(name, w, b):
 
 
 def _our_params(name, params, network):
-  """Returns our params with the torch network's values, layer by layer."""
+  """Return our params with the torch network's values, layer by layer."""
   layers = [layer for layer in network.modules() if hasattr(layer, 'weight')]
   result = {}
   for module, layer in zip(LAYERS[name], layers, strict=True):

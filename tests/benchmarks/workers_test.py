@@ -15,7 +15,7 @@ ROUNDS = 2
 
 
 def program():
-  """Returns a program that remembers when it ran."""
+  """Return a program that remembers when it ran."""
   calls = []
 
   def run():
@@ -50,7 +50,7 @@ def hang(contender):
 
 @pytest.fixture(scope='module')
 def measured():
-  """Returns workers after their rounds, by name, and what was reported."""
+  """Return workers after their rounds, by name, and what was reported."""
   builds = dict(a=program, refused=refused, killed=killed, b=program)
   crew = {name: Worker(build) for name, build in builds.items()}
   lines = []
