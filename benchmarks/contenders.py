@@ -49,12 +49,10 @@ def ours(
   runs = [experiment._replace(seed=seed) for seed in range(num_runs)]
   inputs = [run_inputs(run) for run in runs]
   states = [init_state(*pair) for pair in zip(runs, inputs, strict=True)]
-  if num_runs == 1:
-    program = train_steps(experiment, num_steps)
-    state, placed = parallel.replicate((states[0], inputs[0]))
-  else:
-    program = train_steps_together(experiment, num_steps)
-    state, placed = parallel.spread(states), parallel.spread(inputs)
+  layout = parallel.SHARED if num_runs == 1 else parallel.SPREAD
+  take_steps = train_steps if num_runs == 1 else train_steps_together
+  program = take_steps(experiment, num_steps)
+  state, placed = layout.place(states), layout.place(inputs)
   images = parallel.replicate(experiment.dataset.splits['train'])
 
   def run():
