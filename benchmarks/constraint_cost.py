@@ -25,7 +25,6 @@ from benchmarks.side_by_side import Contender
 from geco_jax import cli
 from geco_jax import parallel
 from geco_jax.base_config import CONV_DRAW_SIZES
-from geco_jax.build import build
 from geco_jax.models import pretrained
 from geco_jax.models.classifiers import CLASSIFIERS
 
@@ -44,7 +43,7 @@ def train_step(
   if 'fre' in config.constraints:
     config.constraints.fre.network = network
   dataset = contenders.random_images(_SHAPE, 1_024)
-  return contenders.ours(build(config, dataset), num_steps)
+  return contenders.ours(config, dataset, num_steps)
 
 
 def network_passes(model, batch_size: int, num_steps: int) -> Contender:

@@ -11,14 +11,14 @@ import numpy as np
 from benchmarks import flops
 from benchmarks.side_by_side import Contender
 from geco_jax import parallel
-from geco_jax.build import Experiment
+from geco_jax.build import build
+from geco_jax.build import run_inputs
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
 from geco_jax.update import init_state
-from geco_jax.update import run_inputs
 from geco_jax.update import state_like
 from geco_jax.update import train_steps
 from geco_jax.update import train_steps_together
@@ -37,22 +37,25 @@ def random_images(
 
 
 def ours(
-  experiment: Experiment, num_steps: int, num_runs: int = 1
+  config: ConfigDict, dataset: Dataset, num_steps: int, num_runs: int = 1
 ) -> Contender:
   """Return our compiled program as something to time.
 
   Args:
-    experiment: what is trained.
+    config: of the run.
+    dataset: of the config.
     num_steps: of each run, per call of the program.
     num_runs: trained at once, from seeds of their own; the steps of all count.
   """
-  runs = [experiment._replace(seed=seed) for seed in range(num_runs)]
-  inputs = [run_inputs(run) for run in runs]
-  states = [init_state(*pair) for pair in zip(runs, inputs, strict=True)]
+  experiment = build(config, dataset)
+  inputs = run_inputs(config, experiment)
+  runs = [inputs._replace(seed=seed) for seed in range(num_runs)]
+  states = [init_state(experiment, run) for run in runs]
   layout = parallel.SHARED if num_runs == 1 else parallel.SPREAD
   take_steps = train_steps if num_runs == 1 else train_steps_together
   program = take_steps(experiment, num_steps)
-  state, placed = layout.place(states), layout.place(inputs)
+  state = layout.place(states)
+  placed = layout.place([run.as_arrays() for run in runs])
   images = parallel.replicate(experiment.dataset.splits['train'])
 
   def run():
@@ -63,11 +66,13 @@ def ours(
   return Contender(run, num_runs * num_steps)
 
 
-def flops_of_step(experiment: Experiment) -> int:
+def flops_of_step(config: ConfigDict, dataset: Dataset) -> int:
   """Return the operations of a training step's products (`flops.count`)."""
+  experiment = build(config, dataset)
+  inputs = run_inputs(config, experiment)
   trees = (
-    state_like(experiment),
-    run_inputs(experiment),
+    state_like(experiment, inputs),
+    inputs.as_arrays(),
     experiment.dataset.splits['train'],
   )
   shapes = jax.tree.map(

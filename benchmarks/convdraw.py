@@ -25,7 +25,6 @@ from benchmarks.side_by_side import Contender
 from geco_jax import cli
 from geco_jax.base_config import get_base_config
 from geco_jax.base_config import group
-from geco_jax.build import build
 
 
 class Size(NamedTuple):
@@ -69,7 +68,7 @@ def contender(
   config.batch_size = size.batch_size
   config.model = group('conv_draw', **kwargs)
   if name == _OURS:
-    return contenders.ours(build(config, dataset), steps_per_round)
+    return contenders.ours(config, dataset, steps_per_round)
   return contenders.torchs(
     contenders.torch_network(size.image_shape, config.model),
     dataset.splits['train'].image,

@@ -21,7 +21,6 @@ from benchmarks.gpu_table import MATMUL
 from benchmarks.gpu_table import OURS
 from benchmarks.side_by_side import Contender
 from geco_jax.aggregate_posterior import DEFAULT_TILES
-from geco_jax.build import build
 from geco_jax.errors import UserError
 from geco_jax.models import conv_draw
 
@@ -192,12 +191,12 @@ def training(
   with contextlib.ExitStack() as stack:
     if switches is not None:
       stack.enter_context(switched(switches))
-    contender = contenders.ours(build(config, images), steps, num_runs)
+    contender = contenders.ours(config, images, steps, num_runs)
     contender.run()  # Traced here.
   if objective != 'geco' or num_runs > 1 or switches is not None:
     return contender
   with switched(()):  # Channels that a program pads are no use.
-    counted = contenders.flops_of_step(build(config, images))
+    counted = contenders.flops_of_step(config, images)
   return contender._replace(flops=counted)
 
 

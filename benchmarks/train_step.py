@@ -24,8 +24,6 @@ from benchmarks.side_by_side import Contender
 from benchmarks.side_by_side import Row
 from configs import mnist_vae
 from geco_jax import cli
-from geco_jax.build import build
-from geco_jax.build import Experiment
 from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.batches import decode
@@ -74,12 +72,9 @@ def _config(objective: str, model: str) -> ConfigDict:
   return mnist_vae.get_config(variant)
 
 
-def _experiment(dataset: Dataset, objective: str, model: str) -> Experiment:
-  return build(_config(objective, model), dataset)
-
-
-def _ours(experiment: Experiment) -> Contender:
-  return contenders.ours(experiment, flags.FLAGS.steps_per_round)
+def _ours(dataset: Dataset, objective: str, model: str) -> Contender:
+  config = _config(objective, model)
+  return contenders.ours(config, dataset, flags.FLAGS.steps_per_round)
 
 
 def _torchs(model: str, images: np.ndarray, fused_adam: bool) -> Contender:
@@ -98,7 +93,7 @@ def _against_torch(model: str, dataset: Dataset) -> list[Row]:
   images = dataset.splits['train'].image
   rates = side_by_side.measure(
     {
-      'geco_jax': _ours(_experiment(dataset, 'geco', model)),
+      'geco_jax': _ours(dataset, 'geco', model),
       'torch': _torchs(model, images, fused_adam=False),
       'torch, fused Adam': _torchs(model, images, fused_adam=True),
     },
@@ -112,14 +107,12 @@ def _against_torch(model: str, dataset: Dataset) -> list[Row]:
 
 def _against_our_own(dataset: Dataset) -> list[Row]:
   """GECO beside the ELBO, batches assembled beside one constant batch."""
-  geco = _experiment(dataset, 'geco', 'mlp')
+  constant = dataset._replace(assemble=_constant_batch)
   rates = side_by_side.measure(
     {
-      'GECO': _ours(geco),
-      'ELBO': _ours(_experiment(dataset, 'elbo', 'mlp')),
-      'constant batch': _ours(
-        geco._replace(dataset=dataset._replace(assemble=_constant_batch))
-      ),
+      'GECO': _ours(dataset, 'geco', 'mlp'),
+      'ELBO': _ours(dataset, 'elbo', 'mlp'),
+      'constant batch': _ours(constant, 'geco', 'mlp'),
     },
     flags.FLAGS.rounds,
   )

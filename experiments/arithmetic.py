@@ -24,12 +24,12 @@ from geco_jax import pictures
 from geco_jax import workdir as workdirs
 from geco_jax.build import build
 from geco_jax.build import build_dataset
-from geco_jax.build import Experiment
 from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
 from geco_jax.distributions import per_example_keys
 from geco_jax.errors import UserError
 from geco_jax.evaluation import restore_state
+from geco_jax.experiment import Experiment
 
 _SEED = 2
 _CHUNK = 100

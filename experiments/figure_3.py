@@ -19,6 +19,7 @@ import numpy as np
 
 from experiments import runs
 from geco_jax import cli
+from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.errors import UserError
 from geco_jax.metrics import read_metrics
@@ -112,16 +113,16 @@ def main(argv: Sequence[str]) -> None:
   config, workdir = cli.config(), cli.workdir()
   if 're' not in config.constraints:
     raise UserError('Figure 3 needs a config with an RE constraint')
-  dataset = build_dataset(config, cli.DATA_DIR.value)
+  experiment = build(config, build_dataset(config, cli.DATA_DIR.value))
   run = os.path.join(workdir, 'run')
-  train(config, run, dataset=dataset)
+  train(config, run, experiment=experiment)
   metrics = read_metrics(run)
   has_loss = np.isfinite(metrics['loss'])
   stride = -(-has_loss.sum() // _MAX_LINES)
   metrics = {
     name: values[has_loss][::stride] for name, values in metrics.items()
   }
-  args = metrics, config.constraints.re.kappa, dataset.name
+  args = metrics, config.constraints.re.kappa, experiment.dataset.name
   record = {
     **numbers(*args),
     'tolerance': config.tolerance,

@@ -110,11 +110,11 @@ def run_row(
     SHORT if short else {},
   )
   print(f'\n{name}\n{runs.table(results)}', flush=True)
-  curve = gaussian_rate.curve(results[0].dataset, PAPER_KAPPAS)
+  curve = gaussian_rate.curve(results[0].experiment.dataset, PAPER_KAPPAS)
   return {
     **runs.provenance(preset),
     'panel': ROWS[name].panel,
-    'dataset': results[0].dataset.name,
+    'dataset': results[0].experiment.dataset.name,
     'short': short,
     'gaussian': {k: v.tolist() for k, v in curve._asdict().items()},
     'runs': runs.records(results),

@@ -63,7 +63,7 @@ def run_row(
   (second,) = runs.train_all([geco], workdir, variant, num_steps, data_dir)
   return {
     **runs.provenance(variant),
-    'dataset': first.dataset.name,
+    'dataset': first.experiment.dataset.name,
     'runs': runs.records([first, second]),
     'curves': {'elbo': curve(first, workdir), 'geco': curve(second, workdir)},
   }

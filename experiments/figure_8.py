@@ -25,7 +25,6 @@ from experiments.runs import Result
 from experiments.runs import Run
 from geco_jax import cli
 from geco_jax.aggregate_posterior import estimate
-from geco_jax.build import build
 from geco_jax.datasets.batches import fixed_batch
 from geco_jax.distributions import per_example_keys
 
@@ -50,12 +49,13 @@ class Panel(NamedTuple):
 
 def posterior_samples(result: Result) -> np.ndarray:
   """Return samples of q(z|x) [digits, samples, 2] of the training digits."""
-  posterior = build(result.config, result.dataset).model.posterior
+  posterior = result.experiment.model.posterior
+  dataset = result.experiment.dataset
   assert posterior is not None
-  images = result.dataset.splits['train']
+  images = dataset.splits['train']
   num_digits = len(images.label)
   indices = np.tile(np.arange(num_digits), _SAMPLES_PER_DIGIT)
-  batch = fixed_batch(result.dataset, images, jnp.asarray(indices))
+  batch = fixed_batch(dataset, images, jnp.asarray(indices))
   keys = per_example_keys(jax.random.key(0), jnp.arange(len(indices)))
   conditions = posterior.condition(result.params, batch.image)
   z = posterior.sample(result.params, keys, conditions)
@@ -164,7 +164,7 @@ def main(argv: Sequence[str]) -> None:
       estimate(
         os.path.join(folder, result.run.name),
         flags.FLAGS.num_samples,
-        dataset=result.dataset,
+        experiment=result.experiment,
         show_progress=False,
       ),
     )

@@ -13,6 +13,8 @@ to this command alone. `multiplier_comparison` says what is compared.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
 import json
 import math
 import os
@@ -39,11 +41,12 @@ from geco_jax.constraints import natural_multiplier
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
 from geco_jax.evaluation import evaluate
+from geco_jax.evaluation import split_means
+from geco_jax.experiment import Experiment
 from geco_jax.grid import without_sweep
 from geco_jax.metrics import read_metrics
 from geco_jax.metrics import say
-from geco_jax.programs import build_programs
-from geco_jax.programs import Programs
+from geco_jax.pictures import row_programs
 
 # So that a run of a rival is one like any other, its config.json included.
 build.MULTIPLIERS |= rival_multipliers.CONSTRUCTORS
@@ -67,7 +70,7 @@ class Job(NamedTuple):
   rule: str
   run: Run
   config: ConfigDict
-  dataset: Dataset
+  experiment: Experiment  # Shared with runs that agree in its key.
 
   @property
   def name(self) -> str:
@@ -128,7 +131,7 @@ def jobs(
   num_steps: int | None = None,
   data_dir: str | None = None,
 ) -> list[Job]:
-  """Returns the runs of tasks under rules, those that share programs together.
+  """Return the runs of tasks under rules, those of one experiment together.
 
   A task whose data set is not at hand is left out, and that is printed.
 
@@ -142,7 +145,7 @@ def jobs(
   Raises:
     UserError: if a config is refused, or nothing is left.
   """
-  made = []
+  listed = []
   datasets: dict[str, Dataset] = {}
   for task in tasks:
     each = [
@@ -158,20 +161,44 @@ def jobs(
     except UserError as error:
       print(f'{task.name} is left out: {error}')
       continue
+    shared: dict[str, Experiment] = {}
     for steps in task.steps if num_steps is None else [num_steps]:
       for rule in rules:
         for run in each:
           config = config_of(task, rule, run, steps)
-          made.append(Job(task, rule, run, config, datasets[key]))
-  for job in made:
-    build.build(job.config, job.dataset)  # Refuses before an hour has passed.
-  if not made:
+          experiment = _experiment(config, datasets[key], shared)
+          build.run_inputs(config, experiment)  # Refused here, not in an hour.
+          listed.append(Job(task, rule, run, config, experiment))
+  if not listed:
     raise UserError('there is no task to run')
-  return made
+  return listed
+
+
+def _experiment(
+  config: ConfigDict, dataset: Dataset, shared: dict[str, Experiment]
+) -> Experiment:
+  """Return a run's experiment, entered in those that its task's runs share.
+
+  Neither the model nor its evaluation depends on rule and steps: what is
+  compiled of them, half of all, is that of the task's first experiment.
+  """
+  key = build.experiment_key(config)
+  if key not in shared:
+    experiment = build.build(config, dataset)
+    if shared:
+      first = next(iter(shared.values()))
+      programs = (split_means, row_programs)
+      experiment = dataclasses.replace(
+        experiment,
+        model=first.model,
+        programs={make: functools.partial(make, first) for make in programs},
+      )
+    shared[key] = experiment
+  return shared[key]
 
 
 def config_of(task: Task, rule: str, run: Run, steps: int) -> ConfigDict:
-  """Returns the config of a task's run under a rule, of so many steps."""
+  """Return the config of a task's run under a rule, of so many steps."""
   config = run.config(task.variant, steps)
   multipliers = RULES[rule].multipliers(run)
   if multipliers is not None:
@@ -180,49 +207,28 @@ def config_of(task: Task, rule: str, run: Run, steps: int) -> ConfigDict:
   return without_sweep(config)
 
 
-def train_all(made: Sequence[Job], workdir: str) -> Iterator[dict[str, Any]]:
-  """Yields the record of each run, trained and evaluated if it was not.
+def train_all(listed: Sequence[Job], workdir: str) -> Iterator[dict[str, Any]]:
+  """Yield the record of each run, trained and evaluated if it was not.
 
   Args:
-    made: by `jobs`.
+    listed: `jobs`.
     workdir: parent of the rules' folders.
   """
-  firsts: dict[str, Programs] = {}  # By task, those of its first run.
-  programs = None
-  for job in made:
+  for job in listed:
     folder = os.path.join(workdir, job.name)
     if not _is_finished(folder, job.config):
       say(job.name)
-      if programs is None or programs.key != build.compiled_leaves(job.config):
-        programs = _programs(job, firsts.get(job.task.name))
-        firsts.setdefault(job.task.name, programs)
       try:
-        training.train(job.config, folder, programs=programs)
+        training.train(job.config, folder, experiment=job.experiment)
       except UserError as error:  # As a loss that is not finite.
         print(f'{job.name} failed: {error}')
         continue
-      evaluate(folder, ('train',), programs=programs.evaluation)
+      evaluate(folder, ('train',), experiment=job.experiment)
     yield record(job, folder)
 
 
-def _programs(job: Job, first: Programs | None) -> Programs:
-  """Returns a run's programs, its task's first ones as far as they serve.
-
-  Neither the model nor its evaluation depends on rule and steps: what is
-  compiled of them, half of all, serves the whole task.
-  """
-  programs = build_programs(job.config, job.dataset)
-  if first is None:
-    return programs
-  experiment = programs.experiment._replace(model=first.experiment.model)
-  return programs._replace(
-    experiment=experiment,
-    evaluation=first.evaluation._replace(experiment=experiment),
-  )
-
-
 def _is_finished(folder: str, config: ConfigDict) -> bool:
-  """Returns whether the run in a folder was trained and evaluated to its end.
+  """Return whether the run in a folder was trained and evaluated to its end.
 
   Raises:
     UserError: if the folder is another run's.
@@ -234,15 +240,15 @@ def _is_finished(folder: str, config: ConfigDict) -> bool:
 
 
 def record(job: Job, folder: str) -> dict[str, Any]:
-  """Returns what is written of a finished run, all of it from its folder."""
-  experiment = build.build(job.config, job.dataset)
-  num_dims = math.prod(job.dataset.image_shape)
+  """Return what is written of a finished run, all of it from its folder."""
+  inputs = build.run_inputs(job.config, job.experiment)
+  num_dims = math.prod(job.experiment.dataset.image_shape)
   evaluation = _read(os.path.join(folder, 'evaluation.json'))
   log = read_metrics(folder)
   log = {k: v[np.isfinite(log['loss'])] for k, v in log.items()}
   reports = {}
   for name, report in evaluation['constraints'].items():
-    constraint, kappa = experiment.constraints[name], experiment.kappas[name]
+    constraint, kappa = job.experiment.constraints[name], inputs.kappas[name]
     peak = math.exp(log[f'{name}/log_multiplier'].max())
     reports[name] = {
       **{key: report[key] for key in ('violation', 'verdict', 'multiplier')},
@@ -253,7 +259,7 @@ def record(job: Job, folder: str) -> dict[str, Any]:
       'scale': float(constraint.scale(kappa)),
     }
   violations = [log[f'{name}/violation'] for name in reports]
-  met = np.flatnonzero(np.max(violations, axis=0) <= experiment.tolerance)
+  met = np.flatnonzero(np.max(violations, axis=0) <= inputs.tolerance)
   return {
     'run': job.name,
     'task': job.task.name,
@@ -274,7 +280,7 @@ def record(job: Job, folder: str) -> dict[str, Any]:
 
 
 def _read(path: str) -> dict[str, Any]:
-  """Returns what a JSON file has, nothing if it is not there or damaged."""
+  """Return what a JSON file has, nothing if it is not there or damaged."""
   try:
     with open(path) as file:
       return json.load(file)
@@ -283,7 +289,7 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def save(path: str, each: Mapping[str, Any], preset: str) -> dict[str, Any]:
-  """Puts a run into the file of numbers, which keeps the others; returns it."""
+  """Put a run into the file of numbers, which keeps the others; returns it."""
   kept = {other['run']: other for other in _read(path).get('runs', [])}
   records = {**kept, each['run']: each}
   content = {
@@ -295,7 +301,7 @@ def save(path: str, each: Mapping[str, Any], preset: str) -> dict[str, Any]:
 
 
 def _place(each: Mapping[str, Any]) -> tuple[Any, ...]:
-  """Returns where a record stands in the file."""
+  """Return where a record stands in the file."""
   return (
     [*TASKS].index(each['task']),
     *each['kappas'].values(),
@@ -304,7 +310,7 @@ def _place(each: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_enum('preset', 'quick', [*PRESETS], 'Which tasks.')
   runs.define_seed_flags()
   for name, choices, text in (
@@ -320,12 +326,12 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Trains what is missing, prints the table and draws the figure."""
+  """Train what is missing, prints the table and draws the figure."""
   del argv
   values = flags.FLAGS
   workdir = cli.workdir()
   named = [TASKS[name] for name in values.only or ()]
-  made = jobs(
+  listed = jobs(
     named or PRESETS[values.preset],
     values.rules or [*RULES],
     range(values.seed, values.seed + values.num_seeds),
@@ -334,7 +340,7 @@ def main(argv: Sequence[str]) -> None:
   )
   path = os.path.join(workdir, 'multiplier_rules')
   content = {}
-  for each in train_all(made, workdir):
+  for each in train_all(listed, workdir):
     content = save(f'{path}.json', each, values.preset)
   if not content:
     raise UserError('all runs failed')

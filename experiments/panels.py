@@ -12,7 +12,6 @@ from experiments.runs import Result
 from experiments.runs import Run
 from geco_jax import cli
 from geco_jax import pictures
-from geco_jax.build import build
 
 PRESETS = ('quick', 'gpu', 'paper')
 _COLUMNS = 8  # Images in a row of a panel.
@@ -46,9 +45,7 @@ def figure(results: Sequence[Result]) -> Figure:
 def _picture(result: Result) -> np.ndarray:
   """Return rows of data, reconstructions and samples, uint8."""
   rows = pictures.image_rows(
-    build(result.config, result.dataset),
-    result.dataset.splits['test'],
-    _COLUMNS,
+    result.experiment, result.experiment.dataset.splits['test'], _COLUMNS
   )
   return pictures.grid(rows(result.params))
 

@@ -20,14 +20,13 @@ from geco_jax import training
 from geco_jax import verdicts
 from geco_jax.build import build
 from geco_jax.build import build_dataset
-from geco_jax.build import compiled_leaves
+from geco_jax.build import experiment_key
+from geco_jax.build import run_inputs
 from geco_jax.constraints import CONSTRAINTS
-from geco_jax.datasets.batches import Dataset
 from geco_jax.evaluation import evaluate
+from geco_jax.experiment import Experiment
 from geco_jax.metrics import read_metrics
 from geco_jax.metrics import say
-from geco_jax.programs import build_programs
-from geco_jax.programs import Programs
 from geco_jax.workdir import write_json
 
 NUM_STEPS = flags.DEFINE_integer(
@@ -72,7 +71,7 @@ class Run(NamedTuple):
     num_steps: int | None = None,
     changes: Mapping[str, Any] = _NO_CHANGES,
   ) -> ConfigDict:
-    """Returns the run's config.
+    """Return the run's config.
 
     Args:
       preset: the config's variant, of a model that has them.
@@ -96,7 +95,7 @@ class Result(NamedTuple):
 
   run: Run
   config: ConfigDict
-  dataset: Dataset
+  experiment: Experiment  # Shared with runs that agree in its key.
   params: Any
   evaluation: Mapping[str, Any]
   infeasible: Sequence[str]  # A sentence per constraint that was out of reach.
@@ -104,7 +103,7 @@ class Result(NamedTuple):
 
 
 def define_seed_flags() -> None:
-  """Defines --seed and --num_seeds, for `with_seeds`."""
+  """Define --seed and --num_seeds, for `with_seeds`."""
   flags.DEFINE_integer('seed', 0, 'Of the first of the runs.', lower_bound=0)
   flags.DEFINE_integer(
     'num_seeds', 1, 'Runs of each kind, seeds in a row.', lower_bound=1
@@ -112,7 +111,7 @@ def define_seed_flags() -> None:
 
 
 def with_seeds(runs: Sequence[Run]) -> list[Run]:
-  """Returns the runs at each of the seeds that the flags name."""
+  """Return the runs at each of the seeds that the flags name."""
   first = flags.FLAGS.seed
   seeds = range(first, first + flags.FLAGS.num_seeds)
   return [run._replace(seed=seed) for run in runs for seed in seeds]
@@ -126,7 +125,7 @@ def train_all(
   data_dir: str | None = None,
   changes: Mapping[str, Any] = _NO_CHANGES,
 ) -> list[Result]:
-  """Trains the runs, or reuses them, and evaluates them.
+  """Train the runs, or reuse them, and evaluate them.
 
   Args:
     runs: any.
@@ -139,22 +138,25 @@ def train_all(
   configs = [each.config(preset, num_steps, changes) for each in runs]
   named = {each.data: c for each, c in zip(runs, configs, strict=True)}
   datasets = {data: build_dataset(c, data_dir) for data, c in named.items()}
+  experiments: dict[str, Experiment] = {}
   for each, config in zip(runs, configs, strict=True):
-    build(config, datasets[each.data])  # Refuses before an hour has passed.
-  made: list[Programs] = []
+    key = experiment_key(config)
+    if key not in experiments:
+      experiments[key] = build(config, datasets[each.data])
+    run_inputs(config, experiments[key])  # Refused here, not in an hour.
   results = []
   for each, config in zip(runs, configs, strict=True):
     say(each.name)
-    programs = _programs(made, config, datasets[each.data])
+    experiment = experiments[experiment_key(config)]
     folder = os.path.join(workdir, each.name)
-    state = training.train(config, folder, programs=programs)
-    evaluation = _evaluation(folder, programs, config.num_steps)
+    state = training.train(config, folder, experiment=experiment)
+    evaluation = _evaluation(folder, experiment, config.num_steps)
     reports, logged = evaluation['constraints'], read_metrics(folder)
     results.append(
       Result(
         run=each,
         config=config,
-        dataset=datasets[each.data],
+        experiment=experiment,
         params=state.params,
         evaluation=evaluation,
         infeasible=[*verdicts.infeasible(reports, logged)],
@@ -164,22 +166,10 @@ def train_all(
   return results
 
 
-def _programs(
-  made: list[Programs], config: ConfigDict, dataset: Dataset
-) -> Programs:
-  """Returns a run's programs, of those made if any are its."""
-  key = compiled_leaves(config)
-  for programs in made:
-    if programs.key == key:
-      return programs
-  made.append(build_programs(config, dataset))
-  return made[-1]
-
-
 def _evaluation(
-  folder: str, programs: Programs, step: int
+  folder: str, experiment: Experiment, step: int
 ) -> Mapping[str, Any]:
-  """Returns a run's evaluation on its training split, made if it is not."""
+  """Return a run's evaluation on its training split, made if it is not."""
   try:
     with open(os.path.join(folder, 'evaluation.json')) as file:
       evaluation = json.load(file)
@@ -187,11 +177,11 @@ def _evaluation(
     evaluation = {}
   if evaluation.get('step') == step and evaluation.get('split') == 'train':
     return evaluation
-  return evaluate(folder, ('train',), programs=programs.evaluation)
+  return evaluate(folder, ('train',), experiment=experiment)
 
 
 def table(results: Sequence[Result]) -> str:
-  """Returns the runs as text: what was asked, what was reached, at what KL."""
+  """Return the runs as text: what was asked, what was reached, at what KL."""
   width = max(len(result.run.name) for result in results)
   lines = [f'{"run":<{width}}   KL/nats     RMSE  NLL/dim  constraints']
   for result in results:
@@ -212,7 +202,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def provenance(preset: str | None) -> dict[str, Any]:
-  """Returns what a results file says of how its numbers came to be."""
+  """Return what a results file says of how its numbers came to be."""
   device = jax.devices()[0]
   return {
     'preset': preset,
@@ -223,7 +213,7 @@ def provenance(preset: str | None) -> dict[str, Any]:
 
 
 def records(results: Sequence[Result]) -> list[dict[str, Any]]:
-  """Returns what is written of each run."""
+  """Return what is written of each run."""
   return [
     {
       'run': result.run.name,
@@ -238,7 +228,7 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def save_row(path: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-  """Puts a row into a JSON file of rows by name; returns all of them.
+  """Put a row into a JSON file of rows by name; returns all of them.
 
   So the rows of an experiment can be run one by one, each with the preset that
   there is time for.
@@ -251,7 +241,7 @@ def save_row(path: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
 def save_records(
   path: str, results: Sequence[Result], *, keep: bool = False
 ) -> None:
-  """Writes the runs and their evaluations as JSON.
+  """Write the runs and their evaluations as JSON.
 
   Args:
     path: of the file.
@@ -266,7 +256,7 @@ def save_records(
 
 
 def _written(path: str) -> dict[str, Any]:
-  """Returns what a file of numbers has already, nothing if there is none."""
+  """Return what a file of numbers has already, nothing if there is none."""
   try:
     with open(path) as file:
       return json.load(file)

@@ -64,8 +64,8 @@ def row(
     kl = estimate(
       os.path.join(workdir, result.run.name),
       num_samples,
-      num_data=_num_data(result.dataset),
-      dataset=result.dataset,
+      num_data=_num_data(result.experiment.dataset),
+      experiment=result.experiment,
     )
     record[result.run.objective] = {'evaluation': result.evaluation} | kl
   record['ratio'] = (

@@ -26,6 +26,7 @@ from geco_jax.datasets.images import Images
 from geco_jax.distributions import per_example_keys
 from geco_jax.errors import UserError
 from geco_jax.evaluation import restore_state
+from geco_jax.experiment import Experiment
 from geco_jax.metrics import Progress
 from geco_jax.models.base import Posterior
 
@@ -159,7 +160,7 @@ def estimate(
   seed: int = 0,
   tiles: Tiles = DEFAULT_TILES,
   data_dir: str | None = None,
-  dataset: Dataset | None = None,
+  experiment: Experiment | None = None,
   show_progress: bool = True,
 ) -> dict[str, Any]:
   """Estimate the marginal KL of a run's checkpoint; write marginal_kl.json.
@@ -173,7 +174,7 @@ def estimate(
     seed: of the samples.
     tiles: see `Tiles`.
     data_dir: of TFDS.
-    dataset: the run's, for callers that have it already.
+    experiment: of the run, for callers that have it already.
     show_progress: whether to draw a progress bar on stderr.
 
   Returns:
@@ -184,7 +185,8 @@ def estimate(
       depends on a context, or a number is out of its range.
   """
   config = workdirs.read_config(workdir)
-  experiment = build(config, dataset or build_dataset(config, data_dir))
+  if experiment is None:
+    experiment = build(config, build_dataset(config, data_dir))
   posterior = experiment.model.posterior
   if posterior is None:
     raise UserError(

@@ -1,9 +1,10 @@
 """From a config to the parts of a run, which it names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import copy
 import difflib
 import functools
+import json
 import math
 import numbers
 from typing import Any, NamedTuple
@@ -16,7 +17,6 @@ import optax
 
 from geco_jax import multipliers
 from geco_jax import parallel
-from geco_jax.constraints import Constraint
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.constraints import Entry
 from geco_jax.constraints import natural_multiplier
@@ -25,8 +25,9 @@ from geco_jax.datasets import sources
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
+from geco_jax.experiment import Experiment
+from geco_jax.experiment import RunInputs
 from geco_jax.models import pretrained
-from geco_jax.models.base import Model
 from geco_jax.models.conv_draw import conv_draw
 from geco_jax.models.vae import conv_vae
 from geco_jax.models.vae import mlp_vae
@@ -35,36 +36,12 @@ from geco_jax.workdir import flatten
 
 
 class Multipliers(NamedTuple):
-  """How the multipliers start and move."""
+  """What a constructor in `MULTIPLIERS` returns: start and update."""
 
   transformation: optax.GradientTransformation
   initial_log_multipliers: dict[str, Any]  # By constraint, floats or arrays [].
   relative: bool = True  # Whether it is fed C / scale or C.
-  highest_log_multiplier: float = math.inf  # Where it clips them.
-
-
-class Experiment(NamedTuple):
-  """The parts of a run, made from a config once.
-
-  What is a function of kappas or step sizes takes Python numbers and arrays
-  alike: these enter a compiled program as its inputs.
-  """
-
-  dataset: Dataset
-  model: Model
-  constraints: dict[str, Constraint]
-  kappas: dict[str, float]
-  optimizer: Callable[[Mapping[str, Any]], optax.GradientTransformation]
-  multipliers: Multipliers
-  # (step sizes, kappas) -> the update.
-  move_multipliers: Callable[
-    [Mapping[str, Any], Mapping[str, Any]], optax.GradientTransformation
-  ]
-  # 'learning_rate' and 'multipliers', those of the two that have one.
-  step_sizes: dict[str, float]
-  seed: int
-  batch_size: int
-  tolerance: float
+  highest_log_multiplier: float = math.inf  # Its upper clip.
 
 
 def _geco(
@@ -91,7 +68,7 @@ def _geco(
 
 
 def _initial_log_multiplier(initial, natural, log_multiplier_range):
-  """Returns log(initial), or the log of a share of the natural multiplier."""
+  """Return log(initial), or the log of a share of the natural multiplier."""
   if initial is None and natural is not None:
     return jnp.clip(
       jnp.log(INITIAL_SHARE * jnp.asarray(natural)), *log_multiplier_range
@@ -197,8 +174,9 @@ _RATE_ARGUMENTS = {
   'exponential': 'init_value',
   'linear': 'init_value',
 }
-# What no compiled program depends on: the loop reads these, or the first state.
-_OF_THE_HOST = (
+# Keys that no compiled program depends on: the loop reads them, or the first
+# state.
+_HOST_KEYS = (
   'seed',
   'num_steps',
   'checkpoint_every',
@@ -209,31 +187,24 @@ _OF_THE_HOST = (
 
 
 def build(config: ConfigDict, dataset: Dataset) -> Experiment:
-  """Returns the parts of the run that the config describes.
+  """Build what is compiled of the run that the config describes.
 
   Args:
     config: see `base_config`, which names every key.
     dataset: from `build_dataset`, which is slow where this is quick.
 
   Raises:
-    UserError: if a name is unknown or a value out of its range.
+    UserError: if a name is unknown or a value out of its range, also one of
+      those that `run_inputs` returns.
   """
   _check_counts(config)
+  kappas, step_sizes = _kappas(config), _step_sizes(config)
+  constraints = _constraints(config, dataset)
   config = copy.deepcopy(config)  # What is built reads it when it is called.
-  constraints, kappas = _constraints(config, dataset)
-  num_dims = math.prod(dataset.image_shape)
 
-  def at_inputs(step_sizes, kappas):
-    naturals = {
-      name: natural_multiplier(constraint, kappas[name], num_dims)
-      for name, constraint in constraints.items()
-    }
-    return _multipliers(config, step_sizes, naturals)
+  def multipliers_at(step_sizes, kappas):
+    return _multipliers(config, step_sizes, kappas, constraints, dataset)
 
-  step_sizes = {
-    kind: config[kind].kwargs[argument]
-    for kind, argument in _step_size_arguments(config).items()
-  }
   build_optimizer(config)  # So that bad values are refused here.
   model = _construct(
     'model',
@@ -248,50 +219,57 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
       'config.model is conditional, but config.dataset has no contexts: '
       f'{dataset.name}'
     )
+  rule = multipliers_at(step_sizes, kappas)
   return Experiment(
+    key=experiment_key(config),
     dataset=dataset,
     model=model,
     constraints=constraints,
-    kappas=kappas,
     optimizer=functools.partial(_optimizer, config),
-    multipliers=at_inputs(step_sizes, kappas),
-    move_multipliers=lambda *inputs: at_inputs(*inputs).transformation,
-    step_sizes=step_sizes,
-    seed=config.seed,
+    move_multipliers=lambda *inputs: multipliers_at(*inputs).transformation,
+    relative=rule.relative,
+    highest_log_multiplier=rule.highest_log_multiplier,
     batch_size=config.batch_size,
+    steps_per_dispatch=config.steps_per_dispatch,
+  )
+
+
+def run_inputs(config: ConfigDict, experiment: Experiment) -> RunInputs:
+  """Return what the config's run adds to what is compiled.
+
+  Args:
+    config: of the run.
+    experiment: of this config, or of another with its `experiment_key`.
+
+  Raises:
+    UserError: if a value is out of its range.
+    ValueError: if the experiment is that of another config.
+  """
+  if experiment.key != experiment_key(config):
+    raise ValueError('this is the experiment of another config')
+  _check_counts(config)
+  kappas, step_sizes = _kappas(config), _step_sizes(config)
+  rule = _multipliers(
+    config, step_sizes, kappas, experiment.constraints, experiment.dataset
+  )
+  return RunInputs(
+    seed=config.seed,
+    kappas=kappas,
+    step_sizes=step_sizes,
+    initial_log_multipliers=rule.initial_log_multipliers,
     tolerance=config.tolerance,
   )
 
 
-def build_like(config: ConfigDict, experiment: Experiment) -> Experiment:
-  """Returns the config's parts, its functions those of another experiment.
+def experiment_key(config: ConfigDict) -> str:
+  """Return what a run's compiled programs depend on, as JSON by dotted name.
 
-  What was compiled of the other's then serves this one.
-
-  Args:
-    config: its `compiled_leaves` are those of the other's config.
-    experiment: the other.
-
-  Raises:
-    UserError: if a value is out of its range.
-  """
-  return build(config, experiment.dataset)._replace(
-    model=experiment.model,
-    constraints=experiment.constraints,
-    optimizer=experiment.optimizer,
-    move_multipliers=experiment.move_multipliers,
-  )
-
-
-def compiled_leaves(config: ConfigDict) -> dict[str, Any]:
-  """Returns what a run's compiled programs depend on, by dotted name.
-
-  Runs that agree in these share their programs, whatever else they differ in:
-  the rest enters as arrays, or is the loop's.
+  Runs that agree in it can share an `Experiment`, whatever else they differ in:
+  the rest enters as arrays, or is read by the loop alone.
   """
   inputs = {
     'sweep',
-    *_OF_THE_HOST,
+    *_HOST_KEYS,
     *(f'constraints.{name}.kappa' for name in config.constraints),
     *(
       f'{kind}.kwargs.{argument}'
@@ -300,11 +278,12 @@ def compiled_leaves(config: ConfigDict) -> dict[str, Any]:
   }
   leaves = {k: v for k, v in flatten(config).items() if k not in inputs}
   # A constraint that has no argument but kappa would leave no trace.
-  return {'constraints': sorted(config.constraints), **leaves}
+  leaves = {'constraints': sorted(config.constraints), **leaves}
+  return json.dumps(leaves, sort_keys=True)
 
 
 def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
-  """Returns the data set of `config.dataset`, read into this host's memory.
+  """Return the data set of `config.dataset`, read into this host's memory.
 
   Args:
     config: the whole config.
@@ -337,28 +316,33 @@ def _image_set(name, data_dir, **kwargs):
   return _construct('dataset', constructors, name, **kwargs)
 
 
-def _constraints(config, dataset):
-  """Returns the config's constraints and their kappas, by name."""
+def _kappas(config):
+  """Return the kappas by constraint, names and ranges checked."""
   if not config.constraints:
     raise UserError('config.constraints is empty; name at least one')
+  checks = {name: entry.check_kappa for name, entry in CONSTRAINTS.items()}
+  for name, group in config.constraints.items():
+    if 'kappa' not in group:
+      raise UserError(f'config.constraints.{name}.kappa is missing')
+    _construct(f'constraints.{name}', checks, name, group.kappa)
+  return {name: group.kappa for name, group in config.constraints.items()}
+
+
+def _constraints(config, dataset):
+  """Return the config's constraints by name."""
   constructors = {
     name: functools.partial(_constraint, entry, dataset)
     for name, entry in CONSTRAINTS.items()
   }
-  constraints, kappas = {}, {}
-  for name, group in config.constraints.items():
-    if 'kappa' not in group:
-      raise UserError(f'config.constraints.{name}.kappa is missing')
-    constraints[name] = _construct(
-      f'constraints.{name}', constructors, name, **group
-    )
-    kappas[name] = group['kappa']
-  return constraints, kappas
+  return {
+    name: _construct(f'constraints.{name}', constructors, name, **group)
+    for name, group in config.constraints.items()
+  }
 
 
 def _constraint(entry: Entry, dataset: Dataset, *, kappa: Any, **options):
-  """Returns an entry's constraint, if the data set and kappa suit it."""
-  entry.check_kappa(kappa)
+  """Return an entry's constraint, the same for every kappa."""
+  del kappa
   if entry.needs_labels and dataset.splits['train'].label.min() < 0:
     raise ValueError(f'{dataset.name} has no labels')
   if 'network' in options:
@@ -367,7 +351,7 @@ def _constraint(entry: Entry, dataset: Dataset, *, kappa: Any, **options):
 
 
 def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-  """Returns `config.optimizer` at `config.learning_rate`.
+  """Return `config.optimizer` at `config.learning_rate`.
 
   Raises:
     UserError: if a name is unknown or a value out of its range.
@@ -376,7 +360,7 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def _step_size_arguments(config):
-  """Returns the argument that is the step size, by group of the config."""
+  """Return the argument that is the step size, by group of the config."""
   arguments = {
     'learning_rate': _RATE_ARGUMENTS.get(config.learning_rate.name),
     'multipliers': 'step_size',
@@ -388,15 +372,27 @@ def _step_size_arguments(config):
   }
 
 
+def _step_sizes(config):
+  """Return the config's step sizes, by group."""
+  arguments = _step_size_arguments(config)
+  return {kind: config[kind].kwargs[name] for kind, name in arguments.items()}
+
+
 def _kwargs_at(config, kind, step_sizes):
-  """Returns a group's arguments, its step size that of `step_sizes`."""
+  """Return a group's arguments, its step size that of `step_sizes`."""
   kwargs = dict(config[kind].kwargs)
   if kind in step_sizes:
     kwargs[_step_size_arguments(config)[kind]] = step_sizes[kind]
   return kwargs
 
 
-def _multipliers(config, step_sizes, naturals):
+def _multipliers(config, step_sizes, kappas, constraints, dataset):
+  """Return how the multipliers of a run start and move."""
+  num_dims = math.prod(dataset.image_shape)
+  naturals = {
+    name: natural_multiplier(constraint, kappas[name], num_dims)
+    for name, constraint in constraints.items()
+  }
   return _construct(
     'multipliers',
     MULTIPLIERS,
@@ -448,7 +444,7 @@ def _policy(text):
 
 
 def _construct(where, constructors, name, *args, **kwargs):
-  """Calls a constructor by name; its complaints name the config's group."""
+  """Call a constructor by name; its complaints name the config's group."""
   if name not in constructors:
     close = difflib.get_close_matches(name, constructors, n=1)
     hint = f' (did you mean {close[0]}?)' if close else ''
@@ -463,7 +459,7 @@ def _construct(where, constructors, name, *args, **kwargs):
 
 
 def _check_counts(config):
-  """Checks the numbers that more than one part depends on."""
+  """Check the numbers that more than one part depends on."""
   for name in ('num_steps', 'batch_size', 'steps_per_dispatch'):
     if config[name] < 1:
       raise UserError(f'config.{name} must be >= 1, got {config[name]}')

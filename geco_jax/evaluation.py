@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import math
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,17 @@ from geco_jax import verdicts
 from geco_jax import workdir as workdirs
 from geco_jax.build import build
 from geco_jax.build import build_dataset
-from geco_jax.build import build_like
-from geco_jax.build import Experiment
+from geco_jax.build import run_inputs
 from geco_jax.checkpoint import Checkpointer
 from geco_jax.constraints import natural_multiplier
 from geco_jax.constraints import squared_error
-from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.batches import fixed_batch
 from geco_jax.distributions import per_example_keys
 from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.errors import UserError
+from geco_jax.experiment import Experiment
+from geco_jax.experiment import once_per_experiment
+from geco_jax.experiment import RunInputs
 from geco_jax.update import state_like
 from geco_jax.update import TrainState
 
@@ -40,27 +41,9 @@ SATURATED = 2.0
 SplitMeans = Callable[..., dict[str, Any]]
 
 
-class EvaluationPrograms(NamedTuple):
-  """What an evaluation compiles; runs can share it (`build.build_like`)."""
-
-  experiment: Experiment  # Of one of the runs.
-  means: SplitMeans  # Without the likelihood.
-  likelihood_means: SplitMeans
-  rows: pictures.RowPrograms
-
-
-def evaluation_programs(experiment: Experiment) -> EvaluationPrograms:
-  """Returns the programs that evaluate an experiment and others like it."""
-  return EvaluationPrograms(
-    experiment=experiment,
-    means=split_means(experiment, likelihood=False),
-    likelihood_means=split_means(experiment),
-    rows=pictures.row_programs(experiment),
-  )
-
-
-def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
-  """Returns the function that averages over all examples of a split.
+@once_per_experiment
+def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
+  """Return the function that averages over all examples of a split.
 
   It runs on all devices, in batches, the last of which is filled up and masked;
   it returns the means of `kl_nats`, `kl_nats_by_step` (a list), `squared_error`
@@ -125,42 +108,47 @@ def split_means(experiment: Experiment, likelihood: bool = True) -> SplitMeans:
 
 
 def num_draws(num_examples: int) -> int:
-  """Returns how many z are drawn for a split, a multiple of its examples."""
+  """Return how many z are drawn for a split, a multiple of its examples."""
   return num_examples * math.ceil(MIN_DRAWS / num_examples)
 
 
 def verdict(
-  experiment: Experiment, name: str, violation: float, log_multiplier: float
+  experiment: Experiment,
+  inputs: RunInputs,
+  name: str,
+  violation: float,
+  log_multiplier: float,
 ) -> str:
-  """Returns what became of a constraint, in a word of `verdicts`.
+  """Return what became of a constraint, in a word of `verdicts`.
 
   It is infeasible in this run if it is violated while GECO's multiplier stands
   at its upper clip or is saturated: at least `SATURATED` times the natural one.
 
   Args:
     experiment: of the run.
+    inputs: of the run.
     name: of the constraint.
     violation: mean C / scale of training data, which is what the constraint
       speaks of (Eq. 1).
     log_multiplier: at the end.
   """
-  if violation <= experiment.tolerance:
+  if violation <= inputs.tolerance:
     return verdicts.MET
-  highest = experiment.multipliers.highest_log_multiplier
+  highest = experiment.highest_log_multiplier
   if not math.isfinite(highest):  # Nothing moves it.
     return verdicts.VIOLATED
   at_clip = float(log_multiplier) >= highest - _AT_CLIP
-  saturated = saturation(experiment, name, log_multiplier) >= SATURATED
+  saturated = saturation(experiment, inputs, name, log_multiplier) >= SATURATED
   return verdicts.INFEASIBLE if at_clip or saturated else verdicts.VIOLATED
 
 
 def saturation(
-  experiment: Experiment, name: str, log_multiplier: float
+  experiment: Experiment, inputs: RunInputs, name: str, log_multiplier: float
 ) -> float:
-  """Returns a multiplier in natural ones (`constraints.natural_multiplier`)."""
+  """Return a multiplier in natural ones (`constraints.natural_multiplier`)."""
   natural = natural_multiplier(
     experiment.constraints[name],
-    experiment.kappas[name],
+    inputs.kappas[name],
     math.prod(experiment.dataset.image_shape),
   )
   return math.exp(log_multiplier) / float(natural)
@@ -168,21 +156,23 @@ def saturation(
 
 def constraint_report(
   experiment: Experiment,
+  inputs: RunInputs,
   means: Mapping[str, float],
   log_multipliers: Mapping[str, Any],
   split: str,
 ) -> dict[str, dict[str, Any]]:
-  """Returns what is reported of each constraint.
+  """Return what is reported of each constraint.
 
   Args:
     experiment: of the run.
+    inputs: of the run.
     means: of the statistics, by constraint.
     log_multipliers: at the end, by constraint.
     split: of the means; the training split's alone have a verdict.
   """
   report = {}
   for name, constraint in experiment.constraints.items():
-    kappa = experiment.kappas[name]
+    kappa = inputs.kappas[name]
     excess = means[name] - constraint.bound(kappa)
     violation = float(excess / constraint.scale(kappa))
     report[name] = {
@@ -191,43 +181,43 @@ def constraint_report(
       'unit': constraint.unit,
       'violation': violation,
       'multiplier': math.exp(log_multipliers[name]),
-      'saturation': saturation(experiment, name, log_multipliers[name]),
-      'tolerance': experiment.tolerance,
-      'holds': violation <= experiment.tolerance,
+      'saturation': saturation(experiment, inputs, name, log_multipliers[name]),
+      'tolerance': inputs.tolerance,
+      'holds': violation <= inputs.tolerance,
     }
     if split == 'train':
       report[name]['verdict'] = verdict(
-        experiment, name, violation, log_multipliers[name]
+        experiment, inputs, name, violation, log_multipliers[name]
       )
   return report
 
 
 def evaluate_state(
   experiment: Experiment,
+  inputs: RunInputs,
   state: TrainState,
   splits: Sequence[str],
-  programs: EvaluationPrograms | None = None,
 ) -> dict[str, Any]:
-  """Returns the evaluation of a state, the first split at the top level.
+  """Return the evaluation of a state, the first split at the top level.
 
   Args:
     experiment: of the run.
+    inputs: of the run.
     state: NumPy arrays, not replicated.
     splits: names of splits, most wanted first.
-    programs: for callers that have them already.
   """
-  programs = programs or evaluation_programs(experiment)
   params = parallel.replicate(state.params)
   train = parallel.replicate(experiment.dataset.splits['train'])
   num_dims = math.prod(experiment.dataset.image_shape)
   # Eq. 26, with the division by D that it leaves out.
-  train_means = programs.means(params, train)
+  train_means = split_means(experiment, likelihood=False)(params, train)
   sigma_opt = math.sqrt(train_means['squared_error'] / num_dims)
+  likelihood_means = split_means(experiment, likelihood=True)
 
   def record(split):
     images = experiment.dataset.splits[split]
     on_device = train if split == 'train' else parallel.replicate(images)
-    means = programs.likelihood_means(params, on_device, sigma_opt)
+    means = likelihood_means(params, on_device, sigma_opt)
     nll = means['nll_nats'] / num_dims
     num_examples = len(images.image)
     return {
@@ -243,7 +233,7 @@ def evaluate_state(
       'nll_bits_per_dim': nll / math.log(2),
       'elbo_nats': -means['nll_nats'] - means['kl_nats'],
       'constraints': constraint_report(
-        experiment, means, state.log_multipliers, split
+        experiment, inputs, means, state.log_multipliers, split
       ),
     }
 
@@ -256,20 +246,17 @@ def evaluate(
   splits: Sequence[str] = ('train', 'test'),
   *,
   data_dir: str | None = None,
-  dataset: Dataset | None = None,
+  experiment: Experiment | None = None,
   step: int | None = None,
-  programs: EvaluationPrograms | None = None,
 ) -> dict[str, Any]:
-  """Evaluates a run's checkpoint; writes evaluation.json and pictures.
+  """Evaluate a run's checkpoint; writes evaluation.json and pictures.
 
   Args:
     workdir: of the run.
     splits: names of splits, most wanted first.
     data_dir: of TFDS.
-    dataset: the run's, for callers that have it already.
+    experiment: of the run, for callers that have it already.
     step: of the checkpoint; None is the latest that is intact.
-    programs: of a run that `build_like` makes this one like, for callers that
-      have them already; the data set is then theirs.
 
   Returns:
     What evaluation.json holds.
@@ -284,18 +271,16 @@ def evaluate(
       f'{",".join(splits) or "nothing"}'
     )
   config = workdirs.read_config(workdir)
-  if programs is None:
-    dataset = dataset or build_dataset(config, data_dir)
-    programs = evaluation_programs(build(config, dataset))
-  experiment = build_like(config, programs.experiment)
+  if experiment is None:
+    experiment = build(config, build_dataset(config, data_dir))
+  inputs = run_inputs(config, experiment)
   state = restore_state(workdir, experiment, step)
-  evaluation = evaluate_state(experiment, state, splits, programs)
+  evaluation = evaluate_state(experiment, inputs, state, splits)
   if parallel.is_main_process():
     workdirs.write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
     for split in splits:
       images = experiment.dataset.splits[split]
-      rows = pictures.image_rows(experiment, images, programs=programs.rows)
-      shown = rows(state.params)
+      shown = pictures.image_rows(experiment, images)(state.params)
       path = os.path.join(workdir, f'reconstructions_{split}.png')
       pictures.save_png(path, pictures.grid(shown), len(shown))
   return evaluation
@@ -304,7 +289,7 @@ def evaluate(
 def restore_state(
   workdir: str, experiment: Experiment, step: int | None = None
 ) -> TrainState:
-  """Returns the state of a run's checkpoint, as NumPy arrays.
+  """Return the state of a run's checkpoint, as NumPy arrays.
 
   Raises:
     UserError: if there is no such checkpoint.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import functools
 import io
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import haiku as hk
 import jax
@@ -13,11 +13,12 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from geco_jax.build import Experiment
 from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.batches import fixed_batch
 from geco_jax.datasets.images import Images
+from geco_jax.experiment import Experiment
+from geco_jax.experiment import once_per_experiment
 from geco_jax.workdir import write_bytes
 
 _MIN_TILE = 56  # Smaller images are enlarged by a whole factor.
@@ -25,15 +26,17 @@ _GAP = 2
 _NUM_ROWS = 'rows'  # Key of the text chunk in PNG files.
 
 
-class RowPrograms(NamedTuple):
-  """What `image_rows` compiles; runs of one model can share it."""
+@once_per_experiment
+def row_programs(
+  experiment: Experiment,
+) -> tuple[
+  Callable[[Images, jax.Array], Batch], Callable[[hk.Params, Batch], Any]
+]:
+  """Return the programs of `image_rows`: a batch, what the model makes of it.
 
-  batch: Callable[[Images, jax.Array], Batch]
-  reconstructions_samples: Callable[[hk.Params, Batch], Any]
-
-
-def row_programs(experiment: Experiment) -> RowPrograms:
-  """Return the programs behind `image_rows`."""
+  Returns:
+    (images, indices) -> batch; (params, batch) -> reconstructions, samples.
+  """
 
   @jax.jit
   def reconstructions_samples(params, batch):
@@ -42,17 +45,12 @@ def row_programs(experiment: Experiment) -> RowPrograms:
     samples = experiment.model.sample(params, keys[1], batch.context)
     return output.reconstruction, samples
 
-  return RowPrograms(
-    batch=jax.jit(functools.partial(fixed_batch, experiment.dataset)),
-    reconstructions_samples=reconstructions_samples,
-  )
+  batch = jax.jit(functools.partial(fixed_batch, experiment.dataset))
+  return batch, reconstructions_samples
 
 
 def image_rows(
-  experiment: Experiment,
-  images: Images,
-  num_columns: int = 12,
-  programs: RowPrograms | None = None,
+  experiment: Experiment, images: Images, num_columns: int = 12
 ) -> Callable[[hk.Params], np.ndarray]:
   """Return the function that makes data, reconstructions and samples.
 
@@ -64,18 +62,17 @@ def image_rows(
     images: of a split, on the host; `num_columns` of it are shown, evenly
       spaced.
     num_columns: images in a row.
-    programs: of `row_programs`, for callers that have them already.
 
   Returns:
     params, not replicated -> float32 [3 or 4, num_columns, height, width,
     channels].
   """
-  programs = programs or row_programs(experiment)
-  batch = programs.batch(images, _evenly_spaced(images, num_columns))
+  make_batch, reconstructions_samples = row_programs(experiment)
+  batch = make_batch(images, _evenly_spaced(images, num_columns))
 
   def rows(params):
-    outputs = programs.reconstructions_samples(params, batch)
-    return stack_rows(experiment.dataset, batch.context, batch.image, *outputs)
+    shown = reconstructions_samples(params, batch)
+    return stack_rows(experiment.dataset, batch.context, batch.image, *shown)
 
   return rows
 

@@ -14,14 +14,14 @@ from geco_jax import metrics
 from geco_jax import parallel
 from geco_jax import pictures
 from geco_jax import workdir as workdirs
-from geco_jax.build import build_like
 from geco_jax.errors import UserError
 from geco_jax.evaluation import constraint_report
 from geco_jax.evaluation import saturation
+from geco_jax.evaluation import split_means
 from geco_jax.evaluation import verdict
-from geco_jax.programs import Programs
+from geco_jax.experiment import Experiment
+from geco_jax.experiment import RunInputs
 from geco_jax.update import init_state
-from geco_jax.update import run_inputs
 from geco_jax.update import state_like
 from geco_jax.update import TrainState
 
@@ -32,23 +32,29 @@ class Recorder:
   Attributes:
     config: of the run.
     workdir: its folder.
-    experiment: its parts.
-    inputs: of the compiled program.
+    experiment: what is compiled, shared with runs that differ in inputs alone.
+    inputs: what it has of its own.
     state: the latest that was saved or restored, NumPy arrays.
     step: training steps taken; the training loop moves it.
   """
 
-  def __init__(self, config: ConfigDict, workdir: str, programs: Programs):
-    """Opens a run's folder, and its latest checkpoint if it has one."""
+  def __init__(
+    self,
+    config: ConfigDict,
+    workdir: str,
+    experiment: Experiment,
+    inputs: RunInputs,
+  ):
+    """Open a run's folder, and its latest checkpoint if it has one."""
     self.config = config
     self.workdir = workdir
-    self.experiment = build_like(config, programs.experiment)
-    self.inputs = run_inputs(self.experiment)
+    self.experiment = experiment
+    self.inputs = inputs
     self._checkpointer = checkpoint.Checkpointer(workdir)
     self.state: TrainState
-    restored = self._checkpointer.restore(state_like(self.experiment))
+    restored = self._checkpointer.restore(state_like(experiment))
     if restored is None:
-      state = init_state(self.experiment, self.inputs)
+      state = init_state(experiment, inputs)
       self.state = jax.tree.map(np.asarray, state)
     else:
       self.state = restored.state
@@ -56,13 +62,9 @@ class Recorder:
       metrics.say(f'continuing from step {restored.step} in {workdir}')
     self.step = int(self.state.step)
     self._violations = {}  # Relative, mean over the latest dispatch.
-    self._validation_means = programs.evaluation.means
-    self._validation_images = self.experiment.dataset.splits['validation']
-    self._image_rows = pictures.image_rows(
-      self.experiment,
-      self._validation_images,
-      programs=programs.evaluation.rows,
-    )
+    self._validation_means = split_means(experiment, likelihood=False)
+    self._validation_images = experiment.dataset.splits['validation']
+    self._image_rows = pictures.image_rows(experiment, self._validation_images)
     self._writes = parallel.is_main_process()
     if self._writes:
       self._writer = metrics.MetricsWriter(workdir, self.step)
@@ -80,7 +82,7 @@ class Recorder:
   def log(
     self, step: int, per_step: Mapping[str, np.ndarray], seconds: float
   ) -> str:
-    """Logs the means over a dispatch.
+    """Log the means over a dispatch.
 
     Args:
       step: after the dispatch.
@@ -100,19 +102,19 @@ class Recorder:
     values = {k: float(v.mean()) for k, v in per_step.items()}
     values['rmse'] = math.sqrt(values.pop('mse'))
     values['steps_per_second'] = num_steps / seconds
-    for name in self.experiment.kappas:
+    for name in self.inputs.kappas:
       values[f'{name}/saturation'] = saturation(
-        self.experiment, name, values[f'{name}/log_multiplier']
+        self.experiment, self.inputs, name, values[f'{name}/log_multiplier']
       )
     if self._writes:
       self._writer.scalars(step, values)
     self._violations = {
-      name: values[f'{name}/violation'] for name in self.experiment.kappas
+      name: values[f'{name}/violation'] for name in self.inputs.kappas
     }
     return self._progress_text(values)
 
   def save(self, state: TrainState) -> None:
-    """Evaluates the validation split, draws it and saves a checkpoint.
+    """Evaluate the validation split, draws it and saves a checkpoint.
 
     Args:
       state: after `step`, NumPy arrays.
@@ -134,19 +136,23 @@ class Recorder:
       self.step,
       state,
       checkpoint.score(
-        means['kl_nats'], self._violations, self.experiment.tolerance
+        means['kl_nats'], self._violations, self.inputs.tolerance
       ),
     )
 
   def close(self) -> None:
-    """Waits for the last checkpoint and closes the logs."""
+    """Wait for the last checkpoint and closes the logs."""
     self._checkpointer.close()
     if self._writes:
       self._writer.close()
 
   def _write_validation(self, means):
     report = constraint_report(
-      self.experiment, means, self.state.log_multipliers, 'validation'
+      self.experiment,
+      self.inputs,
+      means,
+      self.state.log_multipliers,
+      'validation',
     )
     results = {'validation/kl_nats': means['kl_nats']}
     for name, entry in report.items():
@@ -172,15 +178,17 @@ class Recorder:
     )
 
   def _progress_text(self, values: Mapping[str, Any]) -> str:
-    """Returns KL and each constraint's value, verdict by now and lambda."""
+    """Return KL and each constraint's value, verdict by now and lambda."""
     parts = [
       f'{values["steps_per_second"]:.0f} steps/s',
       f'KL {values["kl_nats"]:.2f}',
     ]
-    for name, kappa in self.experiment.kappas.items():
+    for name, kappa in self.inputs.kappas.items():
       violation = values[f'{name}/violation']
       log_multiplier = values[f'{name}/log_multiplier']
-      outcome = verdict(self.experiment, name, violation, log_multiplier)
+      outcome = verdict(
+        self.experiment, self.inputs, name, violation, log_multiplier
+      )
       parts.append(
         f'{name} {values[f"{name}/value"]:.4f}/{kappa:g} '
         f'{outcome} lambda {math.exp(log_multiplier):.3g}'

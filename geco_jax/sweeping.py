@@ -1,7 +1,7 @@
 """Runs of a grid in this process, each program compiled once.
 
 Runs that agree in all but what enters a program as an array
-(`build.compiled_leaves`) share their programs. They are trained in turn, every
+(`build.experiment_key`) share an `Experiment`. They are trained in turn, every
 one shared by all devices, or several at once, every one whole on its device.
 """
 
@@ -15,24 +15,24 @@ from geco_jax import training
 from geco_jax import workdir as workdirs
 from geco_jax.build import build
 from geco_jax.build import build_dataset
-from geco_jax.build import compiled_leaves
+from geco_jax.build import experiment_key
+from geco_jax.build import run_inputs
 from geco_jax.checkpoint import latest_step
 from geco_jax.evaluation import evaluate
+from geco_jax.experiment import Experiment
 from geco_jax.grid import Point
 from geco_jax.metrics import say
-from geco_jax.programs import build_programs
-from geco_jax.programs import Programs
 
 SPLITS = ('train', 'test')  # Of each run's evaluation.
 ERROR_LOG = 'error.log'  # In the folder of a run that failed.
 
-# Programs and the runs that share them -> how many to train at once.
-ChooseWidth = Callable[[Programs, Sequence[Point]], int]
+# An experiment and the runs that share it -> how many to train at once.
+ChooseWidth = Callable[[Experiment, Sequence[Point]], int]
 
 
-def in_turn(programs: Programs, points: Sequence[Point]) -> int:
-  """Returns 1: one run after another, as `geco_jax.train` does each."""
-  del programs, points
+def in_turn(experiment: Experiment, points: Sequence[Point]) -> int:
+  """Return 1: one run after another, as `geco_jax.train` does each."""
+  del experiment, points
   return 1
 
 
@@ -44,7 +44,7 @@ def run_here(
   data_dir: str | None = None,
   show_progress: bool = True,
 ) -> list[Point]:
-  """Trains and evaluates those runs of a grid that are not finished.
+  """Train and evaluate those runs of a grid that are not finished.
 
   Args:
     grid: the runs; each has its folder in `workdir`.
@@ -62,28 +62,23 @@ def run_here(
     training.Interrupted: after SIGTERM or SIGINT, what was trained saved.
   """
   todo = unfinished(grid, workdir)
-  datasets = {}
-  for point in todo:
-    key = _dataset_key(point)
-    if key not in datasets:
-      datasets[key] = build_dataset(point.config, data_dir)
-    build(point.config, datasets[key])  # Refuses before an hour has passed.
+  experiments = _experiments(todo, data_dir)  # Refused here, not in an hour.
   failed = []
   names = {point.name for point in todo}
   # By the whole grid, so that what is left is trained as it would have been.
-  for alike in _by_programs(grid):
-    left = [point for point in alike if point.name in names]
+  for key, group in _by_experiment(grid).items():
+    left = [point for point in group if point.name in names]
     if left:
-      programs = build_programs(left[0].config, datasets[_dataset_key(left[0])])
+      experiment = experiments.pop(key)  # Not kept when its runs are through.
       untrained = any(not _is_trained(point, workdir) for point in left)
-      choose = untrained and len(alike) > 1
-      width = choose_width(programs, alike) if choose else 1
-      failed += _run_alike(left, workdir, programs, width, show_progress)
+      choose = untrained and len(group) > 1
+      width = choose_width(experiment, group) if choose else 1
+      failed += _run_group(left, workdir, experiment, width, show_progress)
   return failed
 
 
 def unfinished(grid: Sequence[Point], workdir: str) -> list[Point]:
-  """Returns the runs that are not trained and evaluated to the end yet.
+  """Return the runs that are not trained and evaluated to the end yet.
 
   Raises:
     UserError: if the folder of one is another run's.
@@ -96,7 +91,7 @@ def unfinished(grid: Sequence[Point], workdir: str) -> list[Point]:
 
 
 def is_finished(point: Point, workdir: str) -> bool:
-  """Returns whether a run's final evaluation and its pictures are there."""
+  """Return whether a run's final evaluation and its pictures are there."""
   folder = os.path.join(workdir, point.name)
   try:
     with open(os.path.join(folder, 'evaluation.json')) as file:
@@ -113,29 +108,38 @@ def is_finished(point: Point, workdir: str) -> bool:
   )
 
 
-def _dataset_key(point: Point) -> str:
-  return point.config.dataset.to_json(sort_keys=True)
+def _experiments(points, data_dir) -> dict[str, Experiment]:
+  """Return the experiments of runs by their keys, all inputs checked."""
+  datasets, experiments = {}, {}
+  for key, group in _by_experiment(points).items():
+    config = group[0].config
+    name = config.dataset.to_json(sort_keys=True)
+    if name not in datasets:
+      datasets[name] = build_dataset(config, data_dir)
+    experiments[key] = build(config, datasets[name])
+    for point in group:
+      run_inputs(point.config, experiments[key])
+  return experiments
 
 
-def _by_programs(points: Sequence[Point]) -> list[list[Point]]:
-  """Returns the runs in groups that share their programs."""
+def _by_experiment(points: Sequence[Point]) -> dict[str, list[Point]]:
+  """Return the runs that share an experiment, by its key."""
   groups: dict[str, list[Point]] = {}
   for point in points:
-    key = json.dumps(compiled_leaves(point.config), sort_keys=True)
-    groups.setdefault(key, []).append(point)
-  return [*groups.values()]
+    groups.setdefault(experiment_key(point.config), []).append(point)
+  return groups
 
 
-def _run_alike(points, workdir, programs: Programs, width, show_progress):
-  """Runs points that share programs; returns those that failed."""
+def _run_group(points, workdir, experiment: Experiment, width, show_progress):
+  """Run points that share an experiment; return those that failed."""
   failed = []
   for start in range(0, len(points), width):
     chunk = points[start : start + width]
     say(', '.join(point.name for point in chunk))
-    failures = _train(chunk, workdir, programs, width, show_progress)
+    failures = _train(chunk, workdir, experiment, width, show_progress)
     for point in chunk:
       folder = os.path.join(workdir, point.name)
-      failure = failures[folder] or _evaluate(folder, programs)
+      failure = failures[folder] or _evaluate(folder, experiment)
       _write_error_log(folder, failure)
       failed += [point] if failure else []
   return failed
@@ -146,17 +150,17 @@ def _is_trained(point: Point, workdir: str) -> bool:
   return latest_step(folder) == point.config.num_steps
 
 
-def _train(chunk, workdir, programs, width, show_progress):
-  """Trains the runs of a chunk; returns what went wrong, by folder."""
+def _train(chunk, workdir, experiment, width, show_progress):
+  """Train the runs of a chunk; return what went wrong, by folder."""
   configs = {os.path.join(workdir, p.name): p.config for p in chunk}
   if width > 1:
     return training.train_together(
-      configs, programs, show_progress=show_progress
+      configs, experiment, show_progress=show_progress
     )
   ((folder, config),) = configs.items()
   try:
     training.train(
-      config, folder, programs=programs, show_progress=show_progress
+      config, folder, experiment=experiment, show_progress=show_progress
     )
   except training.Interrupted:
     raise
@@ -165,15 +169,16 @@ def _train(chunk, workdir, programs, width, show_progress):
   return {folder: None}
 
 
-def _evaluate(folder, programs):
+def _evaluate(folder, experiment):
+  """Evaluate a run; return what went wrong, or None."""
   try:
-    evaluate(folder, SPLITS, programs=programs.evaluation)
+    evaluate(folder, SPLITS, experiment=experiment)
   except Exception as error:  # The others go on.
     return error
 
 
 def _write_error_log(folder, failure) -> None:
-  """Leaves a failure's traceback in a run's folder, or removes an old one."""
+  """Leave a failure's traceback in a run's folder, or removes an old one."""
   path = os.path.join(folder, ERROR_LOG)
   if failure is None:
     if os.path.exists(path):

@@ -16,36 +16,36 @@ import numpy as np
 
 from geco_jax import parallel
 from geco_jax import workdir as workdirs
-from geco_jax.build import build_like
+from geco_jax.build import run_inputs
+from geco_jax.experiment import Experiment
 from geco_jax.grid import Point
 from geco_jax.metrics import say
-from geco_jax.programs import Programs
 from geco_jax.sweeping import ChooseWidth
+from geco_jax.update import dispatch
 from geco_jax.update import init_state
-from geco_jax.update import run_inputs
 
-_FILE = 'runs_at_once.json'  # By programs and number of devices.
+_FILE = 'runs_at_once.json'  # By experiment and number of devices.
 _DISPATCHES = 3  # The median of these is what counts.
 
 
 def remembered_width(workdir: str) -> ChooseWidth:
-  """Returns `fastest_width`, its choices kept in a sweep's folder.
+  """Return `fastest_width`, its choices kept in a sweep's folder.
 
   A sweep that goes on trains as it began, so that it ends as if it had never
   been interrupted.
   """
   path = os.path.join(workdir, _FILE)
 
-  def choose(programs, points):
+  def choose(experiment, points):
     try:
       with open(path) as file:
         known = json.load(file)
     except (OSError, ValueError):
       known = {}
-    of = json.dumps([programs.key, parallel.num_devices()], sort_keys=True)
-    key = hashlib.sha256(of.encode()).hexdigest()[:16]
+    setting = f'[{experiment.key}, {parallel.num_devices()}]'
+    key = hashlib.sha256(setting.encode()).hexdigest()[:16]
     if key not in known:
-      known[key] = fastest_width(programs, points)
+      known[key] = fastest_width(experiment, points)
       workdirs.create(workdir)
       workdirs.write_json(path, known)
     return known[key]
@@ -53,14 +53,14 @@ def remembered_width(workdir: str) -> ChooseWidth:
   return choose
 
 
-def fastest_width(programs: Programs, points: Sequence[Point]) -> int:
-  """Returns how many of the runs to train at once; says why.
+def fastest_width(experiment: Experiment, points: Sequence[Point]) -> int:
+  """Return how many of the runs to train at once; say why.
 
   A few steps are taken in each way. On a CPU with one device only one run after
   another comes into question.
 
   Args:
-    programs: of all of the runs.
+    experiment: of all of the runs.
     points: the runs, two or more.
   """
   widths = _widths(len(points), parallel.num_devices(), jax.default_backend())
@@ -70,7 +70,7 @@ def fastest_width(programs: Programs, points: Sequence[Point]) -> int:
   rates = {}
   for width in widths:
     try:
-      rates[width] = _steps_per_second(programs, points[:width])
+      rates[width] = _steps_per_second(experiment, points[:width])
     except jax.errors.JaxRuntimeError as error:  # Out of memory.
       say(f'{_words(width)} cannot be: {str(error).splitlines()[0]}')
   best = max(rates, key=rates.__getitem__)
@@ -79,28 +79,27 @@ def fastest_width(programs: Programs, points: Sequence[Point]) -> int:
 
 
 def _widths(num_runs: int, num_devices: int, backend: str) -> list[int]:
-  """Returns the numbers of runs at once that are worth a measurement."""
+  """Return the numbers of runs at once that are worth a measurement."""
   widths = {1, min(num_devices, num_runs)}
   if backend != 'cpu':
     widths.add(num_runs)
   return sorted(widths)
 
 
-def _steps_per_second(programs: Programs, points: Sequence[Point]) -> float:
-  """Returns the training steps per second of all runs together."""
-  experiments = [build_like(p.config, programs.experiment) for p in points]
-  inputs = [run_inputs(experiment) for experiment in experiments]
-  states = [init_state(*pair) for pair in zip(experiments, inputs, strict=True)]
-  images = parallel.replicate(programs.experiment.dataset.splits['train'])
+def _steps_per_second(experiment: Experiment, points: Sequence[Point]) -> float:
+  """Return the training steps per second of all runs together."""
+  inputs = [run_inputs(point.config, experiment) for point in points]
+  images = parallel.replicate(experiment.dataset.splits['train'])
   layout = parallel.SHARED if len(points) == 1 else parallel.SPREAD
-  take_steps = programs.take_steps(layout)
-  state, placed = layout.place(states), layout.place(inputs)
+  take_steps = dispatch(experiment, layout)
+  state = layout.place([init_state(experiment, each) for each in inputs])
+  placed = layout.place([each.as_arrays() for each in inputs])
   seconds = []
   for _ in range(1 + _DISPATCHES):
     start = time.monotonic()
     state, _ = jax.block_until_ready(take_steps(state, placed, images))
     seconds.append(time.monotonic() - start)
-  steps = len(points) * programs.steps_per_dispatch
+  steps = len(points) * experiment.steps_per_dispatch
   return steps / float(np.median(seconds[1:]))  # The first compiled.
 
 
@@ -109,7 +108,7 @@ def _words(width: int) -> str:
 
 
 def _report(rates: Mapping[int, float]) -> str:
-  """Returns the measured rates as text."""
+  """Return the measured rates as text."""
   return 'training steps per second are ' + ', '.join(
     f'{rate:.0f} with {_words(width)}' for width, rate in rates.items()
   )

@@ -14,16 +14,15 @@ from geco_jax import metrics
 from geco_jax import parallel
 from geco_jax import verdicts
 from geco_jax import workdir as workdirs
+from geco_jax.build import build
 from geco_jax.build import build_dataset
-from geco_jax.build import build_like
-from geco_jax.build import compiled_leaves
-from geco_jax.build import Experiment
-from geco_jax.datasets.batches import Dataset
+from geco_jax.build import run_inputs
 from geco_jax.evaluation import constraint_report
+from geco_jax.experiment import Experiment
+from geco_jax.experiment import RunInputs
 from geco_jax.grid import without_sweep
-from geco_jax.programs import build_programs
-from geco_jax.programs import Programs
 from geco_jax.recorder import Recorder
+from geco_jax.update import dispatch
 from geco_jax.update import TrainState
 
 
@@ -41,19 +40,16 @@ def train(
   workdir: str,
   *,
   data_dir: str | None = None,
-  dataset: Dataset | None = None,
-  programs: Programs | None = None,
+  experiment: Experiment | None = None,
   show_progress: bool = True,
 ) -> TrainState:
-  """Trains a run to its end, from its latest checkpoint if it has one.
+  """Train a run to its end, from its latest checkpoint if it has one.
 
   Args:
     config: see configs/; its `sweep` is passed over.
     workdir: for checkpoints, logs and pictures; created if need be.
     data_dir: of TFDS.
-    dataset: of `build_dataset(config)`, for callers that have it already.
-    programs: of a run like this one, for callers that have them already; the
-      data set is then theirs.
+    experiment: of the run, for callers that have it already.
     show_progress: whether to draw a progress bar on stderr.
 
   Returns:
@@ -64,11 +60,10 @@ def train(
     Interrupted: after SIGTERM or SIGINT, the state saved.
   """
   config = without_sweep(config)
-  if programs is None:
-    dataset = dataset or build_dataset(config, data_dir)
-    programs = build_programs(config, dataset)
-  with contextlib.closing(_open(config, workdir, programs)) as run:
-    (failure,) = _train_all([run], parallel.SHARED, programs, show_progress)
+  if experiment is None:
+    experiment = build(config, build_dataset(config, data_dir))
+  with contextlib.closing(_open(config, workdir, experiment)) as run:
+    (failure,) = _train_all([run], parallel.SHARED, show_progress)
   if failure is not None:
     raise failure
   return run.state
@@ -76,18 +71,18 @@ def train(
 
 def train_together(
   configs: Mapping[str, ConfigDict],
-  programs: Programs,
+  experiment: Experiment,
   *,
   show_progress: bool = True,
 ) -> dict[str, Exception | None]:
-  """Trains several runs at once, each whole on one device.
+  """Train several runs at once, each whole on one device.
 
-  A run's folder is what `train` would have made, up to the rounding of its
+  A run's folder is what `train` would have written, up to the rounding of its
   numbers. A run that fails leaves the others alone.
 
   Args:
     configs: of the runs, by workdir.
-    programs: of all of these runs.
+    experiment: of all of these runs.
     show_progress: whether to draw a progress bar on stderr.
 
   Returns:
@@ -101,39 +96,38 @@ def train_together(
     runs = []
     for workdir, config in configs.items():
       try:
-        run = _open(without_sweep(config), workdir, programs)
+        run = _open(without_sweep(config), workdir, experiment)
       except Exception as error:  # Damaged checkpoints, folders of others, ...
         failures[workdir] = error
       else:
         runs.append(stack.enter_context(contextlib.closing(run)))
     if runs:
-      trained = _train_all(runs, parallel.SPREAD, programs, show_progress)
+      trained = _train_all(runs, parallel.SPREAD, show_progress)
       failures |= zip((run.workdir for run in runs), trained, strict=True)
   return failures
 
 
-def _open(config, workdir, programs) -> Recorder:
-  """Returns the recorder of a run in its folder, made if need be."""
-  if compiled_leaves(config) != programs.key:
-    raise ValueError('these are the programs of another config')
-  build_like(config, programs.experiment)  # Refuses before a folder is made.
+def _open(config, workdir, experiment) -> Recorder:
+  """Return the recorder of a run in its folder, created if need be."""
+  inputs = run_inputs(config, experiment)  # Refused before a folder is made.
   if parallel.is_main_process():
     workdirs.claim(workdir, config)
-  return Recorder(config, workdir, programs)
+  return Recorder(config, workdir, experiment, inputs)
 
 
-def _train_all(runs, layout, programs, show_progress):
-  """Trains runs to their ends; returns what went wrong with each, or None."""
-  loop = _Loop(runs, layout, programs, show_progress)
+def _train_all(runs, layout, show_progress):
+  """Train runs to their ends; return what went wrong with each, or None."""
+  loop = _Loop(runs, layout, show_progress)
   try:
     with _stop_signals() as stopped:
       loop.run(stopped)
   finally:
     loop.close()
   for run, failure in zip(runs, loop.failures, strict=True):
-    multipliers = run.state.log_multipliers
     if failure is None:
-      for line in infeasible(run.workdir, run.experiment, multipliers):
+      for line in infeasible(
+        run.workdir, run.experiment, run.inputs, run.state.log_multipliers
+      ):
         logging.warning(line)
   return loop.failures
 
@@ -145,17 +139,15 @@ class _Loop:
     self,
     runs: Sequence[Recorder],
     layout: parallel.Layout,
-    programs: Programs,
     show_progress: bool,
   ):
     self.failures: list[Exception | None] = [None] * len(runs)
     self._runs = runs
     self._layout = layout
-    self._take_steps = programs.take_steps(layout)
-    self._steps_per_dispatch = programs.steps_per_dispatch
-    self._images = parallel.replicate(
-      programs.experiment.dataset.splits['train']
-    )
+    experiment = runs[0].experiment  # That of all.
+    self._take_steps = dispatch(experiment, layout)
+    self._steps_per_dispatch = experiment.steps_per_dispatch
+    self._images = parallel.replicate(experiment.dataset.splits['train'])
     self._pending = {}, None  # Steps by run, metrics of the latest dispatch.
     self._since = time.monotonic()  # When what was logged last was complete.
     self._progress = metrics.Progress(
@@ -165,9 +157,9 @@ class _Loop:
     )
 
   def run(self, stopped) -> None:
-    """Trains to the last step; saves and raises if a signal comes."""
+    """Train to the last step; saves and raises if a signal comes."""
     states = self._layout.place([run.state for run in self._runs])
-    inputs = self._layout.place([run.inputs for run in self._runs])
+    inputs = self._layout.place([run.inputs.as_arrays() for run in self._runs])
     self._since = time.monotonic()
     while active := self._active():
       states, step_metrics = self._take_steps(states, inputs, self._images)
@@ -187,11 +179,11 @@ class _Loop:
         raise Interrupted(number or signal.SIGTERM, step)
 
   def close(self) -> None:
-    """Leaves the progress bar as it stands."""
+    """Leave the progress bar as it stands."""
     self._progress.close()
 
   def _log_pending(self) -> None:
-    """Logs the latest dispatch, when it is complete."""
+    """Log the latest dispatch, when it is complete."""
     steps, step_metrics = self._pending
     self._pending = {}, None
     if not steps:
@@ -219,14 +211,14 @@ class _Loop:
 
   @contextlib.contextmanager
   def _failing(self, index):
-    """Makes an error that of one run, which goes on no more."""
+    """Make an error that of one run, which goes on no more."""
     try:
       yield
     except Exception as error:  # Full disks, losses that are not finite, ...
       self.failures[index] = error
 
   def _active(self) -> list[int]:
-    """Returns which runs go on. The others' numbers are passed over."""
+    """Return which runs go on. The others' numbers are passed over."""
     return [
       index
       for index, run in enumerate(self._runs)
@@ -235,24 +227,29 @@ class _Loop:
 
 
 def infeasible(
-  workdir: str, experiment: Experiment, log_multipliers: Mapping[str, Any]
+  workdir: str,
+  experiment: Experiment,
+  inputs: RunInputs,
+  log_multipliers: Mapping[str, Any],
 ) -> Iterator[str]:
-  """Returns the sentences of `verdicts.infeasible` on a run's last steps."""
+  """Return the sentences of `verdicts.infeasible` on a run's last steps."""
   logged = metrics.read_metrics(workdir)
   means = {}
-  for name, kappa in experiment.kappas.items():
+  for name, kappa in inputs.kappas.items():
     violations = logged[f'{name}/violation']
     (logged_at,) = np.isfinite(violations).nonzero()
     constraint = experiment.constraints[name]
     violation = violations[logged_at[-1]] * constraint.scale(kappa)
     means[name] = float(violation + constraint.bound(kappa))
-  reports = constraint_report(experiment, means, log_multipliers, 'train')
+  reports = constraint_report(
+    experiment, inputs, means, log_multipliers, 'train'
+  )
   return verdicts.infeasible(reports, logged)
 
 
 @contextlib.contextmanager
 def _stop_signals():
-  """Catches SIGTERM and SIGINT; yields () -> the signal that came, or None."""
+  """Catch SIGTERM and SIGINT; yields () -> the signal that came, or None."""
   caught = []
   handled = (signal.SIGTERM, signal.SIGINT)
 

@@ -15,11 +15,13 @@ import numpy as np
 import optax
 
 from geco_jax import parallel
-from geco_jax.build import Experiment
 from geco_jax.constraints import squared_error
 from geco_jax.datasets import batches
 from geco_jax.datasets.images import Images
 from geco_jax.distributions import per_example_keys
+from geco_jax.experiment import Experiment
+from geco_jax.experiment import once_per_experiment
+from geco_jax.experiment import RunInputs
 from geco_jax.lagrangian import lagrangian
 
 Metrics = dict[str, jax.Array]
@@ -35,25 +37,8 @@ class TrainState(NamedTuple):
   multiplier_state: optax.OptState
 
 
-class RunInputs(NamedTuple):
-  """What runs of one compiled program may differ in."""
-
-  seed: jax.Array  # uint32 [].
-  kappas: dict[str, jax.Array]  # float32 [] by constraint.
-  step_sizes: dict[str, jax.Array]  # float32 [], `Experiment.step_sizes`.
-
-
-def run_inputs(experiment: Experiment) -> RunInputs:
-  """Returns the inputs that the experiment's config asks for."""
-  return RunInputs(
-    seed=jnp.uint32(experiment.seed),
-    kappas={k: jnp.float32(v) for k, v in experiment.kappas.items()},
-    step_sizes={k: jnp.float32(v) for k, v in experiment.step_sizes.items()},
-  )
-
-
 def init_state(experiment: Experiment, inputs: RunInputs) -> TrainState:
-  """Returns the state before the first step."""
+  """Return the state before the first step."""
   # It runs once, so that what counts is how fast it compiles. Measured on CPUs,
   # where compiling ConvDRAW's takes a fifth of the time so.
   options = {'xla_backend_optimization_level': 0}
@@ -61,27 +46,36 @@ def init_state(experiment: Experiment, inputs: RunInputs) -> TrainState:
   init = jax.jit(
     experiment.model.init, compiler_options=options if on_cpu else None
   )
-  return _state_of(experiment, inputs, init)
+  inputs = inputs._replace(seed=jnp.uint32(inputs.seed))
+  return _first_state(experiment, inputs, init)
 
 
 def state_like(experiment: Experiment) -> TrainState:
-  """Returns NumPy arrays of a state's shapes and types, without its values."""
+  """Return NumPy arrays of a state's shapes and types, without its values."""
+  scalars = dict.fromkeys(experiment.constraints, np.float32(0))
+  inputs = RunInputs(
+    seed=np.uint32(0),
+    kappas=scalars,
+    step_sizes={},  # Those of the experiment's config.
+    initial_log_multipliers=scalars,
+    tolerance=None,
+  )
   shapes = jax.eval_shape(
-    lambda inputs: _state_of(experiment, inputs, experiment.model.init),
-    run_inputs(experiment),
+    lambda inputs: _first_state(experiment, inputs, experiment.model.init),
+    inputs,
   )
   return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
 
 
-def _state_of(
+def _first_state(
   experiment: Experiment, inputs: RunInputs, init: Callable[..., hk.Params]
 ) -> TrainState:
-  """Returns the state before the first step, its parameters from `init`."""
+  """Return the state before the first step, its parameters from `init`."""
   params_key, sample_key = jax.random.split(_key(inputs.seed, 'params'))
   shapes = experiment.dataset.image_shape, experiment.dataset.context_shape
   image, context = (s and jnp.zeros((1, *s)) for s in shapes)
   params = init(params_key, jax.random.split(sample_key, 1), image, context)
-  initial = experiment.multipliers.initial_log_multipliers
+  initial = inputs.initial_log_multipliers
   log_multipliers = {name: jnp.float32(x) for name, x in initial.items()}
   return TrainState(
     step=jnp.int32(0),
@@ -102,7 +96,7 @@ def loss_and_metrics(
   keys: jax.Array,
   batch: batches.Batch,
 ):
-  """Returns the Lagrangian of a batch (Eq. 2) and what is reported of it.
+  """Return the Lagrangian of a batch (Eq. 2) and what is reported of it.
 
   Args:
     experiment: model and constraints.
@@ -135,10 +129,20 @@ def loss_and_metrics(
   return loss, (values, metrics)
 
 
+def dispatch(
+  experiment: Experiment, layout: parallel.Layout
+) -> Callable[[TrainState, RunInputs, Images], tuple[TrainState, Metrics]]:
+  """Return the program of a dispatch, for runs that lie so on the devices."""
+  is_shared = layout is parallel.SHARED
+  make = train_steps if is_shared else train_steps_together
+  return make(experiment, experiment.steps_per_dispatch)
+
+
+@once_per_experiment
 def train_steps(
   experiment: Experiment, num_steps: int
 ) -> Callable[[TrainState, RunInputs, Images], tuple[TrainState, Metrics]]:
-  """Returns the compiled program that takes `num_steps` training steps.
+  """Return the compiled program that takes `num_steps` training steps.
 
   The returned function takes and returns replicated trees (`parallel`) and
   donates its state; its metrics are [num_devices, num_steps]. The global batch
@@ -157,10 +161,11 @@ def train_steps(
   return parallel.pmap(run, donate_argnums=0)
 
 
+@once_per_experiment
 def train_steps_together(
   experiment: Experiment, num_steps: int
 ) -> Callable[[TrainState, RunInputs, Images], tuple[TrainState, Metrics]]:
-  """Returns the compiled program that takes steps of several runs at once.
+  """Return the compiled program that takes steps of several runs at once.
 
   Like `train_steps`, but for the leading axes of states, inputs and metrics,
   which are [num_devices, runs per device]; the images are replicated. Every
@@ -179,15 +184,15 @@ def train_steps_together(
   def run_all(states, inputs, images):
     if len(states.step) > 1:
       return jax.vmap(run, in_axes=(0, 0, None))(states, inputs, images)
-    state, its_inputs = jax.tree.map(lambda x: x[0], (states, inputs))
-    one = run(state, its_inputs, images)
+    state, own_inputs = jax.tree.map(lambda x: x[0], (states, inputs))
+    one = run(state, own_inputs, images)
     return jax.tree.map(lambda x: x[jnp.newaxis], one)
 
   return parallel.pmap(run_all, donate_argnums=0)
 
 
 def _run_steps(experiment, num_steps, places, mean):
-  """Returns the function of `num_steps` steps on one device.
+  """Return the function of `num_steps` steps on one device.
 
   Args:
     experiment: what is trained.
@@ -227,7 +232,7 @@ def _run_steps(experiment, num_steps, places, mean):
 
 
 def _apply(experiment, state, inputs, gradients, values, metrics):
-  """Moves parameters down the gradients, multipliers up the constraints."""
+  """Move parameters down the gradients, multipliers up the constraints."""
   optimizer = experiment.optimizer(inputs.step_sizes)
   updates, optimizer_state = optimizer.update(
     gradients, state.optimizer_state, state.params
@@ -240,7 +245,7 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
     inputs.step_sizes, inputs.kappas
   )
   multiplier_updates, multiplier_state = move_multipliers.update(
-    relative if experiment.multipliers.relative else values,
+    relative if experiment.relative else values,
     state.multiplier_state,
     state.log_multipliers,
   )
@@ -267,5 +272,5 @@ _KEY_PURPOSES = ('params', 'data', 'noise', 'assembly')
 
 
 def _key(seed: jax.Array, purpose: str) -> jax.Array:
-  """Returns the run's key for one purpose."""
+  """Return the run's key for one purpose."""
   return jax.random.fold_in(jax.random.key(seed), _KEY_PURPOSES.index(purpose))

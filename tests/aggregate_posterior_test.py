@@ -12,9 +12,11 @@ import scipy.special
 import scipy.stats
 
 from geco_jax import aggregate_posterior
+from geco_jax import workdir as workdirs
 from geco_jax.aggregate_posterior import estimate
 from geco_jax.aggregate_posterior import marginal_kl
 from geco_jax.aggregate_posterior import Tiles
+from geco_jax.build import build
 from geco_jax.datasets import compositions
 from geco_jax.datasets import sources
 from geco_jax.datasets.batches import as_dataset
@@ -231,10 +233,11 @@ def test_wrong_numbers_are_refused(kwargs, message):
 
 
 def test_of_a_run_it_is_written_beside_it(tiny_config, make_dataset, tmp_path):
-  dataset = make_dataset()
-  train(tiny_config(), str(tmp_path), dataset=dataset, show_progress=False)
+  config = tiny_config()
+  experiment = build(config, make_dataset())
+  train(config, str(tmp_path), experiment=experiment, show_progress=False)
   result = estimate(
-    str(tmp_path), 20, dataset=dataset, split='test', show_progress=False
+    str(tmp_path), 20, experiment=experiment, split='test', show_progress=False
   )
   assert json.loads((tmp_path / 'marginal_kl.json').read_text()) == result
   assert (result['split'], result['num_data']) == ('test', 13)
@@ -246,7 +249,8 @@ def test_of_a_run_it_is_written_beside_it(tiny_config, make_dataset, tmp_path):
 def test_conditional_models_have_none(tiny_config, make_dataset, tmp_path):
   config = tiny_config()
   dataset = make_dataset()
-  train(config, str(tmp_path), dataset=dataset, show_progress=False)
+  experiment = build(config, dataset)
+  train(config, str(tmp_path), experiment=experiment, show_progress=False)
   path = tmp_path / 'config.json'
   saved = json.loads(path.read_text())
   saved['model'] = {
@@ -255,5 +259,6 @@ def test_conditional_models_have_none(tiny_config, make_dataset, tmp_path):
   }
   path.write_text(json.dumps(saved))
   conditional = dataset._replace(context_shape=(4, 4, 1))
+  experiment = build(workdirs.read_config(str(tmp_path)), conditional)
   with pytest.raises(UserError, match='no marginal KL'):
-    estimate(str(tmp_path), 20, dataset=conditional, show_progress=False)
+    estimate(str(tmp_path), 20, experiment=experiment, show_progress=False)

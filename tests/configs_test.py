@@ -16,6 +16,7 @@ from geco_jax.base_config import PAPER_KAPPAS
 from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.build import build_optimizer
+from geco_jax.build import run_inputs
 from geco_jax.models.classifiers import CLASSIFIERS
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -84,7 +85,7 @@ def test_takes_a_step(name, variant, make_dataset):
   images = experiment.dataset.splits['train']
   _, metrics = step(
     parallel.replicate(state),
-    parallel.replicate(inputs),
+    parallel.replicate(inputs.as_arrays()),
     parallel.replicate(images),
   )
   for values in parallel.unreplicate(metrics).values():
@@ -99,12 +100,12 @@ def test_step_can_be_traced(name, variant, make_dataset):
   state = update.state_like(experiment)
   args = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype),
-    (state, inputs, experiment.dataset.splits['train']),
+    (state, inputs.as_arrays(), experiment.dataset.splits['train']),
   )
   next_state, metrics = jax.eval_shape(step, *args)
   assert jax.tree.map(jnp.shape, next_state) == jax.tree.map(jnp.shape, args[0])
   assert metrics['loss'].shape == (1, 1)
-  constraints = {f'{name}/violation' for name in experiment.kappas}
+  constraints = {f'{name}/violation' for name in experiment.constraints}
   assert constraints <= metrics.keys()
 
 
@@ -118,7 +119,7 @@ def first_step(name, variant, make_dataset):
   else:
     dataset = build_dataset(config)
   experiment = build(config, dataset)
-  inputs = update.run_inputs(experiment)
+  inputs = run_inputs(config, experiment)
   return experiment, inputs, update.train_steps(experiment, 1)
 
 

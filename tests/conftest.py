@@ -6,6 +6,7 @@ import pytest
 
 from geco_jax.base_config import get_base_config
 from geco_jax.base_config import group
+from geco_jax.build import MODELS
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
@@ -76,3 +77,17 @@ def tiny_config():
     return config.lock()
 
   return make
+
+
+@pytest.fixture
+def count_builds(monkeypatch):
+  """Return a list that grows with every experiment that is built."""
+  builds = []
+  for name, constructor in MODELS.items():
+
+    def counted(*args, constructor=constructor, **kwargs):
+      builds.append(args)
+      return constructor(*args, **kwargs)
+
+    monkeypatch.setitem(MODELS, name, counted)
+  return builds

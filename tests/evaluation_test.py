@@ -1,5 +1,6 @@
 """Full-split means against plain NumPy, and what is derived from them."""
 
+import json
 import math
 
 import jax
@@ -10,7 +11,9 @@ import pytest
 from geco_jax import evaluation
 from geco_jax import parallel
 from geco_jax import update
+from geco_jax import workdir as workdirs
 from geco_jax.build import build
+from geco_jax.build import run_inputs
 from geco_jax.constraints import natural_multiplier
 from geco_jax.distributions import quantized_normal_log_prob
 
@@ -19,11 +22,13 @@ pytestmark = pytest.mark.usefixtures('compile_fast')
 
 @pytest.fixture
 def run(tiny_config, make_dataset, monkeypatch):
-  """An experiment and its first state; few draws."""
+  """An experiment, a run's inputs and its first state; few draws."""
   monkeypatch.setattr(evaluation, 'MIN_DRAWS', 30)
-  experiment = build(tiny_config(), make_dataset())
-  state = update.init_state(experiment, update.run_inputs(experiment))
-  return experiment, jax.tree.map(np.asarray, state)
+  config = tiny_config()
+  experiment = build(config, make_dataset())
+  inputs = run_inputs(config, experiment)
+  state = update.init_state(experiment, inputs)
+  return experiment, inputs, jax.tree.map(np.asarray, state)
 
 
 def draws(experiment, state, split):
@@ -40,8 +45,8 @@ def draws(experiment, state, split):
 
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_means_are_over_every_example_of_a_split(run, split):
-  experiment, state = run
-  means = evaluation.split_means(experiment)(
+  experiment, _, state = run
+  means = evaluation.split_means(experiment, likelihood=True)(
     parallel.replicate(state.params),
     parallel.replicate(experiment.dataset.splits[split]),
     0.3,
@@ -57,6 +62,27 @@ def test_means_are_over_every_example_of_a_split(run, split):
   assert means['re'] == pytest.approx(float(squared), rel=1e-4)
 
 
+def test_evaluate_builds_one_experiment_for_what_it_restores_and_reports(
+  run, tiny_config, make_dataset, tmp_path, count_builds, monkeypatch
+):
+  _, _, state = run
+  restored = []
+
+  def restore_state(workdir, experiment, step):
+    restored.append((workdir, step, evaluation.state_like(experiment)))
+    return state
+
+  workdirs.claim(str(tmp_path), tiny_config())
+  monkeypatch.setattr(evaluation, 'build_dataset', lambda *_: make_dataset())
+  monkeypatch.setattr(evaluation, 'restore_state', restore_state)
+  record = evaluation.evaluate(str(tmp_path), ['test'])
+  assert len(count_builds) == 1
+  ((workdir, step, like),) = restored
+  assert (workdir, step) == (str(tmp_path), None)
+  assert jax.tree.map(jnp.shape, like) == jax.tree.map(jnp.shape, state)
+  assert json.loads((tmp_path / 'evaluation.json').read_text()) == record
+
+
 def test_number_of_draws_is_a_multiple_of_the_examples():
   assert evaluation.num_draws(55_000) == 55_000
   assert evaluation.num_draws(180) % 180 == 0
@@ -64,8 +90,7 @@ def test_number_of_draws_is_a_multiple_of_the_examples():
 
 
 def test_records_hold_together(run):
-  experiment, state = run
-  record = evaluation.evaluate_state(experiment, state, ['train', 'test'])
+  record = evaluation.evaluate_state(*run, ['train', 'test'])
   assert set(record['other_splits']) == {'test'}
   for r, split, n in (
     (record, 'train', 45),
@@ -97,8 +122,8 @@ def test_records_hold_together(run):
 
 def test_sigma_opt_is_the_best_sigma_of_a_gaussian(run):
   """Eq. 26 with the division by D: the minimum of the training NLL."""
-  experiment, state = run
-  record = evaluation.evaluate_state(experiment, state, ['train'])
+  experiment, inputs, state = run
+  record = evaluation.evaluate_state(experiment, inputs, state, ['train'])
   image, output = draws(experiment, state, 'train')
   squared = ((image - output.reconstruction) ** 2).mean()
 
@@ -124,11 +149,14 @@ def test_sigma_opt_is_the_best_sigma_of_a_gaussian(run):
 def test_verdict_is_infeasible_where_the_multiplier_is_saturated(
   tiny_config, make_dataset, objective, violation, ratio, expected
 ):
-  experiment = build(tiny_config(objective), make_dataset())
-  ((name, kappa),) = experiment.kappas.items()
+  config = tiny_config(objective)
+  experiment = build(config, make_dataset())
+  inputs = run_inputs(config, experiment)
+  ((name, kappa),) = inputs.kappas.items()
   natural = natural_multiplier(experiment.constraints[name], kappa, 16)
   log_multiplier = math.log(ratio * natural)
   assert natural == pytest.approx(0.5 if name == 'nll' else 1 / (2 * 0.2**2))
-  assert (
-    evaluation.verdict(experiment, name, violation, log_multiplier) == expected
+  verdict = evaluation.verdict(
+    experiment, inputs, name, violation, log_multiplier
   )
+  assert verdict == expected

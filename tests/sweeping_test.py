@@ -71,10 +71,11 @@ def test_one_after_another_equals_separate_runs_bit_for_bit(
   assert not failed
   for point in grid:
     alone, swept = tmp_path / 'alone' / point.name, tmp_path / 'sweep'
+    experiment = build(point.config, make_dataset())
     training.train(
-      point.config, str(alone), dataset=make_dataset(), show_progress=False
+      point.config, str(alone), experiment=experiment, show_progress=False
     )
-    evaluate(str(alone), dataset=make_dataset())
+    evaluate(str(alone), experiment=experiment)
     assert files(alone) == files(swept / point.name)
     for name in ('progress.png', 'reconstructions_test.png'):
       theirs = (swept / point.name / name).read_bytes()
@@ -87,8 +88,8 @@ def test_one_after_another_equals_separate_runs_bit_for_bit(
       np.testing.assert_array_equal(a, b)
 
 
-def test_nothing_is_compiled_after_the_first_of_runs_that_are_alike(
-  sweep, tmp_path, monkeypatch, caplog
+def test_nothing_is_built_or_compiled_after_the_first_of_runs_that_are_alike(
+  sweep, tmp_path, monkeypatch, caplog, count_builds
 ):
   marks = []
   opened = Recorder.__init__
@@ -105,6 +106,7 @@ def test_nothing_is_compiled_after_the_first_of_runs_that_are_alike(
     [r for r in caplog.records[a:b] if 'Finished XLA' in r.getMessage()]
     for a, b in zip(marks, [*marks[1:], None], strict=True)
   ]
+  assert len(count_builds) == 1
   assert len(compiled[0]) > 5
   assert [r.getMessage() for r in compiled[1] + compiled[2]] == []
 
@@ -212,10 +214,11 @@ def test_a_wrong_value_is_refused_before_anything_is_trained(
 def test_a_folder_of_another_run_is_refused_before_anything_is_trained(
   sweep, tiny_config, make_dataset, tmp_path
 ):
+  config = tiny_config(kappa=0.9)
   training.train(
-    tiny_config(kappa=0.9),
+    config,
     str(tmp_path / 'seed_1'),
-    dataset=make_dataset(),
+    experiment=build(config, make_dataset()),
     show_progress=False,
   )
   with pytest.raises(UserError, match=r'kappa was 0.9, is 0.2'):

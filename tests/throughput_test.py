@@ -28,8 +28,8 @@ def test_only_what_can_win_is_measured():
 def test_the_fastest_that_fits_is_chosen_and_its_rates_are_said(
   rates, best, said, monkeypatch, capsys
 ):
-  def measured(programs, points):
-    del programs
+  def measured(experiment, points):
+    del experiment
     if len(points) not in rates:
       raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
     return rates[len(points)]
@@ -43,9 +43,9 @@ def test_the_fastest_that_fits_is_chosen_and_its_rates_are_said(
 def test_a_choice_is_made_once_per_sweep(monkeypatch, tmp_path):
   choices = iter([2, 3])
   monkeypatch.setattr(throughput, 'fastest_width', lambda *_: next(choices))
-  programs = types.SimpleNamespace(key={'batch_size': 8})
+  experiment = types.SimpleNamespace(key='{"batch_size": 8}')
   workdir = str(tmp_path / 'sweep')
   for _ in range(2):
-    assert throughput.remembered_width(workdir)(programs, []) == 2
-  programs.key = {'batch_size': 16}
-  assert throughput.remembered_width(workdir)(programs, []) == 3
+    assert throughput.remembered_width(workdir)(experiment, []) == 2
+  experiment.key = '{"batch_size": 16}'
+  assert throughput.remembered_width(workdir)(experiment, []) == 3

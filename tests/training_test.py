@@ -13,10 +13,10 @@ import pytest
 from geco_jax import training
 from geco_jax import workdir as workdirs
 from geco_jax.build import build
+from geco_jax.build import run_inputs
 from geco_jax.errors import UserError
 from geco_jax.evaluation import restore_state
 from geco_jax.metrics import read_metrics
-from geco_jax.programs import build_programs
 from geco_jax.recorder import Recorder
 
 
@@ -24,11 +24,10 @@ from geco_jax.recorder import Recorder
 def train(make_dataset, monkeypatch):
   """Returns (config, workdir) -> final state, on the small data set."""
   monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
+  monkeypatch.setattr(training, 'build_dataset', lambda *_: make_dataset())
 
   def run(config, workdir):
-    return training.train(
-      config, str(workdir), dataset=make_dataset(), show_progress=False
-    )
+    return training.train(config, str(workdir), show_progress=False)
 
   return run
 
@@ -39,9 +38,10 @@ def assert_equal_bit_for_bit(one, other):
 
 
 def test_a_run_leaves_its_config_metrics_pictures_and_checkpoints(
-  train, tiny_config, tmp_path
+  train, tiny_config, tmp_path, count_builds
 ):
   state = train(tiny_config(), tmp_path)
+  assert len(count_builds) == 1
   assert state.step == 20
   assert {
     'config.json',
@@ -150,8 +150,12 @@ def test_an_infeasible_kappa_is_reported_with_the_best_that_was_reached(
   config = tiny_config(kappa=1e-4)
   config.multipliers.kwargs.log_multiplier_range = (-1.0, 0.1)
   state = train(config, tmp_path)
+  experiment = build(config, make_dataset())
   (line,) = training.infeasible(
-    str(tmp_path), build(config, make_dataset()), state.log_multipliers
+    str(tmp_path),
+    experiment,
+    run_inputs(config, experiment),
+    state.log_multipliers,
   )
   best = np.nanmin(read_metrics(str(tmp_path))['re/value'])
   assert 'kappa 0.0001 was asked' in line
@@ -166,9 +170,9 @@ def test_a_saturated_multiplier_is_infeasible_in_bar_log_and_report(
   config.multipliers.kwargs.initial = 3 / (2 * 1e-6)  # Three natural ones.
   config.multipliers.kwargs.log_multiplier_range = (-10.0, 20.0)
   experiment = build(config, make_dataset())
-  programs = build_programs(config, experiment.dataset)
+  inputs = run_inputs(config, experiment)
   workdirs.claim(str(tmp_path), config)
-  recorder = Recorder(config, str(tmp_path), programs)
+  recorder = Recorder(config, str(tmp_path), experiment, inputs)
   (log_multiplier,) = recorder.state.log_multipliers.values()
   per_step = {
     **dict.fromkeys(('loss', 'kl_nats', 'mse'), np.ones(5)),
@@ -181,7 +185,7 @@ def test_a_saturated_multiplier_is_infeasible_in_bar_log_and_report(
   logged = read_metrics(str(tmp_path))
   np.testing.assert_allclose(logged['re/saturation'], [3.0], rtol=1e-4)
   (line,) = training.infeasible(
-    str(tmp_path), experiment, recorder.state.log_multipliers
+    str(tmp_path), experiment, inputs, recorder.state.log_multipliers
   )
   assert '3 times the natural one' in line and 'optimization' in line
 
@@ -191,9 +195,13 @@ def test_a_kappa_that_is_met_is_not_reported(
 ):
   config = tiny_config(kappa=0.9)
   state = train(config, tmp_path)
+  experiment = build(config, make_dataset())
   assert not list(
     training.infeasible(
-      str(tmp_path), build(config, make_dataset()), state.log_multipliers
+      str(tmp_path),
+      experiment,
+      run_inputs(config, experiment),
+      state.log_multipliers,
     )
   )
 
@@ -206,10 +214,24 @@ def test_another_config_is_refused_and_named(train, tiny_config, tmp_path):
   assert (tmp_path / 'config.json').read_text() == before
 
 
-def test_a_wrong_value_leaves_nothing_behind(train, tiny_config, tmp_path):
-  config = tiny_config(kappa=-1.0)
+def test_a_wrong_value_leaves_nothing_behind(
+  train, tiny_config, tmp_path, make_dataset
+):
+  experiment = build(tiny_config(), make_dataset())
+  config, run = tiny_config(kappa=-1.0), tmp_path / 'run'
   with pytest.raises(UserError, match='kappa must be > 0'):
-    train(config, tmp_path / 'run')
+    train(config, run)
+  with pytest.raises(UserError, match='kappa must be > 0'):
+    training.train(config, str(run), experiment=experiment)
+  assert not run.exists()
+
+
+def test_the_experiment_of_another_config_is_refused(
+  tiny_config, tmp_path, make_dataset
+):
+  experiment = build(tiny_config('elbo'), make_dataset())
+  with pytest.raises(ValueError, match='experiment of another config'):
+    training.train(tiny_config(), str(tmp_path / 'run'), experiment=experiment)
   assert not (tmp_path / 'run').exists()
 
 

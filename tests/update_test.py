@@ -13,19 +13,22 @@ from geco_jax import parallel
 from geco_jax import update
 from geco_jax.base_config import OBJECTIVES
 from geco_jax.build import build
+from geco_jax.build import run_inputs
 from geco_jax.datasets.batches import fixed_batch
 from geco_jax.distributions import gaussian_nll
 
 
-def take_steps(experiment, num_steps, num_calls=1):
-  """Returns the unreplicated state after, and each step's metrics."""
-  inputs = update.run_inputs(experiment)
+def take_steps(config, dataset, num_steps, num_calls=1):
+  """Return the unreplicated state after, and each step's metrics."""
+  experiment = build(config, dataset)
+  inputs = run_inputs(config, experiment)
   state = parallel.replicate(update.init_state(experiment, inputs))
-  images = parallel.replicate(experiment.dataset.splits['train'])
+  placed = parallel.replicate(inputs.as_arrays())
+  images = parallel.replicate(dataset.splits['train'])
   run = update.train_steps(experiment, num_steps)
   collected = []
   for _ in range(num_calls):
-    state, metrics = run(state, parallel.replicate(inputs), images)
+    state, metrics = run(state, placed, images)
     collected.append(parallel.unreplicate(metrics))
   metrics = jax.tree.map(lambda *m: np.concatenate(m), *collected)
   return parallel.unreplicate(state), metrics
@@ -35,7 +38,7 @@ def errors_at_start_and_end(config, dataset):
   """Returns the squared errors per pixel of a run on few prototypes."""
   config.num_steps = 2_000
   config.learning_rate.kwargs.init_value = 1e-2
-  state, metrics = take_steps(build(config, dataset), 2_000)
+  state, metrics = take_steps(config, dataset, 2_000)
   assert state.step == 2_000
   assert all(x.dtype == np.float32 for x in jax.tree.leaves(state.params))
   for values in metrics.values():
@@ -48,8 +51,9 @@ def errors_at_start_and_end(config, dataset):
 def test_a_state_without_values_is_shaped_like_the_first(
   objective, tiny_config, make_dataset
 ):
-  experiment = build(tiny_config(objective), make_dataset())
-  first = update.init_state(experiment, update.run_inputs(experiment))
+  config = tiny_config(objective)
+  experiment = build(config, make_dataset())
+  first = update.init_state(experiment, run_inputs(config, experiment))
   like = update.state_like(experiment)
   assert jax.tree.structure(like) == jax.tree.structure(first)
   for a, b in zip(jax.tree.leaves(like), jax.tree.leaves(first), strict=True):
@@ -69,8 +73,9 @@ def test_every_objective_learns_with_finite_metrics(
 
 
 def test_elbo_is_kl_plus_nll_at_multiplier_one(tiny_config, make_dataset):
-  experiment = build(tiny_config('elbo'), make_dataset())
-  inputs = update.run_inputs(experiment)
+  config = tiny_config('elbo')
+  experiment = build(config, make_dataset())
+  inputs = run_inputs(config, experiment)
   state = update.init_state(experiment, inputs)
   keys = jax.random.split(jax.random.key(0), 6)
   batch = fixed_batch(
@@ -88,8 +93,7 @@ def test_elbo_is_kl_plus_nll_at_multiplier_one(tiny_config, make_dataset):
 
 def test_geco_multiplier_follows_algorithm_1(tiny_config, make_dataset):
   config = tiny_config('geco_literal')
-  experiment = build(config, make_dataset())
-  state, metrics = take_steps(experiment, 30)
+  state, metrics = take_steps(config, make_dataset(), 30)
   log_multiplier, average = 0.0, metrics['re/violation'][0]
   for violation in metrics['re/violation']:
     average = 0.99 * average + 0.01 * violation
@@ -101,21 +105,22 @@ def test_fixed_multiplier_stays_and_annealed_beta_follows_its_schedule(
   tiny_config, make_dataset
 ):
   config = tiny_config('beta_vae')
-  state, _ = take_steps(build(config, make_dataset()), 5)
+  state, _ = take_steps(config, make_dataset(), 5)
   assert state.log_multipliers['nll'] == pytest.approx(-np.log(4))
 
   config = tiny_config('annealed_beta')
   config.multipliers.kwargs.transition_steps = 10
-  _, metrics = take_steps(build(config, make_dataset()), 15)
+  _, metrics = take_steps(config, make_dataset(), 15)
   beta = np.exp(-metrics['nll/log_multiplier'])
   expected = np.maximum(0.7 + 1.3 * (1 - np.arange(15) / 10), 0.7)
   np.testing.assert_allclose(beta, expected, rtol=1e-5)
 
 
 def test_calls_of_k_steps_compose(tiny_config, make_dataset):
-  experiment = build(tiny_config(), make_dataset())
-  whole, whole_metrics = take_steps(experiment, 12)
-  parts, part_metrics = take_steps(experiment, 4, num_calls=3)
+  whole, whole_metrics = take_steps(tiny_config(), make_dataset(), 12)
+  parts, part_metrics = take_steps(
+    tiny_config(), make_dataset(), 4, num_calls=3
+  )
   np.testing.assert_allclose(
     whole_metrics['loss'], part_metrics['loss'], rtol=1e-4
   )
@@ -127,16 +132,17 @@ def test_calls_of_k_steps_compose(tiny_config, make_dataset):
 def test_seed_and_kappa_are_inputs_of_one_compiled_program(
   tiny_config, make_dataset
 ):
-  experiment = build(tiny_config(), make_dataset())
+  config = tiny_config()
+  experiment = build(config, make_dataset())
   run = update.train_steps(experiment, 3)
   images = parallel.replicate(experiment.dataset.splits['train'])
   results = []
   for seed, kappa in ((0, 0.2), (1, 0.2), (0, 0.1)):
-    inputs = update.run_inputs(experiment)._replace(
-      seed=jnp.uint32(seed), kappas={'re': jnp.float32(kappa)}
+    inputs = run_inputs(config, experiment)._replace(
+      seed=seed, kappas={'re': kappa}
     )
     state = parallel.replicate(update.init_state(experiment, inputs))
-    _, metrics = run(state, parallel.replicate(inputs), images)
+    _, metrics = run(state, parallel.replicate(inputs.as_arrays()), images)
     results.append(parallel.unreplicate(metrics))
   assert results[0]['loss'][0] != results[1]['loss'][0]
   np.testing.assert_allclose(results[0]['mse'][0], results[2]['mse'][0])
@@ -155,15 +161,13 @@ import sys
 import jax
 import numpy as np
 import conftest, update_test
-from geco_jax.build import build
-from geco_jax.datasets.batches import fixed_batch
 
 make_images = conftest.make_images.__wrapped__()
-experiment = build(
+state, metrics = update_test.take_steps(
   conftest.tiny_config.__wrapped__()(),
   conftest.make_dataset.__wrapped__(make_images)(),
+  6,
 )
-state, metrics = update_test.take_steps(experiment, 6)
 leaves = {f'state{i}': x for i, x in enumerate(jax.tree.leaves(state))}
 np.savez(sys.argv[1], devices=jax.device_count(), **leaves, **metrics)
 """

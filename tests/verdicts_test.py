@@ -13,6 +13,7 @@ from geco_jax import evaluate
 from geco_jax import sweep_results
 from geco_jax import sweeping
 from geco_jax import verdicts
+from geco_jax.build import build
 from geco_jax.grid import points
 from geco_jax.recorder import Recorder
 
@@ -69,7 +70,7 @@ def in_experiments(result, dataset):
   run = runs.Result(
     run=runs.Run('digits', 'geco', {'re': row['kappa']}, 'vae'),
     config=result.point.config,
-    dataset=dataset,
+    experiment=build(result.point.config, dataset),
     params=None,
     evaluation=result.evaluation,
     infeasible=row['infeasible'],

@@ -8,6 +8,7 @@ import pytest
 
 from experiments import figure_3
 from experiments import information_plane
+from geco_jax.build import build
 from geco_jax.metrics import read_metrics
 from geco_jax.training import train
 
@@ -29,7 +30,8 @@ def test_gaussian_nll_is_the_entropy_of_a_discretized_normal():
 
 
 def test_figure_3_has_its_four_panels(quick, make_dataset, tmp_path):
-  train(quick, str(tmp_path), dataset=make_dataset(), show_progress=False)
+  experiment = build(quick, make_dataset())
+  train(quick, str(tmp_path), experiment=experiment, show_progress=False)
   logged = read_metrics(str(tmp_path))
   trained = np.isfinite(logged['loss'])
   figure = figure_3.figure_3(

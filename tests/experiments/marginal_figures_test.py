@@ -52,7 +52,7 @@ def panels(tmp_path, monkeypatch):
       estimate(
         str(tmp_path / result.run.name),
         50,
-        dataset=result.dataset,
+        experiment=result.experiment,
         show_progress=False,
       ),
     )

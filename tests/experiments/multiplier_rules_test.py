@@ -18,8 +18,9 @@ from experiments.rival_multipliers import RULES
 from experiments.runs import Run
 from experiments.small_png import write_small_png
 from geco_jax import build
-from geco_jax import programs
 from geco_jax.errors import UserError
+from geco_jax.evaluation import split_means
+from geco_jax.update import train_steps
 
 NATURAL = 50.0
 RUN = Run('digits', 'geco', {'re': 0.1}, 'vae')
@@ -294,21 +295,14 @@ def command(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures('compile_fast')
 def test_command_trains_compares_and_trains_nothing_twice(
-  command, tmp_path, monkeypatch, capsys
+  command, tmp_path, monkeypatch, capsys, count_builds
 ):
   kept = made_run('geco', 100, 1.0, 0.0)
   (tmp_path / 'runs').mkdir()
   file = tmp_path / 'runs' / 'multiplier_rules.json'
   file.write_text(json.dumps({'runs': [kept]}))
-  builds = []
-
-  def build_programs(*args):
-    builds.append(programs.build_programs(*args))
-    return builds[-1]
-
-  monkeypatch.setattr(multiplier_rules, 'build_programs', build_programs)
   content = command(rules=['mdmm'])
-  assert len(builds) == 1  # Both runs share it.
+  assert len(count_builds) == 1  # Both runs share it.
   first, other, second = content['runs']
   assert other.items() >= kept.items()
   assert [first['run'], second['run']] == [
@@ -333,6 +327,22 @@ def test_command_trains_compares_and_trains_nothing_twice(
   assert 're 0.15 | 100 |' in capsys.readouterr().out
   monkeypatch.setattr('geco_jax.training.train', None)  # Is not called again.
   assert command(rules=['mdmm']) == content
+
+
+def test_rules_of_a_task_share_its_model_and_the_programs_that_evaluate_it(
+  count_builds,
+):
+  first, same, other, _ = multiplier_rules.jobs([TINY], ['geco', 'mdmm'])
+  assert len(count_builds) == 2
+  assert first.experiment is same.experiment
+  assert first.experiment is not other.experiment
+  assert first.experiment.model is other.experiment.model
+  means, of_other = (
+    split_means(job.experiment, likelihood=True) for job in (first, other)
+  )
+  assert means is of_other
+  steps, of_other = (train_steps(job.experiment, 1) for job in (first, other))
+  assert steps is not of_other
 
 
 def test_what_cannot_be_trained_is_said(command, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Runs that experiments share, and the panels that show them."""
 
 import json
+import types
 
 from PIL import Image
 import pytest
@@ -68,6 +69,30 @@ def test_changes_are_by_dotted_name_and_steps_come_last():
   assert config.num_steps == 700
   assert config.learning_rate.kwargs.decay_steps == 700
   assert config.model.kwargs.latent_size == 2
+
+
+def test_runs_that_differ_in_kappa_or_seed_share_one_experiment(
+  tmp_path, monkeypatch, count_builds
+):
+  def train(config, workdir, experiment):
+    del config, workdir
+    return types.SimpleNamespace(params=experiment)
+
+  monkeypatch.setattr('geco_jax.training.train', train)
+  monkeypatch.setattr(runs, '_evaluation', lambda *_: {'constraints': {}})
+  monkeypatch.setattr(runs, 'read_metrics', lambda _: {})
+  kinds = [
+    Run('digits', 'geco', {'re': kappa}, 'vae', seed)
+    for kappa in (0.1, 0.2)
+    for seed in (0, 1)
+  ]
+  results = runs.train_all([*kinds, RUNS[0]], str(tmp_path), num_steps=100)
+  assert len(count_builds) == 2
+  assert [r.experiment is results[0].experiment for r in results] == [
+    *[True] * 4,
+    False,
+  ]
+  assert all(result.params is result.experiment for result in results)
 
 
 def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch):

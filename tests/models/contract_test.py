@@ -17,6 +17,7 @@ from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.build import COMPOSITIONS
 from geco_jax.build import MODELS
+from geco_jax.build import run_inputs
 from geco_jax.datasets.batches import fixed_batch
 
 FLOAT32 = jmp.get_policy('float32')
@@ -264,7 +265,7 @@ def test_loss_and_gradients_are_finite_on_every_data_set(name, dataset_name):
   config = get_base_config('geco', kappa=0.1, num_steps=100)
   config.model = group(constructor, **kwargs)
   experiment = build(config, dataset)
-  inputs = update.run_inputs(experiment)
+  inputs = run_inputs(config, experiment)
   state = update.init_state(experiment, inputs)
   keys = jax.random.split(jax.random.key(0), 6)
 

@@ -1,0 +1,104 @@
+"""A run's two parts: what is compiled, and what enters it.
+
+Runs that differ in their `RunInputs` alone share one `Experiment`, so that
+whatever is compiled of it is compiled once.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+import jax.numpy as jnp
+import optax
+
+from geco_jax.constraints import Constraint
+from geco_jax.datasets.batches import Dataset
+from geco_jax.models.base import Model
+
+_P = ParamSpec('_P')
+_T = TypeVar('_T')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+  """What is compiled, the same object for all runs that agree in `key`.
+
+  Functions of step sizes and kappas take Python numbers or arrays, so that
+  these can be inputs of a compiled program.
+
+  Attributes:
+    key: `experiment_key` of its config.
+    dataset: batches are assembled of it.
+    model: functions of parameters.
+    constraints: by name.
+    optimizer: step sizes -> update of the parameters; a step size that is not
+      named is that of the config it was built from.
+    move_multipliers: (step sizes, kappas) -> update of the log-multipliers.
+    relative: whether `move_multipliers` is fed C / scale or C.
+    highest_log_multiplier: its upper clip, inf if nothing moves them.
+    batch_size: of all devices together.
+    steps_per_dispatch: training steps per call of a compiled program.
+    programs: what functions decorated by `once_per_experiment` returned.
+  """
+
+  key: str
+  dataset: Dataset
+  model: Model
+  constraints: dict[str, Constraint]
+  optimizer: Callable[[Mapping[str, Any]], optax.GradientTransformation]
+  move_multipliers: Callable[
+    [Mapping[str, Any], Mapping[str, Any]], optax.GradientTransformation
+  ]
+  relative: bool
+  highest_log_multiplier: float
+  batch_size: int
+  steps_per_dispatch: int
+  programs: dict[Callable, Callable] = dataclasses.field(default_factory=dict)
+
+
+class RunInputs(NamedTuple):
+  """What a run has of its own: what its `Experiment` is not compiled for.
+
+  Attributes:
+    seed: in [0, 2**32); uint32 [] in a compiled program.
+    kappas: by constraint; float32 [] in a compiled program.
+    step_sizes: 'learning_rate' and 'multipliers', those of the two that have
+      one; float32 [] in a compiled program.
+    initial_log_multipliers: by constraint, floats or arrays []; the host's.
+    tolerance: up to which C / scale a constraint is met; the host's.
+  """
+
+  seed: Any
+  kappas: dict[str, Any]
+  step_sizes: dict[str, Any]
+  initial_log_multipliers: dict[str, Any]
+  tolerance: Any
+
+  def as_arrays(self) -> 'RunInputs':
+    """Return what enters a compiled program, without what is the host's."""
+    return RunInputs(
+      seed=jnp.uint32(self.seed),
+      kappas={k: jnp.float32(v) for k, v in self.kappas.items()},
+      step_sizes={k: jnp.float32(v) for k, v in self.step_sizes.items()},
+      initial_log_multipliers={},
+      tolerance=None,
+    )
+
+
+def once_per_experiment(
+  make: Callable[Concatenate[Experiment, _P], _T],
+) -> Callable[Concatenate[Experiment, _P], _T]:
+  """Make a function return the same object whenever an experiment asks again.
+
+  So whoever shares an experiment shares the programs compiled of it.
+  """
+
+  @functools.wraps(make)
+  def once(experiment, *args, **kwargs):
+    if once not in experiment.programs:
+      partial = functools.partial(make, experiment)
+      experiment.programs[once] = functools.cache(partial)
+    return experiment.programs[once](*args, **kwargs)
+
+  return once
