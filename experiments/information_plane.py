@@ -60,7 +60,7 @@ def train_kappas(
 
 
 def as_row(result: Result) -> dict[str, Any]:
-  """Returns what is kept of a kappa, a row of the table."""
+  """Return what is kept of a kappa, a row of the table."""
   config, evaluation = result.point.config, result.evaluation
   infeasible = verdicts.infeasible(evaluation['constraints'], result.logged)
   return {
@@ -74,7 +74,7 @@ def as_row(result: Result) -> dict[str, Any]:
 
 
 def reconstructions(results: Sequence[Result]) -> np.ndarray:
-  """Returns training images, then a row per kappa, uint8, one picture."""
+  """Return training images, then a row per kappa, uint8, one picture."""
   rows = [
     pictures.read_rows(os.path.join(r.folder, 'reconstructions_train.png'))
     for r in results
@@ -84,7 +84,7 @@ def reconstructions(results: Sequence[Result]) -> np.ndarray:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the sweep as text, a line per kappa."""
+  """Return the sweep as text, a line per kappa."""
   lines = [
     '  kappa     RMSE  C/scale  constraint   KL/nats  NLL/dim    lambda'
     '  test RMSE   steps  seconds'
@@ -105,7 +105,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plane_figure(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
-  """Returns KL against NLL, and RMSE against kappa."""
+  """Return KL against NLL, and RMSE against kappa."""
   figure = Figure(figsize=(9, 4), layout='constrained')
   plane, met = figure.subplots(1, 2)
   for split, marker in (('train', 'o-'), ('test', 's--')):
@@ -134,7 +134,7 @@ def plane_figure(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
     title=f'{name}: information plane',
   )
   met.axline(
-    (0, 0), slope=1, color='grey', linewidth=1, label=r'RMSE = $\kappa$'
+    (0, 0), slope=1, color='gray', linewidth=1, label=r'RMSE = $\kappa$'
   )
   met.set(
     xlabel=r'$\kappa$ asked [RMSE per pixel]',
@@ -148,7 +148,7 @@ def plane_figure(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs the sweep that the flags name."""
+  """Run the sweep that the flags name."""
   del argv
   config, workdir = cli.config(), cli.workdir()
   try:

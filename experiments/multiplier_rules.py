@@ -56,11 +56,11 @@ class Task(NamedTuple):
   """Runs of one config that all rules are given."""
 
   name: str
-  data: str  # Of configs/DATA_MODEL.py.
+  data: str  # The DATA in configs/DATA_MODEL.py.
   model: str
   kappas: Sequence[Mapping[str, float]]  # A run each.
   steps: Sequence[int]  # And each at these lengths.
-  variant: str | None = None  # Of the config.
+  variant: str | None = None  # The config's.
 
 
 class Job(NamedTuple):
@@ -99,7 +99,7 @@ _QUICK = (
   ),
   Task('mnist_vae', 'mnist', 'vae', _re(0.1), (3_000,)),
 )
-# By preset. What takes over half an hour on two CPU cores is in full alone.
+# What takes over half an hour on two CPU cores is in full alone.
 PRESETS = {
   'quick': _QUICK,
   'full': (
@@ -268,13 +268,13 @@ def record(job: Job, folder: str) -> dict[str, Any]:
     'kappas': dict(job.run.kappas),
     'steps': job.config.num_steps,
     'seed': job.run.seed,
-    # Of this run: the others in a file may be another machine's.
+    # The others in a file may be another machine's.
     'device': runs.provenance(None)['device'],
     'kl_nats': evaluation['kl_nats'],
     'constraints': reports,
     'verdict': verdicts.worst(report['verdict'] for report in reports.values()),
     'first_met': int(log['step'][met[0]]) if len(met) else None,
-    # Of training alone: a dispatch that compiles is no median one.
+    # Training alone: a dispatch that compiles is no median one.
     'seconds': job.config.num_steps / float(np.median(log['steps_per_second'])),
   }
 
@@ -289,7 +289,7 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def save(path: str, each: Mapping[str, Any], preset: str) -> dict[str, Any]:
-  """Put a run into the file of numbers, which keeps the others; returns it."""
+  """Put a run into the file of numbers, which keeps the others; return it."""
   kept = {other['run']: other for other in _read(path).get('runs', [])}
   records = {**kept, each['run']: each}
   content = {
@@ -326,7 +326,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Train what is missing, prints the table and draws the figure."""
+  """Train what is missing, print the table and draw the figure."""
   del argv
   values = flags.FLAGS
   workdir = cli.workdir()

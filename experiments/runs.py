@@ -42,22 +42,22 @@ _NO_CHANGES: Mapping[str, Any] = {}
 class Run(NamedTuple):
   """One run of a figure."""
 
-  data: str  # Of configs/DATA_MODEL.py.
+  data: str  # The DATA in configs/DATA_MODEL.py.
   objective: str  # 'elbo', 'annealed_beta' or 'geco'.
-  kappas: Mapping[str, float] = {}  # Of GECO's constraints.
+  kappas: Mapping[str, float] = {}  # By constraint of GECO.
   model: str = 'conv_draw'
   seed: int = 0
 
   @property
   def name(self) -> str:
-    """Of its folder."""
+    """Name of its folder."""
     parts = [self.data, self.model, self.objective]
     parts += [f'{k}_{v:g}' for k, v in self.kappas.items()]
     return '_'.join(parts + ([f'seed_{self.seed}'] if self.seed else []))
 
   @property
   def title(self) -> str:
-    """For people, without the data set."""
+    """Title for people, without the data set."""
     if not self.kappas:
       return _TITLES[self.objective]
     return 'GECO+' + '+'.join(
@@ -169,7 +169,7 @@ def train_all(
 def _evaluation(
   folder: str, experiment: Experiment, step: int
 ) -> Mapping[str, Any]:
-  """Return a run's evaluation on its training split, made if it is not."""
+  """Return a run's evaluation on its training split, read if it is there."""
   try:
     with open(os.path.join(folder, 'evaluation.json')) as file:
       evaluation = json.load(file)
@@ -228,7 +228,7 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def save_row(path: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-  """Put a row into a JSON file of rows by name; returns all of them.
+  """Put a row into a JSON file of rows by name; return all of them.
 
   So the rows of an experiment can be run one by one, each with the preset that
   there is time for.

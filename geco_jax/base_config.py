@@ -8,13 +8,13 @@ from ml_collections.config_dict import placeholder
 
 from geco_jax.constraints import CONSTRAINTS
 
-# Of RE, the constraint of Figure 4.
+# The RE constraint's, in Figure 4.
 PAPER_KAPPAS = (0.06, 0.08, 0.1, 0.125, 0.175)
 OBJECTIVES = ('geco', 'geco_literal', 'elbo', 'beta_vae', 'annealed_beta')
 
 
-# Of ConvDRAW's models. The paper names neither; these are of the order of those
-# that it cites (Gregor et al. 2016, Eslami et al. 2018).
+# ConvDRAW's arguments by size. The paper names none; these are of the order of
+# those in the work that it cites (Gregor et al. 2016, Eslami et al. 2018).
 CONV_DRAW_SIZES = {
   'quick': dict(
     num_steps=4,
@@ -38,7 +38,7 @@ CONV_DRAW_SIZES = {
     reduction=2,
   ),
 }
-# Of VAE+NVP's; the paper names none.
+# VAE+NVP's arguments by size; the paper names none.
 NVP_SIZES = {
   'quick': dict(
     latent_size=64,
@@ -66,7 +66,7 @@ _NO_CHANGES: Mapping[str, Any] = {}
 
 
 def group(name: str, **kwargs: Any) -> ConfigDict:
-  """Returns a choice by name and its arguments, all overridable."""
+  """Return a choice by name and its arguments, all overridable."""
   return ConfigDict({'name': name, 'kwargs': kwargs})
 
 
@@ -76,7 +76,7 @@ def get_base_config(
   num_steps: int,
   constraints: Mapping[str, Mapping[str, Any]] = _NO_CHANGES,
 ) -> ConfigDict:
-  """Returns a config that lacks a data set and a model.
+  """Return a config that lacks a data set and a model.
 
   Args:
     objective: one of `OBJECTIVES`. All are the same training step: they differ
@@ -146,7 +146,7 @@ def get_conv_draw_config(
   quick: Mapping[str, Any] = _NO_CHANGES,
   quick_steps: int = 5_000,
 ) -> ConfigDict:
-  """Returns the config of ConvDRAW on a data set, in one of three sizes.
+  """Return the config of ConvDRAW on a data set, in one of three sizes.
 
   Args:
     variant: 'quick', 'gpu' or 'paper', and after a comma the objective if it
@@ -187,7 +187,7 @@ def get_conv_draw_config(
 def get_nvp_config(
   variant: str, dataset: ConfigDict, *, quick_steps: int = 10_000
 ) -> ConfigDict:
-  """Returns the config of VAE+NVP on a data set, in one of three sizes.
+  """Return the config of VAE+NVP on a data set, in one of three sizes.
 
   Args:
     variant: 'quick', 'gpu' or 'paper', and after a comma the objective if it
@@ -231,7 +231,7 @@ def get_classifier_config(
   label_smoothing: float = 0.05,
   fade: bool = False,
 ) -> ConfigDict:
-  """Returns the config of `geco_jax.models.train_classifier`.
+  """Return the config of `geco_jax.models.train_classifier`.
 
   Args:
     dataset: group of a labeled data set.
@@ -239,9 +239,10 @@ def get_classifier_config(
     num_steps: training steps; the learning rate's schedule follows it.
     max_shift: pixels by which training images are moved.
     flip: whether half of them are mirrored.
-    label_smoothing: share of the target that all classes have alike, in [0, 1).
-      CLA needs some: the gradient of a probability vanishes where a classifier
-      is sure, and a model that starts with wrong digits would keep them.
+    label_smoothing: share of the target spread evenly over all classes, in
+      [0, 1). CLA needs some: the gradient of a probability vanishes where a
+      classifier is sure, and a model that starts with wrong digits would keep
+      them.
     fade: whether half of the images are blended with noise, and their targets
       with uncertainty.
   """
@@ -271,7 +272,7 @@ def get_classifier_config(
 
 
 def split_variant(variant: str, sizes: Iterable[str]) -> tuple[str, str]:
-  """Returns the size and the objective of 'size' or 'size,objective'.
+  """Return the size and the objective of 'size' or 'size,objective'.
 
   Raises:
     ValueError: if the size is unknown.
@@ -286,7 +287,7 @@ def split_variant(variant: str, sizes: Iterable[str]) -> tuple[str, str]:
 
 
 def constraints_of(dataset: ConfigDict) -> Mapping[str, Mapping[str, Any]]:
-  """Returns what differs in constraints' defaults on a data set, by name."""
+  """Return what differs in constraints' defaults on a data set, by name."""
   if 'digits' not in (dataset.name, dataset.kwargs.get('base')):
     return _NO_CHANGES
   return {n: entry.digits for n, entry in CONSTRAINTS.items() if entry.digits}

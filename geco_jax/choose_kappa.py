@@ -36,30 +36,30 @@ _COLUMNS = 12  # Images in a row of the picture.
 
 
 def summary(
-  dataset: Dataset, of: Spectrum, kappas: Sequence[float]
+  dataset: Dataset, spectrum: Spectrum, kappas: Sequence[float]
 ) -> dict[str, Any]:
-  """Returns what is said of a data set and of each kappa.
+  """Describe a data set and each kappa on it.
 
   Args:
     dataset: any.
-    of: its spectrum.
+    spectrum: its own.
     kappas: RMSEs per pixel, > 0.
 
   Raises:
     UserError: if a kappa is not above 0.
   """
-  curve = gaussian_rate.curve(dataset, kappas, of)
-  num_dims = len(of.mean)
+  curve = gaussian_rate.curve(dataset, kappas, spectrum)
+  num_dims = len(spectrum.mean)
   return {
     'dataset': dataset.name,
     'num_examples': len(dataset.splits['train'].image),
     'num_dims': num_dims,
-    # Of the mean image: a larger kappa asks for nothing.
-    'rmse_of_mean': math.sqrt(of.eigenvalues.sum() / num_dims),
+    # A kappa above the mean image's RMSE asks for nothing.
+    'rmse_of_mean': math.sqrt(spectrum.eigenvalues.sum() / num_dims),
     'kappas': [
       {
         'kappa': kappa,
-        'components': len(gaussian_rate.pca_gains(of, kappa)),
+        'components': len(gaussian_rate.pca_gains(spectrum, kappa)),
         'rate_nats': float(rate),
         'rate_bits': float(rate) / math.log(2),
         'nll_nats_per_dim': float(nll),
@@ -71,15 +71,15 @@ def summary(
   }
 
 
-def table(said: Mapping[str, Any]) -> str:
-  """Returns the summary as text, a line per kappa."""
+def table(description: Mapping[str, Any]) -> str:
+  """Return the summary as text, a line per kappa."""
   lines = [
-    f'{said["dataset"]}: {said["num_examples"]} training images of '
-    f'{said["num_dims"]} numbers; the mean image has RMSE '
-    f'{said["rmse_of_mean"]:.4f}',
+    f'{description["dataset"]}: {description["num_examples"]} training images '
+    f'of {description["num_dims"]} numbers; the mean image has RMSE '
+    f'{description["rmse_of_mean"]:.4f}',
     '  kappa  PCA components  rate/nats  rate/bits',
   ]
-  for row in said['kappas']:
+  for row in description['kappas']:
     lines.append(
       f'{row["kappa"]:>7g} {row["components"]:>15} {row["rate_nats"]:>10.2f} '
       f'{row["rate_bits"]:>10.2f}'
@@ -87,27 +87,29 @@ def table(said: Mapping[str, Any]) -> str:
   return '\n'.join(lines)
 
 
-def rows(dataset: Dataset, of: Spectrum, kappas: Sequence[float]) -> np.ndarray:
-  """Returns training images and, below, their reconstructions per kappa.
+def rows(
+  dataset: Dataset, spectrum: Spectrum, kappas: Sequence[float]
+) -> np.ndarray:
+  """Return training images and, below, their reconstructions per kappa.
 
   Args:
     dataset: any.
-    of: its spectrum.
+    spectrum: its own.
     kappas: RMSEs per pixel, > 0.
 
   Returns:
     float32 [1 + kappas, columns, height, width, channels].
   """
   batch = pictures.shown_batch(dataset, dataset.splits['train'], _COLUMNS)
-  made = [
-    gaussian_rate.pca_reconstructions(of, kappa, batch.image)
+  reconstructions = [
+    gaussian_rate.pca_reconstructions(spectrum, kappa, batch.image)
     for kappa in kappas
   ]
-  return pictures.stack_rows(dataset, batch.image, *made)
+  return pictures.stack_rows(dataset, batch.image, *reconstructions)
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_list(
     'kappas',
     [f'{kappa:g}' for kappa in PAPER_KAPPAS],
@@ -116,7 +118,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Describes the kappas that the flags name."""
+  """Describe the kappas that the flags name."""
   del argv
   config, workdir = cli.config(), cli.workdir()
   try:
@@ -129,13 +131,13 @@ def main(argv: Sequence[str]) -> None:
     raise UserError('--kappas is empty; name at least one')
   create(workdir)
   dataset = build_dataset(config, cli.DATA_DIR.value)
-  of = gaussian_rate.spectrum(dataset)
-  said = summary(dataset, of, kappas)
-  print(table(said))
+  spectrum = gaussian_rate.spectrum(dataset)
+  description = summary(dataset, spectrum, kappas)
+  print(table(description))
   numbers = os.path.join(workdir, 'choose_kappa.json')
-  write_json(numbers, said)
+  write_json(numbers, description)
   picture = os.path.join(workdir, 'choose_kappa.png')
-  pictures.save_png(picture, pictures.grid(rows(dataset, of, kappas)))
+  pictures.save_png(picture, pictures.grid(rows(dataset, spectrum, kappas)))
   print(f'\nnumbers: {numbers}')
   print(f'picture: {picture}')
   print(f'  (top row: data; then kappa {", ".join(f"{k:g}" for k in kappas)})')

@@ -59,7 +59,7 @@ class Constraint(NamedTuple):
   def violation(
     self, batch: Batch, output: ModelOutput, kappa: Scalar
   ) -> jax.Array:
-    """Returns C per example [batch]."""
+    """Return C per example [batch]."""
     return self.statistic(batch, output) - self.bound(kappa)
 
 
@@ -85,7 +85,7 @@ class Entry(NamedTuple):
   needs_labels: bool = False
 
   def check_kappa(self, kappa: Any) -> None:
-    """Raises ValueError if kappa is not a number within `kappa_range`."""
+    """Raise ValueError if kappa is not a number within `kappa_range`."""
     low, high = self.kappa_range
     if isinstance(kappa, numbers.Real) and low < float(kappa) < high:
       return
@@ -99,7 +99,7 @@ class Entry(NamedTuple):
 def natural_multiplier(
   constraint: Constraint, kappa: Scalar, num_dims: int
 ) -> Scalar:
-  """Returns `D / (2 budget)`, the multiplier that a constraint needs at most.
+  """Return `D / (2 budget)`, the multiplier that a constraint needs at most.
 
   For RE it is 1 / (2 kappa^2), that of a Gaussian likelihood with sigma =
   kappa, and a bound: whatever the data, a distortion can be brought from D1
@@ -119,13 +119,13 @@ def natural_multiplier(
 
 
 def squared_error(batch: Batch, output: ModelOutput) -> jax.Array:
-  """Returns ||x - g(z)||^2 per example [batch], summed over pixels."""
+  """Return ||x - g(z)||^2 per example [batch], summed over pixels."""
   difference = batch.image - output.reconstruction
   return (difference**2).reshape(difference.shape[0], -1).sum(axis=-1)
 
 
 def reconstruction_error(image_shape: tuple[int, ...]) -> Constraint:
-  """Returns RE, `||x - g(z)||^2 - D kappa^2` (Table 1).
+  """Return RE, `||x - g(z)||^2 - D kappa^2` (Table 1).
 
   kappa > 0 is a root-mean-square error per pixel and channel, images in [0, 1];
   the multiplier is 1 / (2 sigma^2) of a Gaussian likelihood.
@@ -142,7 +142,7 @@ def reconstruction_error(image_shape: tuple[int, ...]) -> Constraint:
 
 
 def negative_log_likelihood(image_shape: tuple[int, ...]) -> Constraint:
-  """Returns NLL, `-log p(x|z) - D kappa`, with the model's own sigma.
+  """Return NLL, `-log p(x|z) - D kappa`, with the model's own sigma.
 
   With a fixed multiplier of 1 the Lagrangian is the negative ELBO (Eq. 1) up to
   the constant D kappa, with 1/beta it is a beta-VAE's (Section 3.2).
@@ -172,7 +172,7 @@ def negative_log_likelihood(image_shape: tuple[int, ...]) -> Constraint:
 def feature_error(
   image_shape: tuple[int, ...], *, network: Network, layer: str
 ) -> Constraint:
-  """Returns FRE, `||f(x) - f(g(z))||^2 - D_f kappa^2` (Table 1), f a network's.
+  """Return FRE, `||f(x) - f(g(z))||^2 - D_f kappa^2` (Table 1), f a network's.
 
   f is a layer's features, each channel divided by its standard deviation over
   the network's training images. So kappa > 0 is a root-mean-square error per
@@ -219,7 +219,7 @@ def feature_error(
 def patch_statistics_error(
   image_shape: tuple[int, ...], *, patch_size: int = 4
 ) -> Constraint:
-  """Returns FRE, `||f(x) - f(g(z))||^2 - D_f kappa^2`, f image statistics.
+  """Return FRE, `||f(x) - f(g(z))||^2 - D_f kappa^2`, f image statistics.
 
   f is the mean and the standard deviation of every patch, channel by channel,
   the patches side by side: how pixels are arranged within a patch is free.
@@ -253,7 +253,7 @@ def patch_statistics_error(
 def classification_accuracy(
   image_shape: tuple[int, ...], *, network: Network
 ) -> Constraint:
-  """Returns CLA, `kappa - l(x)^T c(g(z))` (Table 1).
+  """Return CLA, `kappa - l(x)^T c(g(z))` (Table 1).
 
   c is a classifier's probabilities, l the one-hot label: C <= 0 where the right
   label's probability is at least kappa, in (0, 1), in the mean. Where the
@@ -304,7 +304,7 @@ def classification_accuracy(
 def patch_cross_correlation(
   image_shape: tuple[int, ...], *, patch_size: int = 8, stride: int = 1
 ) -> Constraint:
-  """Returns pNCC, `sum_i [kappa - psi(x, i)^T psi(g(z), i)]` (Table 1).
+  """Return pNCC, `sum_i [kappa - psi(x, i)^T psi(g(z), i)]` (Table 1).
 
   psi(x, i) is x's whitened patch i: mean removed, unit norm, all channels
   together. kappa, in (0, 1), is the least mean correlation of the patches. See
@@ -381,7 +381,7 @@ def _feature_distance(
   image_shape: tuple[int, ...],
   unit: str,
 ) -> Constraint:
-  """Returns the constraint on the RMSE of features [batch, ...]."""
+  """Return the constraint on the RMSE of features [batch, ...]."""
   shape = jax.eval_shape(
     features, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   ).shape
@@ -398,7 +398,7 @@ def _root_mean_square(
   num_dims: int,
   unit: str,
 ) -> Constraint:
-  """Returns `squared_distance - D kappa^2` as a constraint on the RMSE."""
+  """Return `squared_distance - D kappa^2` as a constraint on the RMSE."""
 
   def bound(kappa):
     return num_dims * kappa**2

@@ -19,7 +19,7 @@ from geco_jax.evaluation import SPLITS
 
 
 def summary(evaluation: Mapping[str, Any]) -> str:
-  """Returns the evaluation as a table, a line per split."""
+  """Return the evaluation as a table, a line per split."""
   records = [evaluation, *evaluation['other_splits'].values()]
   lines = [
     f'{"split":<11}{"images":>8}{"KL/nats":>10}{"RMSE":>9}{"NLL/dim":>10}'
@@ -38,7 +38,7 @@ def summary(evaluation: Mapping[str, Any]) -> str:
 
 
 def _reached(name: str, report: Mapping[str, Any]) -> str:
-  """Returns what a split reached of a constraint, and the verdict if any."""
+  """Return what a split reached of a constraint, and the verdict if any."""
   more = [f'C/scale {report["violation"]:+.2%}']
   if 'verdict' in report:
     more += [report['verdict'], f'lambda {report["multiplier"]:.4g}']
@@ -49,7 +49,7 @@ def _reached(name: str, report: Mapping[str, Any]) -> str:
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_list(
     'split',
     ['train', 'test'],
@@ -61,7 +61,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Evaluates the run that the flags name."""
+  """Evaluate the run that the flags name."""
   del argv
   evaluation = evaluate(
     cli.workdir(),

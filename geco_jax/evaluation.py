@@ -34,7 +34,7 @@ MIN_DRAWS = 2**15
 _NOISE_SEED = 0
 # A multiplier this close to its clip stands at it.
 _AT_CLIP = 1e-3
-# In natural multipliers. None is needed above 1: from here on, what a violated
+# In natural multipliers; none is needed above 1. From here on, what a violated
 # constraint waits for is the optimization.
 SATURATED = 2.0
 
@@ -249,7 +249,7 @@ def evaluate(
   experiment: Experiment | None = None,
   step: int | None = None,
 ) -> dict[str, Any]:
-  """Evaluate a run's checkpoint; writes evaluation.json and pictures.
+  """Evaluate a run's checkpoint; write evaluation.json and pictures.
 
   Args:
     workdir: of the run.

@@ -1,4 +1,4 @@
-"""A run's two parts: what is compiled, and what enters it.
+"""The two parts of a run: what is compiled, and what the run adds.
 
 Runs that differ in their `RunInputs` alone share one `Experiment`, so that
 whatever is compiled of it is compiled once.
@@ -29,7 +29,7 @@ class Experiment:
 
   Attributes:
     key: `experiment_key` of its config.
-    dataset: batches are assembled of it.
+    dataset: what batches are assembled from.
     model: functions of parameters.
     constraints: by name.
     optimizer: step sizes -> update of the parameters; a step size that is not

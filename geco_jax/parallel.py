@@ -23,7 +23,7 @@ def initialize_distributed(
   num_processes: int | None = None,
   process_id: int | None = None,
 ) -> None:
-  """Joins this process to the others of the run; call it before any other.
+  """Join this process to the others of the run; call it before any other.
 
   With no argument the cluster's own environment (TPU pods, Slurm, ...) tells.
   """
@@ -31,7 +31,7 @@ def initialize_distributed(
 
 
 def split_cpu(num_devices: int) -> None:
-  """Makes XLA see the host's CPU as several devices; call it before others.
+  """Make XLA see the host's CPU as several devices; call it before others.
 
   Nothing happens where XLA_FLAGS say already how many.
   """
@@ -42,14 +42,14 @@ def split_cpu(num_devices: int) -> None:
 
 
 def num_cores() -> int:
-  """Returns how many of the host's cores this process may use."""
+  """Return how many of the host's cores this process may use."""
   if hasattr(os, 'sched_getaffinity'):  # Not on macOS.
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
 def num_devices() -> int:
-  """Returns how many devices all processes have together."""
+  """Return how many devices all processes have together."""
   return jax.device_count()
 
 
@@ -67,7 +67,7 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def local_batch_size(batch_size: int) -> int:
-  """Returns how many examples of a global batch a device has."""
+  """Return how many examples of a global batch a device has."""
   return batch_size // num_devices()
 
 
@@ -78,7 +78,7 @@ def local_places(batch_size: int) -> jax.Array:
 
 
 def pmap(function: Callable, donate_argnums=()) -> Callable:
-  """Returns `function` compiled for all devices, arguments replicated."""
+  """Return `function` compiled for all devices, arguments replicated."""
   return jax.pmap(function, axis_name=_AXIS, donate_argnums=donate_argnums)
 
 
@@ -109,7 +109,7 @@ def device_index() -> jax.Array:
 
 
 def replicate(tree: Any) -> Any:
-  """Returns the tree on every local device, with a leading device axis."""
+  """Return the tree on every local device, with a leading device axis."""
   devices = jax.local_devices()
   sharding = _per_device()
 
@@ -125,7 +125,7 @@ def replicate(tree: Any) -> Any:
 
 
 def unreplicate(tree: Any) -> Any:
-  """Returns one device's copy of a replicated tree, as NumPy arrays."""
+  """Return one device's copy of a replicated tree, as NumPy arrays."""
   # Indexing the array itself would reshard it over all devices.
   return jax.tree.map(
     lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], tree
@@ -133,7 +133,7 @@ def unreplicate(tree: Any) -> Any:
 
 
 def _spread(trees: Sequence[Any]) -> Any:
-  """Returns trees shared out to the devices of this process, the only one."""
+  """Return trees shared out to the devices of this process, the only one."""
   num_local = jax.local_device_count()
   per_device = -(-len(trees) // num_local)
   missing = num_local * per_device - len(trees)
@@ -148,7 +148,7 @@ def _spread(trees: Sequence[Any]) -> Any:
 
 
 def _collect(tree: Any, num_trees: int) -> list[Any]:
-  """Returns the trees that were spread, as NumPy arrays."""
+  """Return the trees that were spread, as NumPy arrays."""
   leaves = jax.tree.map(
     lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), tree
   )
@@ -179,7 +179,7 @@ SPREAD = Layout(place=_spread, fetch=_collect)
 
 
 def _per_device():
-  """Returns the sharding whose leading axis is the local devices."""
+  """Return the sharding whose leading axis is the local devices."""
   return jax.sharding.NamedSharding(
     jax.sharding.Mesh(np.array(jax.local_devices()), (_AXIS,)),
     jax.sharding.PartitionSpec(_AXIS),
@@ -187,12 +187,12 @@ def _per_device():
 
 
 def is_main_process() -> bool:
-  """Returns whether this process writes the run's files."""
+  """Return whether this process writes the run's files."""
   return jax.process_index() == 0
 
 
 def any_process(flag: bool) -> bool:
-  """Returns whether any process passed True; all must call it."""
+  """Return whether any process passed True; all must call it."""
   if jax.process_count() == 1:
     return flag
   return bool(np.any(multihost_utils.process_allgather(np.array(flag))))

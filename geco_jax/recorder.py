@@ -114,7 +114,7 @@ class Recorder:
     return self._progress_text(values)
 
   def save(self, state: TrainState) -> None:
-    """Evaluate the validation split, draws it and saves a checkpoint.
+    """Evaluate the validation split, draw it and save a checkpoint.
 
     Args:
       state: after `step`, NumPy arrays.

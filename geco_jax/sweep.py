@@ -31,7 +31,7 @@ _EXIT_FAILURES = 1
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_enum(
     'executor',
     'auto',
@@ -60,7 +60,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs the sweep that the flags name; returns the exit code."""
+  """Run the sweep that the flags name; return the exit code."""
   del argv
   config, workdir = cli.config(), cli.workdir()
   grid = grids.points(config)
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(grid: Sequence[Point], workdir: str) -> list[Point]:
-  """Runs what is not finished; returns what failed."""
+  """Run what is not finished; return what failed."""
   if flags.FLAGS.executor == 'slurm':
     return submission.run_jobs(
       grid,
@@ -103,7 +103,7 @@ def _run(grid: Sequence[Point], workdir: str) -> list[Point]:
 
 
 def _report(grid: Sequence[Point], workdir: str) -> None:
-  """Writes the report, prints the table and where what is."""
+  """Write the report; print the table and where each file is."""
   curves = sweep_curves.curves(grid, workdir, cli.DATA_DIR.value)
   results = sweep_report.write(grid, workdir, curves)
   if results:
@@ -114,7 +114,7 @@ def _report(grid: Sequence[Point], workdir: str) -> None:
 
 
 def _num_cpu_devices(grid: Sequence[Point]) -> int:
-  """Returns into how many devices to split a CPU: a run for each core.
+  """Return into how many devices to split a CPU: a run for each core.
 
   Every run must still be able to share a batch between them.
   """
@@ -124,7 +124,7 @@ def _num_cpu_devices(grid: Sequence[Point]) -> int:
 
 
 def _listing(grid: Sequence[Point], workdir: str) -> str:
-  """Returns the grid as text, a line per run."""
+  """Return the grid as text, a line per run."""
   names = [*grid[0].values]
   width = max(len(point.name) for point in grid)
   lines = [f'{"run":<{width}}  {"":<9} {", ".join(names)}']

@@ -31,7 +31,7 @@ class Line(NamedTuple):
 
 
 def read(grid: Sequence[Point], workdir: str) -> list[Result]:
-  """Returns the finished runs of a grid."""
+  """Return the finished runs of a grid."""
   results = []
   for point in grid:
     if is_finished(point, workdir):
@@ -43,7 +43,7 @@ def read(grid: Sequence[Point], workdir: str) -> list[Result]:
 
 
 def lines(results: Sequence[Result]) -> list[Line]:
-  """Returns the results by line, the places of each by rising values."""
+  """Return the results by line, the places of each by rising values."""
   swept = [name for name in results[0].point.values if name != 'seed']
   kappas = [name for name in swept if _is_kappa(name)]
   along = kappas or swept
@@ -60,7 +60,7 @@ def lines(results: Sequence[Result]) -> list[Line]:
 
 
 def table(results: Sequence[Result]) -> list[dict[str, str]]:
-  """Returns the cells of a table by heading, a row per run."""
+  """Return the cells of a table by heading, a row per run."""
   short = short_names([result.point for result in results])
   rows = []
   for result in results:
@@ -83,7 +83,7 @@ def table(results: Sequence[Result]) -> list[dict[str, str]]:
 
 
 def as_text(rows: Sequence[Mapping[str, str]]) -> str:
-  """Returns a table for the terminal; columns that a row lacks are empty."""
+  """Return a table for the terminal; columns that a row lacks are empty."""
   headings = [*{heading: None for row in rows for heading in row}]
   columns = [[h, *(row.get(h, '') for row in rows)] for h in headings]
   widths = [max(map(len, column)) for column in columns]
@@ -94,7 +94,7 @@ def as_text(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def seconds(result: Result) -> float:
-  """Returns how long the training of a run took, evaluations aside."""
+  """Return how long the training of a run took, evaluations aside."""
   rate = result.logged['steps_per_second']
   steps = result.point.config.steps_per_dispatch
   return float(np.nansum(steps / rate))

@@ -23,8 +23,8 @@ from geco_jax.experiment import Experiment
 from geco_jax.grid import Point
 from geco_jax.metrics import say
 
-SPLITS = ('train', 'test')  # Of each run's evaluation.
-ERROR_LOG = 'error.log'  # In the folder of a run that failed.
+SPLITS = ('train', 'test')  # What each run is evaluated on.
+ERROR_LOG = 'error.log'  # Why a run failed, in its folder.
 
 # An experiment and the runs that share it -> how many to train at once.
 ChooseWidth = Callable[[Experiment, Sequence[Point]], int]
@@ -65,7 +65,7 @@ def run_here(
   experiments = _experiments(todo, data_dir)  # Refused here, not in an hour.
   failed = []
   names = {point.name for point in todo}
-  # By the whole grid, so that what is left is trained as it would have been.
+  # Grouped over the whole grid: what is left is trained as it would have been.
   for key, group in _by_experiment(grid).items():
     left = [point for point in group if point.name in names]
     if left:
@@ -178,7 +178,7 @@ def _evaluate(folder, experiment):
 
 
 def _write_error_log(folder, failure) -> None:
-  """Leave a failure's traceback in a run's folder, or removes an old one."""
+  """Leave a failure's traceback in a run's folder, or remove an old one."""
   path = os.path.join(folder, ERROR_LOG)
   if failure is None:
     if os.path.exists(path):

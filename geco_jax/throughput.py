@@ -24,7 +24,7 @@ from geco_jax.sweeping import ChooseWidth
 from geco_jax.update import dispatch
 from geco_jax.update import init_state
 
-_FILE = 'runs_at_once.json'  # By experiment and number of devices.
+_FILE = 'runs_at_once.json'  # Widths by experiment and number of devices.
 _DISPATCHES = 3  # The median of these is what counts.
 
 

@@ -19,7 +19,7 @@ from geco_jax.training import train
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_bool('progress', True, 'Draw a progress bar.')
   flags.DEFINE_bool(
     'distributed',
@@ -33,7 +33,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-  """Trains the run that the flags name; returns the exit code."""
+  """Trains the run that the flags name; return the exit code."""
   del argv
   config, workdir = cli.config(), cli.workdir()
   if flags.FLAGS.distributed:

@@ -157,7 +157,7 @@ class _Loop:
     )
 
   def run(self, stopped) -> None:
-    """Train to the last step; saves and raises if a signal comes."""
+    """Train to the last step; save and raise if a signal comes."""
     states = self._layout.place([run.state for run in self._runs])
     inputs = self._layout.place([run.inputs.as_arrays() for run in self._runs])
     self._since = time.monotonic()
@@ -211,7 +211,7 @@ class _Loop:
 
   @contextlib.contextmanager
   def _failing(self, index):
-    """Make an error that of one run, which goes on no more."""
+    """Make an error that of one run, which then stops."""
     try:
       yield
     except Exception as error:  # Full disks, losses that are not finite, ...
@@ -249,7 +249,7 @@ def infeasible(
 
 @contextlib.contextmanager
 def _stop_signals():
-  """Catch SIGTERM and SIGINT; yields () -> the signal that came, or None."""
+  """Catch SIGTERM and SIGINT; yield () -> the signal that came, or None."""
   caught = []
   handled = (signal.SIGTERM, signal.SIGINT)
 

@@ -11,14 +11,14 @@ import numpy as np
 
 MET, VIOLATED, INFEASIBLE = 'met', 'violated', 'infeasible'
 _FROM_BEST_TO_WORST = (MET, VIOLATED, INFEASIBLE)
-# In files of earlier versions, which do not store it.
+# What held for files of earlier versions, which do not store it.
 _EARLIER_TOLERANCE = 0.02
 
 
 def read(
   evaluation: Mapping[str, Any], name: str, sentences: Iterable[str] = ()
 ) -> str:
-  """Returns the verdict on a constraint of a run.
+  """Return the verdict on a constraint of a run.
 
   Args:
     evaluation: of the run, the training split at its top level.
@@ -36,19 +36,19 @@ def read(
 
 
 def tolerance(stored: Mapping[str, Any]) -> float:
-  """Returns up to which C / scale a constraint's report calls it met."""
+  """Return up to which C / scale a constraint's report calls it met."""
   return stored.get('tolerance', _EARLIER_TOLERANCE)
 
 
 def worst(verdicts: Iterable[str]) -> str:
-  """Returns the verdict on several constraints, or runs, together."""
+  """Return the verdict on several constraints, or runs, together."""
   return max(verdicts, key=_FROM_BEST_TO_WORST.index)
 
 
 def infeasible(
   reports: Mapping[str, Mapping[str, Any]], logged: Mapping[str, np.ndarray]
 ) -> Iterator[str]:
-  """Yields a sentence for each constraint whose verdict is infeasible.
+  """Yield a sentence for each constraint whose verdict is infeasible.
 
   Args:
     reports: by constraint, `evaluation.constraint_report`.

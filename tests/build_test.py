@@ -24,7 +24,7 @@ from geco_jax.models.classifiers import CLASSIFIERS
 
 
 def set_leaf(config, name, value):
-  """Sets a leaf by its dotted name, whatever its type."""
+  """Set a leaf by its dotted name, whatever its type."""
   *groups, leaf = name.split('.')
   with config.unlocked(), config.ignore_type():
     for group in groups:
@@ -118,7 +118,7 @@ def test_wrong_options_of_a_constraint_are_named(
 
 @pytest.fixture
 def network(tmp_path):
-  """Returns the folder of a small classifier of 4x4 images, untrained."""
+  """Return the folder of a small classifier of 4x4 images, untrained."""
   kwargs = dict(channels=(2,), hidden_size=3)
   classifier = CLASSIFIERS['cnn'](2, **kwargs)
   params, state = classifier.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))

@@ -29,7 +29,7 @@ def compile_fast():
 
 @pytest.fixture
 def make_images():
-  """Returns (n, shape) -> random images of n // 4 prototypes."""
+  """Return (n, shape) -> random images of n // 4 prototypes."""
 
   def make(num_examples, shape, seed=0):
     rng = np.random.default_rng(seed)
@@ -44,7 +44,7 @@ def make_images():
 
 @pytest.fixture
 def make_dataset(make_images):
-  """Returns shape -> a data set with splits that no batch size divides."""
+  """Return shape -> a data set with splits that no batch size divides."""
 
   def make(shape=(4, 4, 1)):
     sizes = {'train': 45, 'validation': 11, 'test': 13}
@@ -59,7 +59,7 @@ def make_dataset(make_images):
 
 @pytest.fixture
 def tiny_config():
-  """Returns objective -> the config of a run that takes a second."""
+  """Return objective -> the config of a run that takes a second."""
 
   def make(objective='geco', kappa=0.2):
     config = get_base_config(objective, kappa=kappa, num_steps=20)

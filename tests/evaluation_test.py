@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures('compile_fast')
 
 @pytest.fixture
 def run(tiny_config, make_dataset, monkeypatch):
-  """An experiment, a run's inputs and its first state; few draws."""
+  """Return an experiment, a run's inputs and its first state; few draws."""
   monkeypatch.setattr(evaluation, 'MIN_DRAWS', 30)
   config = tiny_config()
   experiment = build(config, make_dataset())
@@ -32,7 +32,7 @@ def run(tiny_config, make_dataset, monkeypatch):
 
 
 def draws(experiment, state, split):
-  """Returns every draw's image and output, computed in one plain batch."""
+  """Return every draw's image and output, computed in one plain batch."""
   images = experiment.dataset.splits[split]
   n = len(images.image)
   indices = np.arange(n * math.ceil(30 / n))

@@ -19,7 +19,7 @@ from geco_jax.recorder import Recorder
 
 @pytest.fixture
 def sweep(tiny_config, make_dataset, monkeypatch):
-  """Returns (workdir, *groups) -> points, those that failed."""
+  """Return (workdir, *groups) -> points, those that failed."""
   monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
   monkeypatch.setattr(
     'geco_jax.sweeping.build_dataset', lambda *_: make_dataset()
@@ -38,16 +38,16 @@ def sweep(tiny_config, make_dataset, monkeypatch):
 
 
 def files(folder):
-  """Returns what a run has written but for its speed: (state, JSON)."""
+  """Return what a run has written but for its speed: (state, JSON)."""
   with open(os.path.join(folder, 'config.json')) as file:
-    found = {'config': json.load(file)}
+    written = {'config': json.load(file)}
   with open(os.path.join(folder, 'evaluation.json')) as file:
-    found['evaluation'] = json.load(file)
+    written['evaluation'] = json.load(file)
   with open(os.path.join(folder, 'metrics.jsonl')) as file:
-    found['metrics'] = [json.loads(line) for line in file]
-  for line in found['metrics']:
+    written['metrics'] = [json.loads(line) for line in file]
+  for line in written['metrics']:
     line.pop('steps_per_second', None)
-  return found
+  return written
 
 
 def final_leaves(folder, config, dataset):
@@ -78,8 +78,8 @@ def test_one_after_another_equals_separate_runs_bit_for_bit(
     evaluate(str(alone), experiment=experiment)
     assert files(alone) == files(swept / point.name)
     for name in ('progress.png', 'reconstructions_test.png'):
-      theirs = (swept / point.name / name).read_bytes()
-      assert (alone / name).read_bytes() == theirs
+      picture = (swept / point.name / name).read_bytes()
+      assert (alone / name).read_bytes() == picture
     for a, b in zip(
       final_leaves(alone, point.config, make_dataset()),
       final_leaves(swept / point.name, point.config, make_dataset()),

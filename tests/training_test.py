@@ -22,7 +22,7 @@ from geco_jax.recorder import Recorder
 
 @pytest.fixture
 def train(make_dataset, monkeypatch):
-  """Returns (config, workdir) -> final state, on the small data set."""
+  """Return (config, workdir) -> final state, on the small data set."""
   monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
   monkeypatch.setattr(training, 'build_dataset', lambda *_: make_dataset())
 

@@ -35,7 +35,7 @@ def take_steps(config, dataset, num_steps, num_calls=1):
 
 
 def errors_at_start_and_end(config, dataset):
-  """Returns the squared errors per pixel of a run on few prototypes."""
+  """Return the squared errors per pixel of a run on few prototypes."""
   config.num_steps = 2_000
   config.learning_rate.kwargs.init_value = 1e-2
   state, metrics = take_steps(config, dataset, 2_000)
@@ -174,7 +174,7 @@ np.savez(sys.argv[1], devices=jax.device_count(), **leaves, **metrics)
 
 
 def run_on(num_devices, path):
-  """Returns state and metrics of a few steps on forced CPU devices."""
+  """Return state and metrics of a few steps on forced CPU devices."""
   tests = os.path.dirname(os.path.abspath(__file__))
   environment = os.environ | {
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',

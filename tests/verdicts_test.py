@@ -23,7 +23,7 @@ ROOT = os.path.dirname(os.path.dirname(__file__))
 
 @pytest.fixture
 def trained(tiny_config, make_dataset, monkeypatch, caplog, tmp_path):
-  """A run of each verdict; last lines of progress by folder; warnings."""
+  """Return a run of each verdict, last lines of progress, warnings."""
   monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
   monkeypatch.setattr(
     'geco_jax.sweeping.build_dataset', lambda *_: make_dataset()
@@ -51,7 +51,7 @@ def trained(tiny_config, make_dataset, monkeypatch, caplog, tmp_path):
 
 
 def words(text):
-  """Returns which verdicts stand in a text."""
+  """Return which verdicts stand in a text."""
   spaced = f' {text} '.translate(dict.fromkeys(map(ord, '(),|*\n'), ' '))
   return {
     word
@@ -61,7 +61,7 @@ def words(text):
 
 
 def in_experiments(result, dataset):
-  """Returns what the experiments print of a sweep's run."""
+  """Return what the experiments print of a sweep's run."""
   row = information_plane.as_row(result)
   if result.evaluation['constraints']['re']['verdict'] == verdicts.INFEASIBLE:
     assert 'kappa 0.2 was asked' in row['infeasible'][0]

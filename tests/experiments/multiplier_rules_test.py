@@ -28,7 +28,7 @@ TINY = Task('digits_vae', 'digits', 'vae', [{'re': 0.1}, {'re': 0.15}], (100,))
 
 
 def follow(transformation, initial, errors):
-  """Returns the log-multipliers after each of the errors [n]."""
+  """Return the log-multipliers after each of the errors [n]."""
 
   def step(carry, e):
     log_multipliers, state = carry
@@ -44,7 +44,7 @@ def follow(transformation, initial, errors):
 
 
 def multipliers_of(rule):
-  """Returns what a rule's config of RE on the digits makes of it."""
+  """Return what a rule's config of RE on the digits makes of it."""
   task = multiplier_rules.TASKS['digits_vae']
   config = multiplier_rules.config_of(task, rule, RUN, 1_000)
   return build.MULTIPLIERS[config.multipliers.name](
@@ -151,7 +151,7 @@ def test_clipped_has_the_two_exceptions_of_its_time(run, initial):
 
 
 def made_run(rule, steps, kl, violation, multiplier=10.0, **others):
-  """Returns a record of RE 0.1 on the digits: scale 0.64, natural 50."""
+  """Return a record of RE 0.1 on the digits: scale 0.64, natural 50."""
   met = violation <= 0.02
   report = {
     'violation': violation,
@@ -271,7 +271,7 @@ def test_figure_has_a_row_a_line_and_hollow_marks_for_what_was_not_met(
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-  """Returns flags -> main with them, on a tiny task; `runs` is its folder."""
+  """Return flags -> main with them, on a tiny task; `runs` is its folder."""
   multiplier_rules.define_flags()
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
