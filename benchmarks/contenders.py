@@ -71,7 +71,7 @@ def flops_of_step(config: ConfigDict, dataset: Dataset) -> int:
   experiment = build(config, dataset)
   inputs = run_inputs(config, experiment)
   trees = (
-    state_like(experiment, inputs),
+    state_like(experiment),
     inputs.as_arrays(),
     experiment.dataset.splits['train'],
   )

@@ -4,7 +4,6 @@ import jax
 import pytest
 
 from benchmarks import contenders
-from geco_jax.build import build
 
 
 @pytest.mark.usefixtures('compile_fast')
@@ -13,7 +12,7 @@ def test_the_steps_of_all_runs_count(tiny_config, monkeypatch):
   block = jax.block_until_ready
   monkeypatch.setattr('jax.block_until_ready', lambda x: ends.append(block(x)))
   dataset = contenders.random_images((8, 8, 1), 20)
-  contender = contenders.ours(build(tiny_config(), dataset), 3, num_runs=2)
+  contender = contenders.ours(tiny_config(), dataset, 3, num_runs=2)
   contender.run()
   ((state, metrics),) = ends
   assert contender.num_steps == 3 * 2 == metrics['loss'].size
