@@ -74,7 +74,7 @@ CLAIMS = (
       (
         7,
         'Lipschitz constraints',
-        'Under them fixed points organise in thin manifolds; the projection of '
+        'Under them fixed points organize in thin manifolds; the projection of '
         'Proposition 6, with a dual ascent, is to keep slopes below L.',
         theory_findings.figure_7,
       ),

@@ -33,7 +33,7 @@ ROWS = {
 
 
 def define_flags() -> None:
-  """Defines the command's flags."""
+  """Define the command's flags."""
   flags.DEFINE_enum(
     'data', 'digits', ['digits', 'mnist'], 'Data set: of configs/DATA_vae.py.'
   )
@@ -43,7 +43,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Trains what is missing, prints the table and writes the numbers."""
+  """Train what is missing, print the table and write the numbers."""
   del argv
   workdir = cli.workdir()
   results = runs.train_all(

@@ -35,7 +35,7 @@ class Point(NamedTuple):
 
 
 def points(row: Mapping[str, Any]) -> list[Point]:
-  """Returns a row's points: ELBO, annealed beta, GECO with kappa ascending."""
+  """Return a row's points: ELBO, annealed beta, GECO with kappa ascending."""
   groups: dict[tuple, list] = {}
   for run in row['runs']:
     key = [*_MARKERS].index(run['objective']), run['kappas'].get('re', 0.0)
@@ -44,7 +44,7 @@ def points(row: Mapping[str, Any]) -> list[Point]:
 
 
 def of(row: Mapping[str, Any], objective: str) -> list[Point]:
-  """Returns a row's points of one objective."""
+  """Return a row's points of one objective."""
   return [point for point in points(row) if point.objective == objective]
 
 
@@ -81,7 +81,7 @@ def _verdict(run: Mapping[str, Any]) -> str:
 
 
 def table(rows: Mapping[str, Any]) -> str:
-  """Returns a line per point: KL, and how it compares."""
+  """Return a line per point: KL, and how it compares."""
   width = max(len(name) for name in rows)
   lines = [
     f'{"":<{width}}  objective       kappa     RMSE  C/scale  constraint '
@@ -104,7 +104,7 @@ def table(rows: Mapping[str, Any]) -> str:
 
 
 def _asked(point: Point) -> str:
-  """Returns the columns kappa, RMSE, C/scale and constraint."""
+  """Return the columns kappa, RMSE, C/scale and constraint."""
   if point.kappa is None or point.violation is None:
     return f'{"":>7} {point.rmse:>8.4f} {"":>8}  {"":<11}'
   return (
@@ -114,7 +114,7 @@ def _asked(point: Point) -> str:
 
 
 def kl_text(point: Point) -> str:
-  """Returns a point's KL, and how far its seeds are apart."""
+  """Return a point's KL, and how far its seeds are apart."""
   return f'{point.kl_nats:.1f} {_spread(point)}'.rstrip()
 
 
@@ -127,7 +127,7 @@ def _rate(rate: float | None) -> str:
 
 
 def figure(rows: Mapping[str, Any]) -> Figure:
-  """Returns a panel per model, KL against NLL, a colour per data set.
+  """Return a panel per model, KL against NLL, a color per data set.
 
   Args:
     rows: of figure_4.json, at least one.
@@ -158,14 +158,14 @@ def figure(rows: Mapping[str, Any]) -> Figure:
   return drawn
 
 
-def _draw_row(axes: Axes, row: Mapping[str, Any], colour: str) -> Line2D:
-  """Draws a row; returns its entry of the legend."""
+def _draw_row(axes: Axes, row: Mapping[str, Any], color: str) -> Line2D:
+  """Draw a row; return its entry of the legend."""
   gaussian = row['gaussian']
   axes.plot(
     gaussian['nll_nats_per_dim'],
     gaussian['rate_nats'],
     '--',
-    color=colour,
+    color=color,
     linewidth=1,
   )
   for objective, marker in _MARKERS.items():
@@ -176,14 +176,14 @@ def _draw_row(axes: Axes, row: Mapping[str, Any], colour: str) -> Line2D:
       marker=marker,
       markersize=10 if objective == 'elbo' else 6,
       linestyle='-',
-      color=colour,
+      color=color,
       alpha=0.7,  # Rows can lie on each other.
     )
-  return Line2D([], [], color=colour, linewidth=3, label=row['dataset'])
+  return Line2D([], [], color=color, linewidth=3, label=row['dataset'])
 
 
 def _objectives() -> Iterator[Line2D]:
-  """Yields the legend's entries of what is not a colour."""
+  """Yield the legend's entries of what is not a color."""
   for objective, marker in _MARKERS.items():
     line = '-' if objective == 'geco' else ''
     yield Line2D(

@@ -28,7 +28,7 @@ class Finding(NamedTuple):
 
 
 def figure_3(content: Content) -> Iterator[Finding]:
-  """Yields whether GECO is soon valid, and lowers the KL from there."""
+  """Yield whether GECO is soon valid, and lowers the KL from there."""
   curve, kappa = content['curve'], content['kappa']
   error = curve['rmse']
   met = next(
@@ -63,7 +63,7 @@ def figure_3(content: Content) -> Iterator[Finding]:
 
 
 def figure_4_kl(content: Content) -> Iterator[Finding]:
-  """Yields by how many times GECO's KLs are below the ELBO's."""
+  """Yield by how many times GECO's KLs are below the ELBO's."""
   for name, row in content.items():
     (elbo,) = figure_4_plane.of(row, 'elbo')
     points = figure_4_plane.of(row, 'geco')
@@ -82,7 +82,7 @@ def figure_4_kl(content: Content) -> Iterator[Finding]:
 
 
 def figure_4_rest(content: Content) -> Iterator[Finding]:
-  """Yields the multipliers in units of those at which the ELBO rests."""
+  """Yield the multipliers in units of those at which the ELBO rests."""
   for name, row in content.items():
     points = figure_4_plane.of(row, 'geco')
     units = [2 * (p.kappa or 0) ** 2 * (p.multiplier or 0) for p in points]
@@ -98,7 +98,7 @@ def figure_4_rest(content: Content) -> Iterator[Finding]:
 
 
 def figure_4_nll(content: Content) -> Iterator[Finding]:
-  """Yields whether the ELBO's NLL is below all of GECO's."""
+  """Yield whether the ELBO's NLL is below all of GECO's."""
   for name, row in content.items():
     (elbo,) = figure_4_plane.of(row, 'elbo')
     nll = [p.nll_nats_per_dim for p in figure_4_plane.of(row, 'geco')]
@@ -111,7 +111,7 @@ def figure_4_nll(content: Content) -> Iterator[Finding]:
 
 
 def figure_4_monotone(content: Content) -> Iterator[Finding]:
-  """Yields whether KL falls as kappa grows."""
+  """Yield whether KL falls as kappa grows."""
   for name, row in content.items():
     points = figure_4_plane.of(row, 'geco')
     yield Finding(
@@ -123,7 +123,7 @@ def figure_4_monotone(content: Content) -> Iterator[Finding]:
 
 
 def figure_4_met(content: Content) -> Iterator[Finding]:
-  """Yields a row's violations, whose largest at a feasible kappa counts."""
+  """Yield a row's violations, whose largest at a feasible kappa counts."""
   for name, row in content.items():
     points = figure_4_plane.of(row, 'geco')
     reached = {point.verdict for point in points}
@@ -140,7 +140,7 @@ def figure_4_met(content: Content) -> Iterator[Finding]:
 
 
 def figure_4_gaussian(content: Content) -> Iterator[Finding]:
-  """Yields GECO's KL over the rate of a Gaussian with the data's covariance."""
+  """Yield GECO's KL over the rate of a Gaussian with the data's covariance."""
   for name, row in content.items():
     rates = row['gaussian']['rate_nats']
     points = figure_4_plane.of(row, 'geco')
@@ -154,7 +154,7 @@ def figure_4_gaussian(content: Content) -> Iterator[Finding]:
 
 
 def figure_5(content: Content) -> Iterator[Finding]:
-  """Yields both KLs at one RMSE."""
+  """Yield both KLs at one RMSE."""
   for name, row in content.items():
     elbo, geco = (run['evaluation'] for run in row['runs'])
     difference = geco['rmse'] / elbo['rmse'] - 1
@@ -179,7 +179,7 @@ def figure_5(content: Content) -> Iterator[Finding]:
 
 
 def constraints_of_runs(content: Content) -> Iterator[Finding]:
-  """Yields what each constrained run was asked and what it reached."""
+  """Yield what each constrained run was asked and what it reached."""
   for run in content['runs']:
     for name, report in run['evaluation']['constraints'].items():
       if name not in run['kappas']:
@@ -195,7 +195,7 @@ def constraints_of_runs(content: Content) -> Iterator[Finding]:
 
 
 def kl_of_runs(content: Content) -> Iterator[Finding]:
-  """Yields each constrained run's KL beside the ELBO's."""
+  """Yield each constrained run's KL beside the ELBO's."""
   elbo = {
     run['data']: run['evaluation']['kl_nats']
     for run in content['runs']
@@ -213,14 +213,14 @@ def kl_of_runs(content: Content) -> Iterator[Finding]:
 
 
 def figure_8(content: Content) -> Iterator[Finding]:
-  """Yields how Micro-MNIST's posteriors fill the prior (Proposition 2)."""
+  """Yield how Micro-MNIST's posteriors fill the prior (Proposition 2)."""
   for preset, row in content.items():
     for finding in _tiles(row):
       yield finding._replace(what=f'{preset}: {finding.what}')
 
 
 def _tiles(row: Content) -> Iterator[Finding]:
-  """Yields it of the runs of one preset."""
+  """Yield it of the runs of one preset."""
   runs = {run['run']: run['marginal'] for run in row['runs']}
   tight = runs['micro_mnist_nvp_geco_re_0.05']
   bound = tight['ln_n_nats']
@@ -254,7 +254,7 @@ def _tiles(row: Content) -> Iterator[Finding]:
 
 
 def table_2(content: Content) -> Iterator[Finding]:
-  """Yields the marginal KLs of VAE+NVP and their ratio."""
+  """Yield the marginal KLs of VAE+NVP and their ratio."""
   for row in content.values():
     elbo, geco = PAPER[row['data']]
     ours = [row[name]['marginal_kl_nats'] for name in ('elbo', 'geco')]
@@ -274,7 +274,7 @@ def table_2(content: Content) -> Iterator[Finding]:
 
 
 def rate_distortion(content: Content) -> Iterator[Finding]:
-  """Yields KL and multiplier beside Shannon's."""
+  """Yield KL and multiplier beside Shannon's."""
   for run in content['runs']:
     yield Finding(
       f'{run["update"]} update, D = {run["distortion"]:g}: KL over R(D), '
@@ -286,7 +286,7 @@ def rate_distortion(content: Content) -> Iterator[Finding]:
 
 
 def robustness(content: Content) -> Iterator[Finding]:
-  """Yields at how many step sizes and distortions an update is accurate."""
+  """Yield at how many step sizes and distortions an update is accurate."""
   updates = dict.fromkeys(run['update'] for run in content['runs'])
   for update in updates:
     cells = [run for run in content['runs'] if run['update'] == update]
@@ -301,7 +301,7 @@ def robustness(content: Content) -> Iterator[Finding]:
 
 
 def sweep(content: Content) -> Iterator[Finding]:
-  """Yields what a sweep of kappa met, and its KLs."""
+  """Yield what a sweep of kappa met, and its KLs."""
   evaluations = [row['evaluation'] for row in content]
   reports = [evaluation['constraints']['re'] for evaluation in evaluations]
   kappas = ', '.join(f'{row["kappa"]:g}' for row in content)
@@ -325,7 +325,7 @@ def sweep(content: Content) -> Iterator[Finding]:
 
 
 def conv_draw(content: Content) -> Iterator[Finding]:
-  """Yields what ConvDRAW's runs of the configs reached."""
+  """Yield what ConvDRAW's runs of the configs reached."""
   kls = {run['config']: run['evaluation']['kl_nats'] for run in content['runs']}
   for run in content['runs']:
     config, evaluation = run['config'], run['evaluation']
@@ -352,7 +352,7 @@ def conv_draw(content: Content) -> Iterator[Finding]:
 
 
 def arithmetic(content: Content) -> Iterator[Finding]:
-  """Yields how many of conditional ConvDRAW's samples are the right sum."""
+  """Yield how many of conditional ConvDRAW's samples are the right sum."""
   counts = content['arithmetic']
   yield Finding(
     f'samples read as (l0 + l1) mod 10, of {counts["num_contexts"]} unseen '
@@ -364,7 +364,7 @@ def arithmetic(content: Content) -> Iterator[Finding]:
 
 
 def _steps(row: Content) -> str:
-  """Returns how long a row's runs trained, and their seeds if several."""
+  """Return how long a row's runs trained, and their seeds if several."""
   numbers = sorted({run['steps'] for run in row['runs']})
   num_seeds = len({run['seed'] for run in row['runs']})
   return (
@@ -375,7 +375,7 @@ def _steps(row: Content) -> str:
 
 
 def _beside(kl: float, elbo: float) -> str:
-  """Returns a KL and by how many times it is below the ELBO's, or above."""
+  """Return a KL and by how many times it is below the ELBO's, or above."""
   ratio, where = (elbo / kl, 'below') if kl <= elbo else (kl / elbo, 'above')
   return f'{kl:.1f} ({ratio:.1f}x {where})'
 

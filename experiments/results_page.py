@@ -97,7 +97,7 @@ def _section(
 
 
 def _word(finding: Finding) -> str:
-  """Returns what a finding comes to, bold where the claim fails."""
+  """Return what a finding comes to, bold where the claim fails."""
   if finding.verdict and finding.holds is False:
     return f'**{finding.verdict}**'
   return finding.verdict or _WORDS[finding.holds]

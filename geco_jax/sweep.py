@@ -35,10 +35,11 @@ def define_flags() -> None:
   flags.DEFINE_enum(
     'executor',
     'auto',
-    ['auto', 'local', 'vectorised', 'slurm'],
-    'local: one run after another, each as geco_jax.train would. vectorised: '
+    # vectorised, its former spelling, goes on working.  # codespell:ignore
+    ['auto', 'local', 'vectorized', 'vectorised', 'slurm'],  # codespell:ignore
+    'local: one run after another, each as geco_jax.train would. vectorized: '
     'several at once where that is measured to be faster, a CPU split into a '
-    'device per core. auto: vectorised. slurm: a job per run.',
+    'device per core. auto: vectorized. slurm: a job per run.',
   )
   flags.DEFINE_enum(
     'cluster',

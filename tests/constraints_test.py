@@ -27,7 +27,7 @@ NUM_DIMS = 6
 
 
 def as_output(reconstruction, stddev=0.1):
-  """Returns what a model with these reconstructions returns."""
+  """Return what a model with these reconstructions returns."""
   batch_size = len(reconstruction)
   return ModelOutput(
     reconstruction=reconstruction,
@@ -39,7 +39,7 @@ def as_output(reconstruction, stddev=0.1):
 
 
 def example(error, stddev=0.1):
-  """Returns two images and reconstructions off by `error` everywhere."""
+  """Return two images and reconstructions off by `error` everywhere."""
   image = jnp.linspace(0.2, 0.8, 2 * NUM_DIMS).reshape(2, *SHAPE)
   batch = Batch(image=image, label=jnp.zeros(2, jnp.int32))
   return batch, as_output(image + error, stddev)
@@ -111,7 +111,7 @@ WEIGHTS = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
 
 
 def network(image_shape=LARGE):
-  """Returns a linear classifier; a layer halves images and keeps channels."""
+  """Return a linear classifier; a layer halves images and keeps channels."""
   num_pixels = int(np.prod(image_shape))
   weights = np.resize(WEIGHTS, (num_pixels, 10))
 
@@ -130,7 +130,7 @@ def network(image_shape=LARGE):
 
 
 def digits(num=3, shape=LARGE, seed=0):
-  """Returns random images and, as their labels, how the classifier has them."""
+  """Return random images and, as their labels, how the classifier has them."""
   image = jax.random.uniform(jax.random.key(seed), (num, *shape))
   if shape[-1] == 1:
     label = network(shape).logits(image).argmax(axis=-1)
@@ -320,7 +320,7 @@ class TestContract:
   """What every constraint promises."""
 
   def values(self, name, image, dtype=jnp.float32):
-    """Returns C of reconstructions of the digits, per example."""
+    """Return C of reconstructions of the digits, per example."""
     output = as_output(image.astype(dtype))
     return MADE[name].violation(digits(), output, 0.5)
 

@@ -25,7 +25,7 @@ DOCS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'docs')
 
 
 def pages():
-  """Yields the text of every page."""
+  """Yield the text of every page."""
   for path in glob.glob(os.path.join(DOCS, '*.md')):
     with open(path) as file:
       yield file.read()
@@ -33,7 +33,7 @@ def pages():
 
 @pytest.fixture
 def blocks():
-  """The page on constraints' code; what it enters is taken out again."""
+  """Return the code of the page on constraints; undo what it enters."""
   with open(os.path.join(DOCS, 'constraints.md')) as file:
     code = re.findall(r'```python\n(.*?)```', file.read(), re.DOTALL)
   with mock.patch.dict(CONSTRAINTS):

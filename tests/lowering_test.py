@@ -47,7 +47,7 @@ def _on_accelerator(monkeypatch):
 
 
 def build_on_black_images(name, variant, **model_kwargs):
-  """Returns the experiment of a config with a data set of its shapes."""
+  """Return the experiment of a config with a data set of its shapes."""
   config = load(name).get_config(variant)
   config.model.kwargs.update(model_kwargs)
   make = COMPOSITIONS.get(config.dataset.name, as_dataset)
@@ -61,14 +61,14 @@ def build_on_black_images(name, variant, **model_kwargs):
 
 
 def on_one_device(*trees):
-  """Returns the shapes of trees that are replicated on one device."""
+  """Return the shapes of trees that are replicated on one device."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), trees
   )
 
 
 def choices(variants, fast):
-  """Returns the parameters of a test, marked as slow where not `fast`."""
+  """Return the parameters of a test, marked as slow where not `fast`."""
   return [
     pytest.param(*pair, marks=[pytest.mark.slow] * (pair not in fast))
     for name in variants
@@ -111,7 +111,7 @@ def test_every_program_can_be_lowered(name, variant, monkeypatch):
 
 
 def lowered_step(name, variant, **model_kwargs):
-  """Returns the text of one training step as lowered for a GPU."""
+  """Return the text of one training step as lowered for a GPU."""
   experiment = build_on_black_images(name, variant, **model_kwargs)
   args = on_one_device(
     update.state_like(experiment),

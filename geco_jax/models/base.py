@@ -118,7 +118,7 @@ def as_model(
 
 
 def on_accelerator() -> bool:
-  """Returns whether what is traced is to run on a GPU or TPU.
+  """Return whether what is traced is to run on a GPU or TPU.
 
   Decided while tracing: `jax.lax.platform_dependent` would let the platform
   decide that a program is lowered for, but trace a training step twice, which

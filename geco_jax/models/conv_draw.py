@@ -68,7 +68,7 @@ def conv_draw(
   likelihood_stddev: float = 0.1,
   learn_likelihood_stddev: bool = False,
 ) -> base.Model:
-  """Returns ConvDRAW, conditional or not.
+  """Return ConvDRAW, conditional or not.
 
   In step t the encoder, a ConvLSTM, sees the image x, its error x - canvas, its
   own and the decoder's hidden state; q(z_t|x, z_<t) and p(z_t|z_<t) are

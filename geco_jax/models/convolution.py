@@ -36,7 +36,7 @@ class Conv2D(hk.Module):
     channel_multiple: int = 1,
     name: str | None = None,
   ):
-    """Checks the sizes.
+    """Check the sizes.
 
     Args:
       output_channels: >= 1.
@@ -62,18 +62,18 @@ class Conv2D(hk.Module):
     self.channel_multiple = channel_multiple
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [batch, height, width, channels] to [batch, h, w, output]."""
+    """Map [batch, height, width, channels] to [batch, h, w, output]."""
     w = _weights(x, self.kernel_size, self.output_channels, self.input_channels)
     y = self.convolve(x, w)
     return _add_bias(y) if self.with_bias else y
 
   def convolve(self, x: jax.Array, w: jax.Array) -> jax.Array:
-    """Returns the convolution without its bias."""
+    """Return the convolution without its bias."""
     return convolve_with(self, x, w)
 
 
 def convolve_with(module: Conv2D, x: jax.Array, w: jax.Array) -> jax.Array:
-  """Returns the convolution of a module, outside of a transform as well."""
+  """Return the convolution of a module, outside of a transform as well."""
   w = w[:, :, : x.shape[3]]
   # Filled up outside of `conv2d`, so that its gradients are of full channels.
   more_in, more_out = (-n % module.channel_multiple for n in w.shape[2:])
@@ -96,7 +96,7 @@ class Conv2DTranspose(hk.Module):
     stride: int = 1,
     name: str | None = None,
   ):
-    """Checks the sizes.
+    """Check the sizes.
 
     Args:
       output_channels: >= 1.
@@ -114,13 +114,13 @@ class Conv2DTranspose(hk.Module):
     self.stride = stride
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [batch, height, width, channels] to [batch, h, w, output]."""
+    """Map [batch, height, width, channels] to [batch, h, w, output]."""
     w = _weights(x, self.kernel_size, self.output_channels)
     return _add_bias(conv2d_transpose(x, w, self.stride))
 
 
 def conv2d(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
-  """Returns the convolution of `x` with SAME padding.
+  """Return the convolution of `x` with SAME padding.
 
   Differentiable in reverse mode only (`jax.grad`, `jax.vjp`, `jax.jacrev`).
 
@@ -138,7 +138,7 @@ def conv2d(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def conv2d_transpose(x: jax.Array, w: jax.Array, stride: int = 1) -> jax.Array:
-  """Returns the transposed convolution of `x` with SAME padding.
+  """Return the transposed convolution of `x` with SAME padding.
 
   That is `conv2d` of `x` with `stride - 1` zeros between its pixels, padded to
   give `stride` times its size. Differentiable in reverse mode only.
@@ -216,7 +216,7 @@ _conv2d_transpose.defvjp(_conv2d_transpose_fwd, _conv2d_transpose_bwd)
 
 
 def _forward(x, w, stride):
-  """Returns the SAME convolution y of x."""
+  """Return the SAME convolution y of x."""
   padding = [
     _same_padding(n, k, stride)
     for n, k in zip(x.shape[1:3], w.shape[:2], strict=True)
@@ -225,7 +225,7 @@ def _forward(x, w, stride):
 
 
 def _input_gradient(g, w, stride, size):
-  """Returns d<g, y>/dx for an x of height and width `size`.
+  """Return d<g, y>/dx for an x of height and width `size`.
 
   Pixels of x with equal index modulo the stride meet the same taps of w: each
   such phase is a dense convolution of g, and the phases are interleaved. (One
@@ -252,7 +252,7 @@ def _input_gradient(g, w, stride, size):
 
 
 def _weight_gradient(x, g, stride, kernel):
-  """Returns d<g, y>/dw: x is convolved by g, the batch playing the channels."""
+  """Return d<g, y>/dw: x is convolved by g, the batch playing the channels."""
   padding = []
   for n, m, k in zip(x.shape[1:3], g.shape[1:3], kernel, strict=True):
     low, _ = _same_padding(n, k, stride)
@@ -267,7 +267,7 @@ def _weight_gradient(x, g, stride, kernel):
 
 
 def _convolve(x, w, padding, stride=1, kernel_dilation=1):
-  """Returns a convolution in XLA:CPU's fast layout, zeros if w has no taps."""
+  """Return a convolution in XLA:CPU's fast layout, zeros if w has no taps."""
   if 0 in w.shape[:2]:
     size = [
       n + low + high - k + 1
@@ -287,13 +287,13 @@ def _convolve(x, w, padding, stride=1, kernel_dilation=1):
 
 
 def _same_padding(n: int, k: int, stride: int) -> tuple[int, int]:
-  """Returns the zeros before and after n pixels for an output of ceil(n/s)."""
+  """Return the zeros before and after n pixels for an output of ceil(n/s)."""
   total = max((-(-n // stride) - 1) * stride + k - n, 0)
   return total // 2, total - total // 2
 
 
 def _phases(n: int, k: int, stride: int) -> Sequence[tuple[int, tuple]]:
-  """Returns, per phase of n pixels, its first tap of k and the padding of g."""
+  """Return, per phase of n pixels, its first tap of k and the padding of g."""
   low, _ = _same_padding(n, k, stride)
   phases = []
   for phase in range(stride):
@@ -304,17 +304,17 @@ def _phases(n: int, k: int, stride: int) -> Sequence[tuple[int, tuple]]:
 
 
 def _flip(w):
-  """Returns w with both spatial axes reversed, in and out exchanged."""
+  """Return w with both spatial axes reversed, in and out exchanged."""
   return w[::-1, ::-1].swapaxes(2, 3)
 
 
 def _append_zeros(x, counts):
-  """Returns x with so many zeros at the end of each axis."""
+  """Return x with so many zeros at the end of each axis."""
   return jnp.pad(x, [(0, n) for n in counts]) if any(counts) else x
 
 
 def _weights(x, kernel_size, output_channels, input_channels=None):
-  """Returns the weights, initialised as Haiku's convolutions are."""
+  """Return the weights, initialized as Haiku's convolutions are."""
   if x.ndim != 4:
     raise ValueError(
       f'x must be [batch, height, width, channels], got shape {x.shape}'
@@ -332,14 +332,14 @@ def _weights(x, kernel_size, output_channels, input_channels=None):
 
 
 def _add_bias(y):
-  """Returns y + b; through float32, in which the gradient of b is summed."""
+  """Return y + b; through float32, in which the gradient of b is summed."""
   b = hk.get_parameter('b', y.shape[3:], y.dtype, init=jnp.zeros)
   b = jnp.broadcast_to(b.astype(jnp.float32), y.shape)
   return y + b.astype(y.dtype)
 
 
 def _check_sizes(output_channels, kernel_size, stride):
-  """Raises ValueError unless every size is positive."""
+  """Raise ValueError unless every size is positive."""
   for name, value in (
     ('output_channels', output_channels),
     ('kernel_size', kernel_size),

@@ -22,7 +22,7 @@ from geco_jax.models.convolution import convolve_with
 def scan(
   step: Callable, state: Any, per_step: Any, unroll: int = 1
 ) -> tuple[Any, Any]:
-  """Returns what `hk.scan` does; differentiable in reverse mode only.
+  """Return what `hk.scan` does; differentiable in reverse mode only.
 
   Args:
     step: (state, entry of per_step) -> (state, output); no `hk.remat`. It calls
@@ -95,7 +95,7 @@ def scan(
 
 
 def _weight_gradient(module, w, x, g):
-  """Returns d<g, convolution of x>/dw, of x and g [num_steps, batch, ...]."""
+  """Return d<g, convolution of x>/dw, of x and g [num_steps, batch, ...]."""
   x, g = (jax.lax.collapse(a, 0, 2) for a in (x, g))
 
   def convolve(w):
@@ -105,7 +105,7 @@ def _weight_gradient(module, w, x, g):
 
 
 def _closed(function, *args):
-  """Returns the function, its last argument what it closes over, and that."""
+  """Return the function, its last argument what it closes over, and that."""
   jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(*args)
   tree = jax.tree.structure(shape)
   # Constants of NumPy's are none of the function's variables.

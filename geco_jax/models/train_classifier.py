@@ -1,4 +1,4 @@
-r"""Trains a classifier for the constraints that look through one.
+r"""Train a classifier for the constraints that look through one.
 
   python -m geco_jax.models.train_classifier \
       --config=configs/classifiers/digits_cnn.py
@@ -55,9 +55,9 @@ def train_steps(
   config: Any,
   num_classes: int,
 ) -> Callable[[State, Images], tuple[State, jax.Array]]:
-  """Returns the compiled program that takes `config.steps_per_dispatch` steps.
+  """Return the compiled program that takes `config.steps_per_dispatch` steps.
 
-  Batch normalisation is over a device's share of the batch; the moving moments
+  Batch normalization is over a device's share of the batch; the moving moments
   are the devices' mean.
 
   Args:
@@ -117,7 +117,7 @@ def train_steps(
 def augment(
   key: jax.Array, image: jax.Array, *, max_shift: int, flip: bool
 ) -> jax.Array:
-  """Returns the image shifted at random, and mirrored half of the time.
+  """Return the image shifted at random, and mirrored half of the time.
 
   Args:
     key: of the example.
@@ -136,7 +136,7 @@ def augment(
 def fade(
   key: jax.Array, image: jax.Array, target: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns the image blended with noise half of the time, its target as well.
+  """Return the image blended with noise half of the time, its target as well.
 
   What shows less of a digit is to be less sure: of noise alone the target is
   uniform (as in Hendrycks et al. 2019, "Deep anomaly detection with outlier
@@ -148,8 +148,8 @@ def fade(
     target: probabilities [classes].
   """
   keys = jax.random.split(jax.random.fold_in(key, 1), 5)
-  grey, contrast, share = (jax.random.uniform(k) for k in keys[:3])
-  noise = grey + contrast * (jax.random.uniform(keys[3], image.shape) - 0.5)
+  gray, contrast, share = (jax.random.uniform(k) for k in keys[:3])
+  noise = gray + contrast * (jax.random.uniform(keys[3], image.shape) - 0.5)
   share = jnp.where(jax.random.bernoulli(keys[4]), share, 1.0)
   uniform = 1 / target.size
   return (
@@ -161,7 +161,7 @@ def fade(
 def evaluate(
   classifier: Classifier, state: State, images: Images
 ) -> dict[str, float]:
-  """Returns accuracy and mean probability of the right label on a split."""
+  """Return accuracy and mean probability of the right label on a split."""
 
   @jax.jit
   def chunk(image, label):
@@ -182,7 +182,7 @@ def evaluate(
 def feature_stddevs(
   classifier: Classifier, state: State, images: Images
 ) -> dict[str, np.ndarray]:
-  """Returns each layer's standard deviations over the images, [channels]."""
+  """Return each layer's standard deviations over the images, [channels]."""
 
   @jax.jit
   def chunk(image):
@@ -220,7 +220,7 @@ def train(
   data_dir: str | None = None,
   show_progress: bool = True,
 ) -> dict[str, Any]:
-  """Trains a classifier to its end, from its latest checkpoint if it has one.
+  """Train a classifier to its end, from its latest checkpoint if it has one.
 
   Args:
     config: see configs/classifiers/.
@@ -323,7 +323,7 @@ def _init_state(classifier, optimizer, seed, image_shape):
 
 
 def main(argv: Sequence[str]) -> None:
-  """Trains the classifier that the flags name."""
+  """Train the classifier that the flags name."""
   del argv
   config = cli.config()
   flag: Any = flags.FLAGS['config']

@@ -26,7 +26,7 @@ CONDITIONAL = dict(conditional=True, context_channels=4, context_size=8)
 
 
 def make(batch_size=4, **kwargs):
-  """Returns a model, parameters that are not at their start, keys, images."""
+  """Return a model, parameters that are not at their start, keys, images."""
   model = conv_draw(SHAPE, FLOAT32, **{**SIZES, **kwargs})
   keys = jax.random.split(jax.random.key(1), batch_size)
   image = jax.random.uniform(jax.random.key(2), (batch_size, *SHAPE))
@@ -219,7 +219,7 @@ def test_checkpoints_stay_readable(kwargs, digest):
 
 
 def fingerprint(x):
-  """Returns a mean of squares in which every element has a weight of its own.
+  """Return a mean of squares in which every element has a weight of its own.
 
   No signs cancel in it, and its digits are the same on other processors.
   """

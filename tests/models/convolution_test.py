@@ -30,7 +30,7 @@ def kind(request):
 
 
 def _functions(kind, kernel, stride):
-  """Returns ours and Haiku's module as functions of (w, b, x)."""
+  """Return ours and Haiku's module as functions of (w, b, x)."""
   ours, haikus = (
     hk.without_apply_rng(
       hk.transform(lambda x, module=module: module(6, kernel, stride)(x))
@@ -119,7 +119,7 @@ def test_vmap_over_inputs_equals_a_loop(kind):
 
 
 def _labels_of_a_training_loop(kind, kernel, stride, compiled):
-  """Returns the labels of the convolutions in a scan of gradient steps."""
+  """Return the labels of the convolutions in a scan of gradient steps."""
   ours, _ = _functions(kind, kernel, stride)
 
   def step(arguments, _):

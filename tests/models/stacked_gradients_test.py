@@ -13,7 +13,7 @@ NUM_STEPS = 3
 
 
 def loss_function(scan):
-  """Returns the parameters and the loss of a small recurrent network."""
+  """Return the parameters and the loss of a small recurrent network."""
 
   def network(x, noise):
     gates = Conv2D(5, 3, input_channels=9, channel_multiple=8, name='gates')
