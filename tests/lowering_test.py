@@ -3,6 +3,7 @@
 Lowering takes shapes alone: nothing is initialized, compiled or run.
 """
 
+import collections
 import re
 
 from configs_test import CONV_DRAW
@@ -96,7 +97,7 @@ def test_every_program_can_be_lowered(name, variant, monkeypatch):
   stddev = np.float32(1)
   programs = [
     (take_steps, on_one_device(state, inputs, images)),
-    (sum_up, on_one_device(state.params, inputs.kappas, images, stddev)),
+    (sum_up, on_one_device(state.params, images, stddev)),
     (
       pictures.row_programs(experiment).reconstructions_samples,
       (state.params, batch),
@@ -126,19 +127,37 @@ def lowered_step(name, variant, **model_kwargs):
   ('name', 'variant'),
   choices(dict.fromkeys(CONV_DRAW, CONV_DRAW_SIZES), FAST_CONV_DRAW),
 )
-def test_conv_draw_has_no_loop_over_time_and_no_odd_channels(name, variant):
+def test_conv_draw_has_no_loop_no_odd_channels_and_few_gradients(name, variant):
   text = lowered_step(name, variant)
   # Loops over training steps and in the choice of the batch are left.
   without_time = lowered_step(name, variant, num_steps=1)
   assert text.count('stablehlo.while') == without_time.count('stablehlo.while')
-  convolutions = re.findall(
-    r'stablehlo\.convolution.*: \(tensor<(.*?)xf32>, tensor<(.*?)xf32>\)', text
-  )
+  convolutions = [
+    [[*map(int, shape.split('x'))] for shape in shapes]
+    for shapes in re.findall(
+      r'stablehlo\.convolution.*: \(tensor<(.*?)xb?f\d+>, '
+      r'tensor<(.*?)xb?f\d+>\)',
+      text,
+    )
+  ]
   assert len(convolutions) == text.count('stablehlo.convolution')
-  if load(name).get_config(variant).model.kwargs.conditional:
+  config = load(name).get_config(variant)
+  sizes, batch_size = config.model.kwargs, config.batch_size
+  # A kernel's gradient is a convolution with kernels as large as the grid. What
+  # it adds up over plays the channels: the examples, times the steps.
+  gradients = collections.Counter(
+    channels
+    for _, (rows, _, channels, _) in convolutions
+    if rows != sizes.kernel_size
+  )
+  networks = ['encoder_gates', 'decoder_gates', 'posterior', 'write']
+  assert gradients[(sizes.num_steps - 1) * batch_size] == len(networks)
+  if sizes.conditional:
     return  # The context's own network is outside of the steps.
-  for inputs, kernel in convolutions:
+  # The first step stands by itself.
+  assert gradients[batch_size] == len([*networks, 'image_gates'])
+  assert gradients[sizes.num_steps * batch_size] == len(['prior'])
+  assert gradients.total() == 2 * len(networks) + 2
+  for (batch, *_, channels), (*_, channels_out) in convolutions:
     # Channels play the batch where a kernel's gradient is computed.
-    batch, *_, channels = map(int, inputs.split('x'))
-    *_, channels_out = map(int, kernel.split('x'))
     assert not any(n % 8 for n in (batch, channels, channels_out))
