@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from benchmarks import gpu_table
 from experiments import multiplier_comparison
 from experiments.runs import Run
 from geco_jax import sweep_results
@@ -103,6 +104,27 @@ def test_the_table_of_multiplier_rules_is_that_of_the_result_file():
     expected = multiplier_comparison.table(json.load(file))
   with open(os.path.join(DOCS, 'multipliers.md')) as file:
     assert expected in file.read()
+
+
+def test_speeds_on_a_gpu_are_those_of_the_result_file():
+  path = os.path.join(os.path.dirname(DOCS), 'results', 'gpu_speed.json')
+  with open(path) as file:
+    table = gpu_table.table(json.load(file))
+  with open(os.path.join(DOCS, 'benchmarks.md')) as file:
+    page = file.read()
+  assert table in page
+  text = ' '.join(page.replace(table, '').split())
+  for line in table.splitlines():
+    _, model, _, program, rate, _, share, ratio, _ = map(
+      str.strip, line.split('|')
+    )
+    match model, program:
+      case 'ConvDRAW, gpu preset', 'geco_jax':
+        assert rate in text and share in text
+      case 'ConvDRAW, gpu preset', 'torch.compile, CUDA graphs':
+        assert f'{ratio} times as many' in text
+      case ('ConvDRAW, gpu preset', 'geco_jax, none') | ('MLP VAE', 'geco_jax'):
+        assert rate in text
 
 
 def test_theory_and_other_pages_link_to_what_exists():
