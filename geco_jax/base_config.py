@@ -148,6 +148,11 @@ def get_conv_draw_config(
 ) -> ConfigDict:
   """Return the config of ConvDRAW on a data set, in one of three sizes.
 
+  'gpu' and 'paper' compute in bfloat16; parameters, canvas, distributions and
+  KL are float32. On an H200 'quick' on CIFAR-10 (kappa 0.1, 3,000 steps, one
+  run each, results/gpu_bfloat16.json) ended at 79.2 nats and RMSE 0.1000 in
+  bfloat16, at 78.4 and 0.0999 in float32, whose products are tf32.
+
   Args:
     variant: 'quick', 'gpu' or 'paper', and after a comma the objective if it
       is not to be geco, like 'quick,elbo' or 'quick,geco+pncc'.
@@ -178,6 +183,8 @@ def get_conv_draw_config(
   )
   config.batch_size = 64
   config.max_gradient_norm = 100.0
+  if size != 'quick':
+    config.policy = 'params=float32,compute=bfloat16,output=float32'
   if size == 'paper':
     config.learning_rate = group('constant', value=1e-5)
     config.checkpoint_every = 10_000
@@ -188,6 +195,10 @@ def get_nvp_config(
   variant: str, dataset: ConfigDict, *, quick_steps: int = 10_000
 ) -> ConfigDict:
   """Return the config of VAE+NVP on a data set, in one of three sizes.
+
+  All compute in float32: on an H200 'quick' on CIFAR-10 (kappa 0.1, 10,000
+  steps, one run each, results/gpu_bfloat16.json) ended at 166.5 nats and RMSE
+  0.0970 in bfloat16, at 149.1 and 0.0967 in float32, whose products are tf32.
 
   Args:
     variant: 'quick', 'gpu' or 'paper', and after a comma the objective if it

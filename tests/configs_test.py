@@ -2,6 +2,7 @@
 
 import glob
 import importlib.util
+import json
 import os
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from geco_jax import base_config
 from geco_jax import parallel
 from geco_jax import update
 from geco_jax.base_config import OBJECTIVES
@@ -165,6 +167,25 @@ def test_paper_variants_have_the_papers_numbers():
   }
   assert config.optimizer.name == 'adam'
   assert config.constraints.re.kappa in PAPER_KAPPAS
+
+
+def test_large_sizes_of_conv_draw_compute_in_bfloat16_as_was_measured():
+  with open(os.path.join(ROOT, 'results', 'gpu_bfloat16.json')) as file:
+    runs = json.load(file)['runs']
+  assert len(runs) == 4
+  for run in runs:
+    is_nvp = 'nvp' in run['config']
+    get_config = (
+      base_config.get_nvp_config if is_nvp else base_config.get_conv_draw_config
+    )
+    for number in (f'{run["kl_nats"]:.1f}', f'{run["rmse"]:.4f}'):
+      assert number in get_config.__doc__
+  for name in (*CONV_DRAW, *NVP):
+    for size in ('quick', 'gpu', 'paper'):
+      low = name in CONV_DRAW and size != 'quick'
+      compute = 'compute=bfloat16' if low else 'compute=float32'
+      policy = load(name).get_config(size).policy
+      assert policy == f'params=float32,{compute},output=float32'
 
 
 def test_learning_rate_decays_over_the_steps_of_the_command_line():
