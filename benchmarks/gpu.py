@@ -199,4 +199,4 @@ def _driver() -> str:
 
 
 if __name__ == '__main__':
-  cli.run(main, define_flags)
+  cli.run(main, define_flags, compilation_cache=cli.NO_CACHE)

@@ -135,4 +135,4 @@ def _constant_batch(
 
 
 if __name__ == '__main__':
-  cli.run(main, define_flags)
+  cli.run(main, define_flags, compilation_cache=cli.NO_CACHE)

@@ -1,22 +1,33 @@
 """How every command starts, reads its config and reports bad input."""
 
 from collections.abc import Callable, Sequence
+import os
 import sys
+import tempfile
 from typing import Any
 
 from absl import app
 from absl import flags
 from absl import logging
+import jax
 from ml_collections import config_flags
 from ml_collections.config_dict import ConfigDict
 
+from geco_jax.datasets.cache import default_folder
 from geco_jax.errors import UserError
 
 EXIT_BAD_INPUT = 2
+NO_CACHE = 'off'
 
 WORKDIR = flags.DEFINE_string('workdir', None, "Folder of the run's files.")
 DATA_DIR = flags.DEFINE_string(
   'data_dir', None, "TFDS's folder; else TFDS_DATA_DIR or TFDS's own default."
+)
+COMPILATION_CACHE = flags.DEFINE_string(
+  'compilation_cache',
+  None,
+  f'Folder that keeps compiled programs for later commands, or {NO_CACHE}; '
+  'else JAX_COMPILATION_CACHE_DIR or compiled in the cache of data sets.',
 )
 
 
@@ -26,6 +37,7 @@ def run(
   *,
   takes_config: bool = False,
   default_config: str | None = None,
+  compilation_cache: str | None = None,
 ) -> None:
   """Run `main` under absl; a `UserError` becomes one line and exit code 2.
 
@@ -35,7 +47,9 @@ def run(
       program can import several commands.
     takes_config: whether the command has --config, read by `config`.
     default_config: path of the config where --config is not given.
+    compilation_cache: what --compilation_cache is where it is not given.
   """
+  flags.set_default(COMPILATION_CACHE, compilation_cache)
   if define_flags is not None:
     define_flags()
   if takes_config:
@@ -54,6 +68,7 @@ def run(
     try:
       if len(argv) > 1:
         raise UserError(f'unexpected arguments: {" ".join(argv[1:])}')
+      _use_compilation_cache()
       return main(argv)
     except UserError as error:
       return _report(error)
@@ -87,6 +102,38 @@ def workdir() -> str:
   if not WORKDIR.value:
     raise UserError('--workdir is missing, e.g. --workdir=runs/digits')
   return WORKDIR.value
+
+
+def _use_compilation_cache() -> None:
+  """Let JAX keep what it compiles, as --compilation_cache says.
+
+  A folder that cannot be written to costs a warning and the cache.
+  """
+  folder = COMPILATION_CACHE.value
+  if folder == NO_CACHE:
+    _set_in_jax('jax_enable_compilation_cache', False)
+    return
+  if folder is None and os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    return
+  folder = os.path.abspath(
+    os.path.expanduser(folder or default_folder() / 'compiled')
+  )
+  try:
+    os.makedirs(folder, exist_ok=True)
+    # Once for all: JAX would warn of every program.
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    logging.warning('Going on without a cache of compiled programs: %s', error)
+    _set_in_jax('jax_enable_compilation_cache', False)
+    return
+  _set_in_jax('jax_compilation_cache_dir', folder)
+
+
+def _set_in_jax(option, value) -> None:
+  """Set an option here and in processes started here: a sweep's local jobs."""
+  jax.config.update(option, value)
+  os.environ[option.upper()] = str(value)
 
 
 def _parse_flags(argv):

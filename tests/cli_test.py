@@ -90,6 +90,52 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
   assert not workdir.exists()
 
 
+COMPILE = """
+import os, jax
+from geco_jax import cli
+cli.run(lambda argv: print(
+  jax.jit(lambda x: x + 1)(1), os.environ.get('JAX_COMPILATION_CACHE_DIR')
+))
+"""
+
+
+def test_compiled_programs_are_kept_unless_there_is_no_place_for_them(tmp_path):
+  (tmp_path / 'file').write_text('')
+  variable = 'JAX_COMPILATION_CACHE_DIR'
+  cases = {
+    'kept': ({}, []),
+    'off': ({variable: str(tmp_path / 'off')}, ['--compilation_cache=off']),
+    'chosen': ({variable: str(tmp_path / 'chosen' / 'jax')}, []),
+    'nowhere': ({}, [f'--compilation_cache={tmp_path / "file" / "x"}']),
+  }
+  environment = {k: v for k, v in os.environ.items() if k != variable}
+  environment['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  processes = {
+    name: subprocess.Popen(
+      [sys.executable, '-c', COMPILE, *arguments],
+      env=environment | changes | {'GECO_JAX_CACHE': str(tmp_path / name)},
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for name, (changes, arguments) in cases.items()
+  }
+  printed = {}
+  for name, process in processes.items():
+    printed[name], err = process.communicate()
+    assert process.returncode == 0, err
+    warned = 'Going on without a cache of compiled programs' in err
+    assert warned == (name == 'nowhere')
+  # Processes that a command starts read the variable.
+  compiled = tmp_path / 'kept' / 'compiled'
+  assert printed['kept'] == f'2 {compiled}\n'
+  assert printed['nowhere'] == '2 None\n'
+  assert os.listdir(compiled)
+  assert os.listdir(tmp_path / 'chosen') == ['jax']
+  assert {p.name for p in tmp_path.iterdir()} == {'kept', 'chosen', 'file'}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ('arguments', 'message'),
