@@ -21,6 +21,7 @@ from geco_jax import update
 from geco_jax.base_config import CONV_DRAW_SIZES
 from geco_jax.build import build
 from geco_jax.build import COMPOSITIONS
+from geco_jax.build import run_inputs
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import fixed_batch
 from geco_jax.datasets.images import Images
@@ -48,7 +49,7 @@ def _on_accelerator(monkeypatch):
 
 
 def build_on_black_images(name, variant, **model_kwargs):
-  """Return the experiment of a config with a data set of its shapes."""
+  """Return a config's experiment and inputs, a data set of its shapes."""
   config = load(name).get_config(variant)
   config.model.kwargs.update(model_kwargs)
   make = COMPOSITIONS.get(config.dataset.name, as_dataset)
@@ -58,7 +59,8 @@ def build_on_black_images(name, variant, **model_kwargs):
   labels = np.arange(40, dtype=np.int32) % 10
   images = Images(np.zeros((40, *SHAPES[source]), np.uint8), labels)
   splits = dict.fromkeys(evaluation.SPLITS, images)
-  return build(config, make(ImageSet(source, splits)))
+  experiment = build(config, make(ImageSet(source, splits)))
+  return experiment, run_inputs(config, experiment).as_arrays()
 
 
 def on_one_device(*trees):
@@ -79,8 +81,8 @@ def choices(variants, fast):
 
 @pytest.mark.parametrize(('name', 'variant'), choices(PRESETS, FAST))
 def test_every_program_can_be_lowered(name, variant, monkeypatch):
-  experiment = build_on_black_images(name, variant)
-  state, inputs = update.state_like(experiment), update.run_inputs(experiment)
+  experiment, inputs = build_on_black_images(name, variant)
+  state = update.state_like(experiment)
   images = experiment.dataset.splits['train']
   pmapped, pmap = [], parallel.pmap
 
@@ -89,19 +91,17 @@ def test_every_program_can_be_lowered(name, variant, monkeypatch):
 
   monkeypatch.setattr(parallel, 'pmap', remember)
   update.train_steps(experiment, 2)
-  evaluation.split_means(experiment)
+  evaluation.split_means(experiment, likelihood=True)
   take_steps, sum_up = pmapped
   batch = jax.eval_shape(
     lambda i: fixed_batch(experiment.dataset, images, i), np.arange(12)
   )
+  _, draw_rows = pictures.row_programs(experiment)
   stddev = np.float32(1)
   programs = [
     (take_steps, on_one_device(state, inputs, images)),
     (sum_up, on_one_device(state.params, images, stddev)),
-    (
-      pictures.row_programs(experiment).reconstructions_samples,
-      (state.params, batch),
-    ),
+    (draw_rows, (state.params, batch)),
   ]
   for program, args in programs:
     exported = jax.export.export(
@@ -113,10 +113,10 @@ def test_every_program_can_be_lowered(name, variant, monkeypatch):
 
 def lowered_step(name, variant, **model_kwargs):
   """Return the text of one training step as lowered for a GPU."""
-  experiment = build_on_black_images(name, variant, **model_kwargs)
+  experiment, inputs = build_on_black_images(name, variant, **model_kwargs)
   args = on_one_device(
     update.state_like(experiment),
-    update.run_inputs(experiment),
+    inputs,
     experiment.dataset.splits['train'],
   )
   step = jax.jit(lambda *args: update.train_steps(experiment, 1)(*args))
