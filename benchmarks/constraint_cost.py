@@ -25,8 +25,8 @@ from benchmarks.side_by_side import Contender
 from geco_jax import cli
 from geco_jax import parallel
 from geco_jax.base_config import CONV_DRAW_SIZES
-from geco_jax.models import pretrained
-from geco_jax.models.classifiers import CLASSIFIERS
+from geco_jax.classifiers import pretrained
+from geco_jax.classifiers.networks import CLASSIFIERS
 
 _SHAPE = (32, 32, 3)
 _NUM_CLASSES = 10

@@ -18,10 +18,10 @@ from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
-from geco_jax.update import init_state
-from geco_jax.update import state_like
-from geco_jax.update import train_steps
-from geco_jax.update import train_steps_together
+from geco_jax.step import init_state
+from geco_jax.step import state_like
+from geco_jax.step import train_steps
+from geco_jax.step import train_steps_together
 
 
 def random_images(

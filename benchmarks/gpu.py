@@ -34,8 +34,8 @@ from benchmarks.gpu_programs import Program
 from benchmarks.workers import Worker
 from geco_jax import cli
 from geco_jax import parallel
-from geco_jax import workdir
 from geco_jax.errors import UserError
+from geco_jax.io import files
 
 _PROFILED = f'ConvDRAW, gpu preset, bf16: {gpu_table.OURS}'
 _EXIT_FAILURES = 1
@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
   }
   print(gpu_table.table(report))
   if flags.FLAGS.output:
-    workdir.write_json(flags.FLAGS.output, report)
+    files.write_json(flags.FLAGS.output, report)
   return _EXIT_FAILURES if any(w.error for w in crew.values()) else 0
 
 

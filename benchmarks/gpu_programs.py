@@ -20,8 +20,8 @@ from benchmarks import marginal_kl
 from benchmarks.gpu_table import MATMUL
 from benchmarks.gpu_table import OURS
 from benchmarks.side_by_side import Contender
-from geco_jax.aggregate_posterior import DEFAULT_TILES
 from geco_jax.errors import UserError
+from geco_jax.evaluation.aggregate_posterior import DEFAULT_TILES
 from geco_jax.models import conv_draw
 
 _NUM_IMAGES = 10_000

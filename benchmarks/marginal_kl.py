@@ -22,14 +22,14 @@ import numpy as np
 
 from benchmarks import side_by_side
 from benchmarks.side_by_side import Contender
-from geco_jax import aggregate_posterior
 from geco_jax import cli
 from geco_jax import parallel
-from geco_jax.aggregate_posterior import Tiles
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
+from geco_jax.evaluation import aggregate_posterior
+from geco_jax.evaluation.aggregate_posterior import Tiles
 from geco_jax.models.base import Posterior
 from geco_jax.models.nvp import ConditionalRealNVP
 from geco_jax.models.nvp import standard_normal_log_prob

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from geco_jax import parallel
-from geco_jax import workdir
+from geco_jax.io import files
 
 _PACKAGES = (
   *('jax', 'jaxlib', 'dm-haiku', 'optax', 'torch', 'triton'),
@@ -121,7 +121,7 @@ def table(rows: Sequence[Row]) -> str:
 def write_json(path: str, rows: Sequence[Row], **more: Any) -> None:
   """Write the rows, whatever else there is, and what they were measured on."""
   measured = {'rows': [row._asdict() for row in rows], **more}
-  workdir.write_json(path, machine() | measured)
+  files.write_json(path, machine() | measured)
 
 
 def machine() -> dict[str, Any]:

@@ -20,16 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from geco_jax import cli
-from geco_jax import pictures
-from geco_jax import workdir as workdirs
 from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
-from geco_jax.distributions import per_example_keys
 from geco_jax.errors import UserError
-from geco_jax.evaluation import restore_state
+from geco_jax.evaluation import pictures
+from geco_jax.evaluation.measures import restore_state
 from geco_jax.experiment import Experiment
+from geco_jax.io import files
+from geco_jax.io import run_folder
+from geco_jax.keys import per_example_keys
 
 _SEED = 2
 _CHUNK = 100
@@ -100,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
   """Read the samples of the run that the flags name."""
   del argv
   workdir = cli.workdir()
-  config = workdirs.read_config(workdir)
+  config = run_folder.read_config(workdir)
   if config.dataset.name != 'mnist_sum':
     raise UserError(
       f'--workdir={workdir} is a run on {config.dataset.name}; arithmetic is '
@@ -122,7 +123,7 @@ def main(argv: Sequence[str]) -> None:
     'split': 'test',
     'step': int(state.step),
   }
-  workdirs.write_json(os.path.join(workdir, 'arithmetic.json'), results)
+  files.write_json(os.path.join(workdir, 'arithmetic.json'), results)
   stride = max(1, len(samples) // _SHOWN)
   examples = jax.tree.map(
     lambda x: x[::stride][:_SHOWN], (batch.context, batch.image, samples)

@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from geco_jax import cli
-from geco_jax import pictures
-from geco_jax import workdir as workdirs
 from geco_jax.build import build
 from geco_jax.build import build_dataset
-from geco_jax.evaluation import restore_state
+from geco_jax.evaluation import pictures
+from geco_jax.evaluation.measures import restore_state
+from geco_jax.io import files
+from geco_jax.io import run_folder
 
 
 def define_flags() -> None:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
   """Draw the run that the flags name."""
   del argv
   workdir = cli.workdir()
-  config = workdirs.read_config(workdir)
+  config = run_folder.read_config(workdir)
   experiment = build(config, build_dataset(config, cli.DATA_DIR.value))
   dataset, model = experiment.dataset, experiment.model
   params = restore_state(workdir, experiment).params
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     }
     for informed, (row, kl) in enumerate(zip(rows, kl_nats, strict=True))
   ]
-  workdirs.write_json(
+  files.write_json(
     os.path.join(workdir, 'conceptual_compression.json'), results
   )
   path = os.path.join(workdir, 'conceptual_compression.png')

@@ -6,7 +6,7 @@ It trains the VAE of configs/digits_vae.py or configs/mnist_vae.py seven times
 and prints what each run was asked and what it reached. Rows can be run one by
 one, `--only=re+cla`, each as long as there is time for: the file of numbers
 keeps those that it has. The classifiers must have been trained:
-`python -m geco_jax.models.train_classifier`.
+`python -m geco_jax.train_classifier`.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ import os
 
 from absl import flags
 
-from experiments import runs
-from experiments.runs import Run
+from experiments.shared import runs
+from experiments.shared.runs import Run
 from geco_jax import cli
 
 ROWS = {

@@ -20,14 +20,14 @@ from PIL import ImageDraw
 from PIL import ImageFont
 
 from geco_jax import cli
-from geco_jax import pictures
-from geco_jax import workdir as workdirs
 from geco_jax.base_config import group
 from geco_jax.build import build_dataset
 from geco_jax.build import COMPOSITIONS
 from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
+from geco_jax.evaluation import pictures
+from geco_jax.io import run_folder
 
 _IMAGES_IN_LINE = 12
 _LINES = 4  # Lines of a data set's own sheet.
@@ -151,7 +151,7 @@ def main(argv: Sequence[str]) -> None:
   output = flags.FLAGS.output
   if not output:
     raise UserError('--output is missing, e.g. --output=runs/data_sets')
-  workdirs.create(output)
+  run_folder.create(output)
   panels = []
   for name, composition in COMPOSITIONS.items():
     config = ConfigDict({'dataset': group(name, base=flags.FLAGS.base)})

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 import numpy as np
 
-from experiments import theory_panels
+from experiments.shared import theory_panels
 from geco_jax import cli
 from geco_jax.theory import fixed_points
 from geco_jax.theory import propositions

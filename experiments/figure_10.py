@@ -7,8 +7,8 @@ The quick preset is of 8x8 digits.
 
 from collections.abc import Sequence
 
-from experiments import panels
-from experiments.runs import Run
+from experiments.shared import panels
+from experiments.shared.runs import Run
 from geco_jax import cli
 
 PANELS = (

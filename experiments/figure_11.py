@@ -4,13 +4,13 @@
 
 The paper's FRE has kappa 0.0625 in a unit that it does not say, and its pNCC
 none; ours are 0.5 standard deviations and a mean correlation of 0.8. FRE's
-network must have been trained: `python -m geco_jax.models.train_classifier`.
+network must have been trained: `python -m geco_jax.train_classifier`.
 """
 
 from collections.abc import Sequence
 
-from experiments import panels
-from experiments.runs import Run
+from experiments.shared import panels
+from experiments.shared.runs import Run
 from geco_jax import cli
 
 PANELS = (

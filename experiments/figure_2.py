@@ -23,7 +23,7 @@ from absl import flags
 from matplotlib.figure import Figure
 import numpy as np
 
-from experiments import theory_panels
+from experiments.shared import theory_panels
 from geco_jax import cli
 from geco_jax.theory import fixed_points
 from geco_jax.theory import phase_transitions

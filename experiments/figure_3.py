@@ -17,14 +17,14 @@ from typing import Any
 from matplotlib.figure import Figure
 import numpy as np
 
-from experiments import runs
+from experiments.shared import runs
 from geco_jax import cli
 from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.errors import UserError
-from geco_jax.metrics import read_metrics
-from geco_jax.training import train
-from geco_jax.workdir import write_json
+from geco_jax.io.files import write_json
+from geco_jax.io.logs import read_metrics
+from geco_jax.training.loop import train
 
 _MAX_LINES = 400  # Lines of the log that are drawn; more would not show.
 

@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import figure_4_plane
-from experiments import panels
-from experiments import runs
-from experiments.runs import Run
+from experiments.shared import figure_4_plane
+from experiments.shared import panels
+from experiments.shared import runs
+from experiments.shared.runs import Run
 from geco_jax import cli
-from geco_jax import gaussian_rate
 from geco_jax.base_config import PAPER_KAPPAS
+from geco_jax.evaluation import gaussian_rate
 
 
 class Row(NamedTuple):

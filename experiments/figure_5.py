@@ -22,12 +22,12 @@ from absl import flags
 from matplotlib.figure import Figure
 import numpy as np
 
-from experiments import panels
-from experiments import runs
-from experiments.runs import Result
-from experiments.runs import Run
+from experiments.shared import panels
+from experiments.shared import runs
+from experiments.shared.runs import Result
+from experiments.shared.runs import Run
 from geco_jax import cli
-from geco_jax.metrics import read_metrics
+from geco_jax.io.logs import read_metrics
 
 DATA = ('cifar10', 'mnist', 'digits')
 _DIGITS = 4  # Significant digits of kappa, which is in the run's name.

@@ -6,7 +6,7 @@ VAE+NVP with two latents under the ELBO, GECO+RE and GECO+CLA: 100 samples of
 q(z|x) for each of seven digits. Beside it, the average KL against kappa: by the
 theory it is ln 7 if the digits are distinguished and the prior is filled
 (Proposition 2). CLA's network must have been trained:
-`python -m geco_jax.models.train_classifier`.
+`python -m geco_jax.train_classifier`.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 import numpy as np
 
-from experiments import runs
-from experiments.runs import Result
-from experiments.runs import Run
+from experiments.shared import runs
+from experiments.shared.runs import Result
+from experiments.shared.runs import Run
 from geco_jax import cli
-from geco_jax.aggregate_posterior import estimate
 from geco_jax.datasets.batches import fixed_batch
-from geco_jax.distributions import per_example_keys
+from geco_jax.evaluation.aggregate_posterior import estimate
+from geco_jax.keys import per_example_keys
 
 KAPPAS = (0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.5)
 SHOWN = (

@@ -4,13 +4,13 @@
 
 The paper's FRE has kappa 0.0625 in a unit that it does not say; ours is 0.5
 standard deviations of the features. FRE's network must have been trained:
-`python -m geco_jax.models.train_classifier`.
+`python -m geco_jax.train_classifier`.
 """
 
 from collections.abc import Sequence
 
-from experiments import panels
-from experiments.runs import Run
+from experiments.shared import panels
+from experiments.shared.runs import Run
 from geco_jax import cli
 
 PANELS = (

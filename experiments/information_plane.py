@@ -20,15 +20,15 @@ from ml_collections.config_dict import ConfigDict
 import numpy as np
 
 from geco_jax import cli
-from geco_jax import pictures
-from geco_jax import sweep_results
-from geco_jax import sweeping
-from geco_jax import verdicts
 from geco_jax.build import build_dataset
 from geco_jax.errors import UserError
-from geco_jax.grid import points
-from geco_jax.sweep_results import Result
-from geco_jax.workdir import write_json
+from geco_jax.evaluation import pictures
+from geco_jax.evaluation import verdicts
+from geco_jax.io.files import write_json
+from geco_jax.sweep import local
+from geco_jax.sweep import results as sweep_results
+from geco_jax.sweep.grid import points
+from geco_jax.sweep.results import Result
 
 _KAPPAS = flags.DEFINE_list(
   'kappas', ['0.06', '0.08', '0.1', '0.15'], 'RMSEs per pixel to reach.'
@@ -49,12 +49,11 @@ def train_kappas(
   config = copy.deepcopy(config)
   config.sweep = ({'constraints.re.kappa': kappas},)
   grid = points(config)
-  failed = sweeping.run_here(grid, workdir, data_dir=data_dir)
+  failed = local.run_here(grid, workdir, data_dir=data_dir)
   if failed:
     names = ', '.join(point.name for point in failed)
     raise UserError(
-      f'{names} failed; {sweeping.ERROR_LOG} in its folder in {workdir} says '
-      'why'
+      f'{names} failed; {local.ERROR_LOG} in its folder in {workdir} says why'
     )
   return sweep_results.read(grid, workdir)
 

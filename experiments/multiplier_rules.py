@@ -1,6 +1,6 @@
 r"""Update rules of the multipliers on one set of tasks: why `geco` is as it is.
 
-  python -m geco_jax.models.train_classifier \
+  python -m geco_jax.train_classifier \
       --config=configs/classifiers/digits_cnn.py
   python -m experiments.multiplier_rules --preset=quick --workdir=runs/rules
 
@@ -24,29 +24,30 @@ from absl import flags
 from ml_collections.config_dict import ConfigDict
 import numpy as np
 
-from experiments import rival_multipliers
-from experiments import runs
-from experiments.multiplier_comparison import compared
-from experiments.multiplier_comparison import figure
-from experiments.multiplier_comparison import table
-from experiments.rival_multipliers import RULES
-from experiments.runs import Run
-from experiments.small_png import write_small_png
+from experiments.shared import rival_multipliers
+from experiments.shared import runs
+from experiments.shared.multiplier_comparison import compared
+from experiments.shared.multiplier_comparison import figure
+from experiments.shared.multiplier_comparison import table
+from experiments.shared.rival_multipliers import RULES
+from experiments.shared.runs import Run
+from experiments.shared.small_png import write_small_png
 from geco_jax import build
 from geco_jax import cli
-from geco_jax import training
-from geco_jax import verdicts
-from geco_jax import workdir as workdirs
+from geco_jax.config_tree import without_sweep
+from geco_jax.console import say
 from geco_jax.constraints import natural_multiplier
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
-from geco_jax.evaluation import evaluate
-from geco_jax.evaluation import split_means
+from geco_jax.evaluation import verdicts
+from geco_jax.evaluation.measures import evaluate
+from geco_jax.evaluation.measures import split_means
+from geco_jax.evaluation.pictures import row_programs
 from geco_jax.experiment import Experiment
-from geco_jax.grid import without_sweep
-from geco_jax.metrics import read_metrics
-from geco_jax.metrics import say
-from geco_jax.pictures import row_programs
+from geco_jax.io import files
+from geco_jax.io import run_folder
+from geco_jax.io.logs import read_metrics
+from geco_jax.training import loop
 
 # So that a run of a rival is one like any other, its config.json included.
 build.MULTIPLIERS |= rival_multipliers.CONSTRUCTORS
@@ -219,7 +220,7 @@ def train_all(listed: Sequence[Job], workdir: str) -> Iterator[dict[str, Any]]:
     if not _is_finished(folder, job.config):
       say(job.name)
       try:
-        training.train(job.config, folder, experiment=job.experiment)
+        loop.train(job.config, folder, experiment=job.experiment)
       except UserError as error:  # As a loss that is not finite.
         print(f'{job.name} failed: {error}')
         continue
@@ -233,8 +234,8 @@ def _is_finished(folder: str, config: ConfigDict) -> bool:
   Raises:
     UserError: if the folder is another run's.
   """
-  if workdirs.holds_run(folder):
-    workdirs.check_same(folder, config)
+  if run_folder.holds_run(folder):
+    run_folder.check_same(folder, config)
   evaluation = _read(os.path.join(folder, 'evaluation.json'))
   return evaluation.get('step') == config.num_steps
 
@@ -296,7 +297,7 @@ def save(path: str, each: Mapping[str, Any], preset: str) -> dict[str, Any]:
     **runs.provenance(preset),
     'runs': sorted(compared([*records.values()]), key=_place),
   }
-  workdirs.write_json(path, content)
+  files.write_json(path, content)
   return content
 
 

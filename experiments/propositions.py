@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from geco_jax import cli
+from geco_jax.io.files import write_json
+from geco_jax.io.run_folder import create
 from geco_jax.theory import fixed_points
 from geco_jax.theory import lipschitz
 from geco_jax.theory import propositions
 from geco_jax.theory import rate_distortion
 from geco_jax.theory import toy_data
-from geco_jax.workdir import create
-from geco_jax.workdir import write_json
 
 BETA = 0.02
 HALF_DISTANCES = (0.3, 0.1)

@@ -15,11 +15,11 @@ from typing import Any
 
 from absl import flags
 
-from experiments.claims import Claim
-from experiments.claims import CLAIMS
-from experiments.findings import Finding
+from experiments.results.claims import Claim
+from experiments.results.claims import CLAIMS
+from experiments.results.findings import Finding
 from geco_jax import cli
-from geco_jax.workdir import write_bytes
+from geco_jax.io.files import write_bytes
 
 _WORDS = {True: 'holds', False: '**does not hold**', None: ''}
 _INTRODUCTION = """# Results

@@ -11,31 +11,19 @@ on Color-MNIST in quick 10,000 steps give a ratio of 3, --num_steps=60000 one of
 
 from collections.abc import Mapping, Sequence
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 
-from experiments import runs
-from experiments.runs import Run
+from experiments.results.paper import PAPER
+from experiments.shared import runs
+from experiments.shared.runs import Run
 from geco_jax import cli
-from geco_jax.aggregate_posterior import estimate
 from geco_jax.datasets.batches import Dataset
+from geco_jax.evaluation.aggregate_posterior import estimate
 
 KAPPA = 0.175  # The paper does not say which of its kappas it took.
 _NUM_COMPOSED = 60_000
-
-
-class Paper(NamedTuple):
-  """The paper's marginal KLs, in nats."""
-
-  elbo: float
-  geco: float
-
-
-PAPER = {
-  'color_mnist': Paper(elbo=182.5, geco=10.3),
-  'cifar10': Paper(elbo=725.2, geco=45.3),
-}
 
 
 def row(

@@ -242,7 +242,7 @@ def get_classifier_config(
   label_smoothing: float = 0.05,
   fade: bool = False,
 ) -> ConfigDict:
-  """Return the config of `geco_jax.models.train_classifier`.
+  """Return the config of `geco_jax.train_classifier`.
 
   Args:
     dataset: group of a labeled data set.

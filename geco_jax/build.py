@@ -17,6 +17,8 @@ import optax
 
 from geco_jax import multipliers
 from geco_jax import parallel
+from geco_jax.classifiers import pretrained
+from geco_jax.config_tree import flatten
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.constraints import Entry
 from geco_jax.constraints import natural_multiplier
@@ -27,12 +29,10 @@ from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
-from geco_jax.models import pretrained
 from geco_jax.models.conv_draw import conv_draw
 from geco_jax.models.vae import conv_vae
 from geco_jax.models.vae import mlp_vae
 from geco_jax.models.vae import vae_nvp
-from geco_jax.workdir import flatten
 
 
 class Multipliers(NamedTuple):

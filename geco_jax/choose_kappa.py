@@ -22,15 +22,15 @@ from absl import flags
 import numpy as np
 
 from geco_jax import cli
-from geco_jax import gaussian_rate
-from geco_jax import pictures
 from geco_jax.base_config import PAPER_KAPPAS
 from geco_jax.build import build_dataset
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
-from geco_jax.gaussian_rate import Spectrum
-from geco_jax.workdir import create
-from geco_jax.workdir import write_json
+from geco_jax.evaluation import gaussian_rate
+from geco_jax.evaluation import pictures
+from geco_jax.evaluation.gaussian_rate import Spectrum
+from geco_jax.io.files import write_json
+from geco_jax.io.run_folder import create
 
 _COLUMNS = 12  # Images in a row of the picture.
 

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from geco_jax import patches
+from geco_jax.classifiers.pretrained import Network
 from geco_jax.datasets.batches import Batch
 from geco_jax.distributions import gaussian_nll
 from geco_jax.models.base import ModelOutput
-from geco_jax.models.pretrained import Network
 
 # Added to the variance per value of a patch, images in [0, 1]: the 8-bit
 # rounding of pixels has a fourteenth of it, visible texture a hundred times as

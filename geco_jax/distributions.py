@@ -10,11 +10,6 @@ from jax.scipy.special import log_ndtr
 _BIN_WIDTH = 1.0 / 255.0
 
 
-def per_example_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
-  """Return one PRNG key per number, int [batch] -> keys [batch]."""
-  return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
-
-
 def per_example_normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """Return unit Gaussian noise, one key per example.
 

@@ -13,10 +13,10 @@ from typing import Any
 from absl import flags
 
 from geco_jax import cli
-from geco_jax.aggregate_posterior import DEFAULT_TILES
-from geco_jax.aggregate_posterior import estimate
-from geco_jax.aggregate_posterior import Tiles
-from geco_jax.evaluation import SPLITS
+from geco_jax.evaluation.aggregate_posterior import DEFAULT_TILES
+from geco_jax.evaluation.aggregate_posterior import estimate
+from geco_jax.evaluation.aggregate_posterior import Tiles
+from geco_jax.evaluation.measures import SPLITS
 
 
 def summary(result: Mapping[str, Any]) -> str:

@@ -13,9 +13,9 @@ from absl import flags
 
 from geco_jax import cli
 from geco_jax import parallel
-from geco_jax.metrics import say
-from geco_jax.training import Interrupted
-from geco_jax.training import train
+from geco_jax.console import say
+from geco_jax.training.loop import Interrupted
+from geco_jax.training.loop import train
 
 
 def define_flags() -> None:

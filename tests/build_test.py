@@ -15,12 +15,12 @@ from geco_jax.build import experiment_key
 from geco_jax.build import MODELS
 from geco_jax.build import MULTIPLIERS
 from geco_jax.build import run_inputs
+from geco_jax.classifiers import pretrained
+from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.datasets import sources
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
-from geco_jax.models import pretrained
-from geco_jax.models.classifiers import CLASSIFIERS
 
 
 def set_leaf(config, name, value):

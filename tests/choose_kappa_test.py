@@ -10,9 +10,9 @@ from PIL import Image
 import pytest
 
 from geco_jax import choose_kappa
-from geco_jax import gaussian_rate
 from geco_jax.build import COMPOSITIONS
 from geco_jax.datasets import sources
+from geco_jax.evaluation import gaussian_rate
 
 pytestmark = pytest.mark.usefixtures('compile_fast')
 

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from geco_jax import workdir as workdirs
 from geco_jax.build import build
 from geco_jax.build import build_dataset
-from geco_jax.evaluation import restore_state
+from geco_jax.evaluation.measures import restore_state
+from geco_jax.io import run_folder
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONFIG = os.path.join(ROOT, 'configs', 'digits_vae.py')
@@ -52,7 +52,7 @@ def run(module, *arguments, **kwargs):
 
 def final_state(workdir):
   """Return the latest state of a run."""
-  config = workdirs.read_config(str(workdir))
+  config = run_folder.read_config(str(workdir))
   experiment = build(config, build_dataset(config))
   return restore_state(str(workdir), experiment)
 

@@ -12,14 +12,14 @@ import pytest
 
 from geco_jax import base_config
 from geco_jax import parallel
-from geco_jax import update
+from geco_jax import step as steps
 from geco_jax.base_config import OBJECTIVES
 from geco_jax.base_config import PAPER_KAPPAS
 from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.build import build_optimizer
 from geco_jax.build import run_inputs
-from geco_jax.models.classifiers import CLASSIFIERS
+from geco_jax.classifiers.networks import CLASSIFIERS
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NAMES = sorted(
@@ -83,7 +83,7 @@ def test_every_config_is_listed():
 )
 def test_takes_a_step(name, variant, make_dataset):
   experiment, inputs, step = first_step(name, variant, make_dataset)
-  state = update.init_state(experiment, inputs)
+  state = steps.init_state(experiment, inputs)
   images = experiment.dataset.splits['train']
   _, metrics = step(
     parallel.replicate(state),
@@ -99,7 +99,7 @@ def test_takes_a_step(name, variant, make_dataset):
 )
 def test_step_can_be_traced(name, variant, make_dataset):
   experiment, inputs, step = first_step(name, variant, make_dataset)
-  state = update.state_like(experiment)
+  state = steps.state_like(experiment)
   args = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype),
     (state, inputs.as_arrays(), experiment.dataset.splits['train']),
@@ -122,7 +122,7 @@ def first_step(name, variant, make_dataset):
     dataset = build_dataset(config)
   experiment = build(config, dataset)
   inputs = run_inputs(config, experiment)
-  return experiment, inputs, update.train_steps(experiment, 1)
+  return experiment, inputs, steps.train_steps(experiment, 1)
 
 
 @pytest.mark.parametrize('name', NAMES)

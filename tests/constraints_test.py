@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from geco_jax.classifiers.pretrained import Network
 from geco_jax.constraints import classification_accuracy
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.constraints import feature_error
@@ -17,7 +18,6 @@ from geco_jax.constraints import patch_statistics_error
 from geco_jax.constraints import reconstruction_error
 from geco_jax.datasets.batches import Batch
 from geco_jax.models.base import ModelOutput
-from geco_jax.models.pretrained import Network
 from geco_jax.theory import rate_distortion
 
 pytestmark = pytest.mark.usefixtures('compile_fast')

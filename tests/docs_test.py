@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu_table
-from experiments import multiplier_comparison
-from experiments.runs import Run
-from geco_jax import sweep_results
-from geco_jax import sweeping
+from experiments.shared import multiplier_comparison
+from experiments.shared.runs import Run
 from geco_jax.build import build
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.errors import UserError
-from geco_jax.grid import points
+from geco_jax.sweep import local
+from geco_jax.sweep import results as sweep_results
+from geco_jax.sweep.grid import points
 
 DOCS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'docs')
 
@@ -66,13 +66,13 @@ def test_one_function_and_one_entry_are_all_that_a_constraint_needs(
   run = Run('digits', 'geco', {'edges': 0.3}, 'vae')
   assert run.title == r'GECO+edges $\kappa$=0.3'
   assert run.config().constraints.to_dict() == {'edges': {'kappa': 0.3}}
-  monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
-  monkeypatch.setattr(sweeping, 'build_dataset', lambda *_: make_dataset())
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
+  monkeypatch.setattr(local, 'build_dataset', lambda *_: make_dataset())
   config = tiny_config('geco+edges')
   assert config.constraints.edges.kappa == 0.15
   config.sweep = ({'constraints.edges.kappa': [0.2, 0.3]},)
   grid = points(config)
-  assert not sweeping.run_here(grid, str(tmp_path), show_progress=False)
+  assert not local.run_here(grid, str(tmp_path), show_progress=False)
   results = sweep_results.read(grid, str(tmp_path))
   assert [line.name for line in sweep_results.lines(results)] == ['']
   for result, kappa in zip(results, (0.2, 0.3), strict=True):

@@ -4,9 +4,9 @@ import dataclasses
 
 from geco_jax.build import build
 from geco_jax.build import run_inputs
-from geco_jax.evaluation import split_means
+from geco_jax.evaluation.measures import split_means
 from geco_jax.experiment import once_per_experiment
-from geco_jax.update import train_steps
+from geco_jax.step import train_steps
 
 
 def test_a_program_is_the_same_object_whenever_it_is_asked_for(

@@ -14,10 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from geco_jax import evaluation
 from geco_jax import parallel
-from geco_jax import pictures
-from geco_jax import update
+from geco_jax import step as steps
 from geco_jax.base_config import CONV_DRAW_SIZES
 from geco_jax.build import build
 from geco_jax.build import COMPOSITIONS
@@ -26,6 +24,8 @@ from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import fixed_batch
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
+from geco_jax.evaluation import measures
+from geco_jax.evaluation import pictures
 from geco_jax.models import base
 
 SHAPES = {
@@ -58,7 +58,7 @@ def build_on_black_images(name, variant, **model_kwargs):
     source = 'mnist'
   labels = np.arange(40, dtype=np.int32) % 10
   images = Images(np.zeros((40, *SHAPES[source]), np.uint8), labels)
-  splits = dict.fromkeys(evaluation.SPLITS, images)
+  splits = dict.fromkeys(measures.SPLITS, images)
   experiment = build(config, make(ImageSet(source, splits)))
   return experiment, run_inputs(config, experiment).as_arrays()
 
@@ -82,7 +82,7 @@ def choices(variants, fast):
 @pytest.mark.parametrize(('name', 'variant'), choices(PRESETS, FAST))
 def test_every_program_can_be_lowered(name, variant, monkeypatch):
   experiment, inputs = build_on_black_images(name, variant)
-  state = update.state_like(experiment)
+  state = steps.state_like(experiment)
   images = experiment.dataset.splits['train']
   pmapped, pmap = [], parallel.pmap
 
@@ -90,8 +90,8 @@ def test_every_program_can_be_lowered(name, variant, monkeypatch):
     pmapped.append(pmap(*args, **kwargs))
 
   monkeypatch.setattr(parallel, 'pmap', remember)
-  update.train_steps(experiment, 2)
-  evaluation.split_means(experiment, likelihood=True)
+  steps.train_steps(experiment, 2)
+  measures.split_means(experiment, likelihood=True)
   take_steps, sum_up = pmapped
   batch = jax.eval_shape(
     lambda i: fixed_batch(experiment.dataset, images, i), np.arange(12)
@@ -115,11 +115,11 @@ def lowered_step(name, variant, **model_kwargs):
   """Return the text of one training step as lowered for a GPU."""
   experiment, inputs = build_on_black_images(name, variant, **model_kwargs)
   args = on_one_device(
-    update.state_like(experiment),
+    steps.state_like(experiment),
     inputs,
     experiment.dataset.splits['train'],
   )
-  step = jax.jit(lambda *args: update.train_steps(experiment, 1)(*args))
+  step = jax.jit(lambda *args: steps.train_steps(experiment, 1)(*args))
   return step.trace(*args).lower(lowering_platforms=('cuda',)).as_text()
 
 

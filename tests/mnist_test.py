@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from geco_jax.evaluation import evaluate
-from geco_jax.training import train
+from geco_jax.evaluation.measures import evaluate
+from geco_jax.training.loop import train
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

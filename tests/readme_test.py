@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from experiments import figure_4_plane
 from experiments import figure_5
 from experiments import information_plane
+from experiments.shared import figure_4_plane
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

@@ -1,6 +1,6 @@
 r"""A residual network for CIFAR-10, whose features make the FRE constraint.
 
-  python -m geco_jax.models.train_classifier \
+  python -m geco_jax.train_classifier \
       --config=configs/classifiers/cifar10_resnet.py
 
 takes 12 minutes on one CPU core and should read 76.6% of the test images right;

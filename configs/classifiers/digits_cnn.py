@@ -1,6 +1,6 @@
 r"""A convolutional classifier of the 8x8 digits, for the CLA constraint.
 
-  python -m geco_jax.models.train_classifier \
+  python -m geco_jax.train_classifier \
       --config=configs/classifiers/digits_cnn.py
 
 takes half a minute on a CPU core and should read 99.4% of the test images right

@@ -1,6 +1,6 @@
 r"""A convolutional classifier of MNIST, for the CLA constraint.
 
-  python -m geco_jax.models.train_classifier \
+  python -m geco_jax.train_classifier \
       --config=configs/classifiers/mnist_cnn.py
 
 takes two minutes on a CPU core and should read 99.3% of the test images right;

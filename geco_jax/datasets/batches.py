@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
-from geco_jax.distributions import per_example_keys
+from geco_jax.keys import per_example_keys
 
 # Rounds of the Feistel network. With six, pairs within an epoch of ten examples
 # were measurably not uniform; with ten and more they were.

@@ -17,8 +17,8 @@ import jmp
 from geco_jax.distributions import DiagonalGaussian
 from geco_jax.distributions import per_example_normal
 from geco_jax.models import base
-from geco_jax.models import stacked_gradients
-from geco_jax.models.convolution import Conv2D
+from geco_jax.models.layers import stacked_gradients
+from geco_jax.models.layers.convolution import Conv2D
 
 # On accelerators alone, which copy what a loop carries, fill up 84 channels and
 # add up each step's gradients of a weight: results/gpu_speed.json has the cost.

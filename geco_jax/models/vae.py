@@ -25,8 +25,8 @@ from geco_jax.models.base import ModelOutput
 from geco_jax.models.base import Posterior
 from geco_jax.models.base import stddev_parameter
 from geco_jax.models.base import with_policy
-from geco_jax.models.convolution import Conv2D
-from geco_jax.models.convolution import Conv2DTranspose
+from geco_jax.models.layers.convolution import Conv2D
+from geco_jax.models.layers.convolution import Conv2DTranspose
 from geco_jax.models.nvp import check_couplings
 from geco_jax.models.nvp import ConditionalRealNVP
 from geco_jax.models.nvp import standard_normal_log_prob

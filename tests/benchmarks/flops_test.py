@@ -7,7 +7,7 @@ import pytest
 from benchmarks import contenders
 from benchmarks import flops
 from benchmarks import gpu_programs
-from geco_jax.models.convolution import conv2d
+from geco_jax.models.layers.convolution import conv2d
 
 
 def test_matrix_products_count_two_operations_a_term():

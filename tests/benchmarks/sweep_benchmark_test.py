@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import sweep as benchmark
 from configs import digits_vae
-from geco_jax import grid
+from geco_jax.sweep import grid
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from geco_jax.datasets import sources
 from geco_jax.datasets.batches import fixed_batch
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
-from geco_jax.distributions import per_example_keys
+from geco_jax.keys import per_example_keys
 
 pytestmark = pytest.mark.usefixtures('compile_fast')
 

@@ -9,7 +9,7 @@ from experiments import data_sets
 from geco_jax.build import COMPOSITIONS
 from geco_jax.datasets import sources
 from geco_jax.errors import UserError
-from geco_jax.pictures import shown_batch
+from geco_jax.evaluation.pictures import shown_batch
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from PIL import Image
 import pytest
 
 from experiments import figure_4
-from experiments import figure_4_plane
-from experiments import runs
-from experiments.runs import Run
+from experiments.shared import figure_4_plane
+from experiments.shared import runs
+from experiments.shared.runs import Run
 from geco_jax.base_config import PAPER_KAPPAS
 
 
@@ -161,7 +161,7 @@ def test_rows_that_were_run_before_stay_in_the_file(tmp_path):
 
 @pytest.mark.slow
 def test_a_row_is_trained_and_drawn(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   points = [
     Run('digits', 'elbo', model='vae'),
     Run('digits', 'geco', {'re': 0.3}, 'vae'),

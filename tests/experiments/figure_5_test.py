@@ -49,7 +49,7 @@ def test_figure_has_a_column_per_data_set(tmp_path):
 
 @pytest.mark.slow
 def test_geco_is_asked_for_the_rmse_of_the_elbo(tmp_path, monkeypatch):
-  monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   row = figure_5.run_row('digits', str(tmp_path), 'quick', num_steps=200)
   row = json.loads(json.dumps(row))
   elbo, geco = row['runs']

@@ -9,13 +9,13 @@ import pytest
 from experiments import figure_3
 from experiments import information_plane
 from geco_jax.build import build
-from geco_jax.metrics import read_metrics
-from geco_jax.training import train
+from geco_jax.io.logs import read_metrics
+from geco_jax.training.loop import train
 
 
 @pytest.fixture
 def quick(tiny_config, monkeypatch):
-  monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   return tiny_config(kappa=0.3)
 
 
@@ -45,7 +45,7 @@ def test_figure_3_has_its_four_panels(quick, make_dataset, tmp_path):
 def train_kappas(make_dataset, monkeypatch):
   """Return (config, kappas, workdir) -> results, on the small data set."""
   monkeypatch.setattr(
-    'geco_jax.sweeping.build_dataset', lambda *_: make_dataset()
+    'geco_jax.sweep.local.build_dataset', lambda *_: make_dataset()
   )
   return information_plane.train_kappas
 

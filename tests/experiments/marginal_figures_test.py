@@ -7,11 +7,11 @@ from PIL import Image
 import pytest
 
 from experiments import figure_8
-from experiments import runs
 from experiments import table_2
-from experiments.runs import Run
-from geco_jax.aggregate_posterior import estimate
+from experiments.shared import runs
+from experiments.shared.runs import Run
 from geco_jax.base_config import PAPER_KAPPAS
+from geco_jax.evaluation.aggregate_posterior import estimate
 
 TINY = {
   'batch_size': 14,
@@ -38,7 +38,7 @@ def test_figure_8_shows_the_papers_runs_and_a_curve_in_kappa():
 
 @pytest.fixture
 def panels(tmp_path, monkeypatch):
-  monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   results = runs.train_all(
     [Run('micro_mnist', 'geco', {'re': kappa}, 'nvp') for kappa in (0.05, 0.5)],
     str(tmp_path),
@@ -74,7 +74,7 @@ def test_figure_8_draws_samples_of_every_digit(panels, tmp_path):
 
 @pytest.mark.slow
 def test_table_2_compares_both_objectives_with_the_paper(tmp_path, monkeypatch):
-  monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   monkeypatch.setattr('experiments.table_2._NUM_COMPOSED', 200)
   assert table_2.KAPPA in PAPER_KAPPAS
   row = table_2.row('color_mnist', str(tmp_path), 'quick', 20, num_steps=100)

@@ -10,17 +10,17 @@ import optax
 from PIL import Image
 import pytest
 
-from experiments import multiplier_comparison
 from experiments import multiplier_rules
-from experiments import rival_multipliers
 from experiments.multiplier_rules import Task
-from experiments.rival_multipliers import RULES
-from experiments.runs import Run
-from experiments.small_png import write_small_png
+from experiments.shared import multiplier_comparison
+from experiments.shared import rival_multipliers
+from experiments.shared.rival_multipliers import RULES
+from experiments.shared.runs import Run
+from experiments.shared.small_png import write_small_png
 from geco_jax import build
 from geco_jax.errors import UserError
-from geco_jax.evaluation import split_means
-from geco_jax.update import train_steps
+from geco_jax.evaluation.measures import split_means
+from geco_jax.step import train_steps
 
 NATURAL = 50.0
 RUN = Run('digits', 'geco', {'re': 0.1}, 'vae')
@@ -275,7 +275,7 @@ def command(tmp_path, monkeypatch):
   multiplier_rules.define_flags()
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
-  monkeypatch.setattr('geco_jax.evaluation.MIN_DRAWS', 1)
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   monkeypatch.setattr(multiplier_rules, 'TASKS', {'digits_vae': TINY})
   monkeypatch.setitem(multiplier_rules.PRESETS, 'quick', (TINY,))
 
@@ -325,7 +325,9 @@ def test_command_trains_compares_and_trains_nothing_twice(
     assert each['first_met'] is None and each['verdict'] != 'met'
   assert (tmp_path / 'runs' / 'multiplier_rules.png').exists()
   assert 're 0.15 | 100 |' in capsys.readouterr().out
-  monkeypatch.setattr('geco_jax.training.train', None)  # Is not called again.
+  monkeypatch.setattr(
+    'geco_jax.training.loop.train', None
+  )  # Is not called again.
   assert command(rules=['mdmm']) == content
 
 
@@ -358,7 +360,7 @@ def test_what_cannot_be_trained_is_said(command, tmp_path, monkeypatch, capsys):
   def fail(*args, **kwargs):
     raise UserError('the loss is not finite')
 
-  monkeypatch.setattr('geco_jax.training.train', fail)
+  monkeypatch.setattr('geco_jax.training.loop.train', fail)
   with pytest.raises(UserError, match='all runs failed'):
     command(rules=['geco'])
   assert f'geco/100/{RUN.name} failed: the loss' in capsys.readouterr().out

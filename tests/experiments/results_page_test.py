@@ -6,12 +6,12 @@ import re
 
 import pytest
 
-from experiments import findings
 from experiments import results_page
-from experiments import theory_findings
-from experiments.claims import Claim
-from experiments.claims import CLAIMS
 from experiments.figure_4 import ROWS
+from experiments.results import findings
+from experiments.results import theory_findings
+from experiments.results.claims import Claim
+from experiments.results.claims import CLAIMS
 from tests.experiments.figure_4_test import made_row as row_of_figure_4
 from tests.experiments.figure_5_test import made_row as row_of_figure_5
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from geco_jax import update
+from geco_jax import step as steps
 from geco_jax.base_config import get_base_config
 from geco_jax.base_config import group
 from geco_jax.build import build
@@ -266,11 +266,11 @@ def test_loss_and_gradients_are_finite_on_every_data_set(name, dataset_name):
   config.model = group(constructor, **kwargs)
   experiment = build(config, dataset)
   inputs = run_inputs(config, experiment)
-  state = update.init_state(experiment, inputs)
+  state = steps.init_state(experiment, inputs)
   keys = jax.random.split(jax.random.key(0), 6)
 
   # Data sets of the same shapes share a compiled program.
-  loss = functools.partial(update.loss_and_metrics, experiment)
+  loss = functools.partial(steps.loss_and_metrics, experiment)
   gradient, (_, metrics) = jax.jit(jax.grad(loss, has_aux=True))(
     state.params, state.log_multipliers, inputs.kappas, keys, batch
   )

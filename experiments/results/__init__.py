@@ -1,0 +1,1 @@
+"""What the results files say of the claims of the paper."""

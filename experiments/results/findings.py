@@ -1,0 +1,384 @@
+"""Whether the paper's claims hold, from the numbers of results files.
+
+Each function takes the content of one file and returns findings, for a person
+to read beside the paper's statement; `results_page` prints them. No number of
+ours stands here, only the paper's; a constraint's verdict is its run's own.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from experiments.figure_4 import ROWS
+from experiments.results.paper import PAPER
+from experiments.shared import figure_4_plane
+from geco_jax.evaluation import verdicts
+
+_EQUAL = 0.02  # Up to which difference two RMSEs are called equal.
+Content = Any  # Of a JSON file.
+
+
+class Finding(NamedTuple):
+  """One line: what was measured, and what it says of the claim."""
+
+  what: str
+  paper: str
+  ours: str
+  holds: bool | None  # None is a number that decides nothing.
+  verdict: str | None = None  # Of a constraint, said in place of `holds`.
+
+
+def figure_3(content: Content) -> Iterator[Finding]:
+  """Yield whether GECO is soon valid, and lowers the KL from there."""
+  curve, kappa = content['curve'], content['kappa']
+  error = curve['rmse']
+  met = next(
+    (i for i, rmse in enumerate(error) if rmse <= kappa), len(error) - 1
+  )
+  yield Finding(
+    f'{content["dataset"]}, first step at which RMSE is at most {kappa:g}',
+    'early in the run',
+    f'{curve["step"][met]:.0f} of {curve["step"][-1]:.0f}',
+    error[met] <= kappa and met < len(error) / 2,
+  )
+  yield Finding(
+    'KL in nats there, and at the end',
+    'falls',
+    f'{curve["kl_nats"][met]:.1f}, {curve["kl_nats"][-1]:.1f}',
+    curve['kl_nats'][-1] < curve['kl_nats'][met],
+  )
+  violation = error[-1] ** 2 / kappa**2 - 1
+  yield Finding(
+    'C / scale at the end',
+    'the constraint is still met',
+    f'{violation:+.2%}',
+    violation <= verdicts.tolerance(content),
+  )
+  lowest = min(curve['beta'])
+  yield Finding(
+    'beta = 1 / lambda at its lowest, and at the end',
+    'grows once the constraint is met',
+    f'{lowest:.3g}, {curve["beta"][-1]:.3g}',
+    curve['beta'][-1] > lowest,
+  )
+
+
+def figure_4_kl(content: Content) -> Iterator[Finding]:
+  """Yield by how many times GECO's KLs are below the ELBO's."""
+  for name, row in content.items():
+    (elbo,) = figure_4_plane.of(row, 'elbo')
+    points = figure_4_plane.of(row, 'geco')
+    ratios = [elbo.kl_nats / point.kl_nats for point in points]
+    yield Finding(
+      f'{name}, {_steps(row)}: ELBO {figure_4_plane.kl_text(elbo)} nats at '
+      f'RMSE {elbo.rmse:.4f}, over GECO at kappa {points[0].kappa:g} to '
+      f'{points[-1].kappa:g}',
+      'GECO below',
+      ', '.join(f'{r:.1f}x' if r >= 0.1 else f'{r:.2f}x' for r in ratios),
+      min(ratios) > 1,
+    )
+  for name in ROWS:
+    if name not in content:
+      yield Finding(name, '', f'not run yet: `--only={name}`', None)
+
+
+def figure_4_rest(content: Content) -> Iterator[Finding]:
+  """Yield the multipliers in units of those at which the ELBO rests."""
+  for name, row in content.items():
+    points = figure_4_plane.of(row, 'geco')
+    units = [2 * (p.kappa or 0) ** 2 * (p.multiplier or 0) for p in points]
+    (elbo,) = figure_4_plane.of(row, 'elbo')
+    yield Finding(
+      f'{name}: 2 kappa^2 lambda, kappa {points[0].kappa:g} to '
+      f"{points[-1].kappa:g}; the ELBO's RMSE",
+      'not in the paper: above 1 at the kappas below that RMSE, below 1 at the '
+      'others',
+      ', '.join(f'{unit:.2f}' for unit in units) + f'; {elbo.rmse:.4f}',
+      None,
+    )
+
+
+def figure_4_nll(content: Content) -> Iterator[Finding]:
+  """Yield whether the ELBO's NLL is below all of GECO's."""
+  for name, row in content.items():
+    (elbo,) = figure_4_plane.of(row, 'elbo')
+    nll = [p.nll_nats_per_dim for p in figure_4_plane.of(row, 'geco')]
+    yield Finding(
+      f'{name}: NLL of the ELBO, and of GECO',
+      'ELBO lower',
+      f'{elbo.nll_nats_per_dim:.3f}, {min(nll):.3f} to {max(nll):.3f}',
+      elbo.nll_nats_per_dim < min(nll),
+    )
+
+
+def figure_4_monotone(content: Content) -> Iterator[Finding]:
+  """Yield whether KL falls as kappa grows."""
+  for name, row in content.items():
+    points = figure_4_plane.of(row, 'geco')
+    yield Finding(
+      f'{name}: KL in nats, kappa ascending',
+      'falls',
+      ', '.join(figure_4_plane.kl_text(point) for point in points),
+      _falls([point.kl_nats for point in points]),
+    )
+
+
+def figure_4_met(content: Content) -> Iterator[Finding]:
+  """Yield a row's violations, whose largest at a feasible kappa counts."""
+  for name, row in content.items():
+    points = figure_4_plane.of(row, 'geco')
+    reached = {point.verdict for point in points}
+    yield Finding(
+      f'{name}: C / scale, kappa {points[0].kappa:g} to {points[-1].kappa:g}',
+      f'at most {points[0].tolerance:.0%} where feasible',
+      ', '.join(
+        f'{point.violation or 0.0:+.1%}'
+        + (' (infeasible)' if point.verdict == verdicts.INFEASIBLE else '')
+        for point in points
+      ),
+      verdicts.MET in reached and verdicts.VIOLATED not in reached,
+    )
+
+
+def figure_4_gaussian(content: Content) -> Iterator[Finding]:
+  """Yield GECO's KL over the rate of a Gaussian with the data's covariance."""
+  for name, row in content.items():
+    rates = row['gaussian']['rate_nats']
+    points = figure_4_plane.of(row, 'geco')
+    ratios = [p.kl_nats / r for p, r in zip(points, rates, strict=True)]
+    yield Finding(
+      f"{name}: GECO's KL over the Gaussian's rate, kappa ascending",
+      'not in the paper: below 1 beats a linear VAE',
+      ', '.join(f'{ratio:.2f}' for ratio in ratios),
+      max(ratios) < 1,
+    )
+
+
+def figure_5(content: Content) -> Iterator[Finding]:
+  """Yield both KLs at one RMSE."""
+  for name, row in content.items():
+    elbo, geco = (run['evaluation'] for run in row['runs'])
+    difference = geco['rmse'] / elbo['rmse'] - 1
+    # What the multipliers of earlier versions were given for this figure.
+    changed = ''.join(
+      f', {leaf} {value:g}'
+      for leaf, value in row.get('multipliers', {}).items()
+    )
+    yield Finding(
+      f'{name}, {_steps(row)}{changed}: RMSE of the ELBO, and of GECO',
+      f'equal, to {_EQUAL:.0%}',
+      f'{elbo["rmse"]:.4f}, {geco["rmse"]:.4f} ({difference:+.2%})',
+      abs(difference) <= _EQUAL,
+    )
+    yield Finding(
+      f'{name}: KL of the ELBO, and of GECO, in nats',
+      'GECO lower',
+      f'{elbo["kl_nats"]:.1f}, {geco["kl_nats"]:.1f} '
+      f'({geco["kl_nats"] / elbo["kl_nats"] - 1:+.1%})',
+      geco['kl_nats'] < elbo['kl_nats'],
+    )
+
+
+def constraints_of_runs(content: Content) -> Iterator[Finding]:
+  """Yield what each constrained run was asked and what it reached."""
+  for run in content['runs']:
+    for name, report in run['evaluation']['constraints'].items():
+      if name not in run['kappas']:
+        continue
+      verdict = verdicts.read(run['evaluation'], name, run['infeasible'])
+      yield Finding(
+        f'{run["run"]}, {run["steps"]} steps: {name}, {report["unit"]}',
+        f'{report["kappa"]:g}',
+        f'{report["value"]:.4g} (C/scale {report["violation"]:+.2%})',
+        None if verdict == verdicts.INFEASIBLE else verdict == verdicts.MET,
+        verdict,
+      )
+
+
+def kl_of_runs(content: Content) -> Iterator[Finding]:
+  """Yield each constrained run's KL beside the ELBO's."""
+  elbo = {
+    run['data']: run['evaluation']['kl_nats']
+    for run in content['runs']
+    if run['objective'] == 'elbo'
+  }
+  for run in content['runs']:
+    if run['kappas'] and run['data'] in elbo:
+      kl = run['evaluation']['kl_nats']
+      yield Finding(
+        f'{run["run"]}: KL in nats, of the ELBO {elbo[run["data"]]:.1f}',
+        'below the ELBO',
+        _beside(kl, elbo[run['data']]),
+        kl < elbo[run['data']],
+      )
+
+
+def figure_8(content: Content) -> Iterator[Finding]:
+  """Yield how Micro-MNIST's posteriors fill the prior (Proposition 2)."""
+  for preset, row in content.items():
+    for finding in _tiles(row):
+      yield finding._replace(what=f'{preset}: {finding.what}')
+
+
+def _tiles(row: Content) -> Iterator[Finding]:
+  """Yield it of the runs of one preset."""
+  runs = {run['run']: run['marginal'] for run in row['runs']}
+  tight = runs['micro_mnist_nvp_geco_re_0.05']
+  bound = tight['ln_n_nats']
+  average = tight['average_kl_nats']
+  yield Finding(
+    'average KL at kappa 0.05, in nats',
+    f'ln 7 = {bound:.4f}, to 5%',
+    f'{average:.4f} ({average / bound - 1:+.1%})',
+    abs(average / bound - 1) <= 0.05,
+  )
+  yield Finding(
+    'marginal KL at kappa 0.05, in nats',
+    '0; here below 0.1',
+    f'{tight["marginal_kl_nats"]:.4f}',
+    tight['marginal_kl_nats'] < 0.1,
+  )
+  elbo = runs['micro_mnist_nvp_elbo']['marginal_kl_nats']
+  yield Finding(
+    'marginal KL of the ELBO, in nats',
+    "above GECO's: its tiles are not tight",
+    f'{elbo:.4f}',
+    elbo > tight['marginal_kl_nats'],
+  )
+  weak = runs['micro_mnist_nvp_geco_re_0.5']['average_kl_nats']
+  yield Finding(
+    'average KL at kappa 0.5, in nats',
+    'modes collapse: below kappa 0.05',
+    f'{weak:.4f}',
+    weak < average,
+  )
+
+
+def table_2(content: Content) -> Iterator[Finding]:
+  """Yield the marginal KLs of VAE+NVP and their ratio."""
+  for row in content.values():
+    elbo, geco = PAPER[row['data']]
+    ours = [row[name]['marginal_kl_nats'] for name in ('elbo', 'geco')]
+    yield Finding(
+      f'{row["data"]}, {row["steps"]} steps: marginal KL of the ELBO, and of '
+      'GECO, in nats',
+      f'{elbo:g}, {geco:g}',
+      f'{ours[0]:.1f}, {ours[1]:.1f}',
+      ours[1] < ours[0],
+    )
+    yield Finding(
+      f'{row["data"]}: their ratio',
+      f'{elbo / geco:.1f}',
+      f'{row["ratio"]:.1f}',
+      row['ratio'] >= elbo / geco,
+    )
+
+
+def rate_distortion(content: Content) -> Iterator[Finding]:
+  """Yield KL and multiplier beside Shannon's."""
+  for run in content['runs']:
+    yield Finding(
+      f'{run["update"]} update, D = {run["distortion"]:g}: KL over R(D), '
+      'lambda over 1 / (2 m)',
+      'exact: 1, 1; here to 1%, 2%',
+      f'{1 + run["kl_error"]:.4f}, {1 + run["multiplier_error"]:.4f}',
+      run['accurate'],
+    )
+
+
+def robustness(content: Content) -> Iterator[Finding]:
+  """Yield at how many step sizes and distortions an update is accurate."""
+  updates = dict.fromkeys(run['update'] for run in content['runs'])
+  for update in updates:
+    cells = [run for run in content['runs'] if run['update'] == update]
+    accurate = sum(run['accurate'] for run in cells)
+    sizes = [run['step_size'] for run in cells]
+    yield Finding(
+      f'{update} update, step sizes {min(sizes):g} to {max(sizes):g}: accurate',
+      'not in the paper',
+      f'{accurate} of {len(cells)}',
+      None,
+    )
+
+
+def sweep(content: Content) -> Iterator[Finding]:
+  """Yield what a sweep of kappa met, and its KLs."""
+  evaluations = [row['evaluation'] for row in content]
+  reports = [evaluation['constraints']['re'] for evaluation in evaluations]
+  kappas = ', '.join(f'{row["kappa"]:g}' for row in content)
+  verdict = verdicts.worst(
+    verdicts.read(row['evaluation'], 're', row['infeasible']) for row in content
+  )
+  yield Finding(
+    f'largest C / scale of kappas {kappas}',
+    f'at most {verdicts.tolerance(reports[0]):.0%}',
+    f'{max(report["violation"] for report in reports):+.2%}',
+    verdict == verdicts.MET,
+    verdict,
+  )
+  kls = [evaluation['kl_nats'] for evaluation in evaluations]
+  yield Finding(
+    'KL in nats, kappa ascending',
+    'falls',
+    ', '.join(f'{kl:.1f}' for kl in kls),
+    _falls(kls),
+  )
+
+
+def conv_draw(content: Content) -> Iterator[Finding]:
+  """Yield what ConvDRAW's runs of the configs reached."""
+  kls = {run['config']: run['evaluation']['kl_nats'] for run in content['runs']}
+  for run in content['runs']:
+    config, evaluation = run['config'], run['evaluation']
+    report = evaluation['constraints'].get('re')
+    if report is None:
+      continue
+    verdict = verdicts.read(evaluation, 're')
+    yield Finding(
+      f'{config}: RMSE',
+      f'{report["kappa"]:g}',
+      f'{evaluation["rmse"]:.4f} (C/scale {report["violation"]:+.2%})',
+      verdict == verdicts.MET,
+      verdict,
+    )
+    elbo = kls.get(f'{config},elbo')
+    if elbo is not None:
+      kl = evaluation['kl_nats']
+      yield Finding(
+        f'{config}: KL in nats, of the ELBO {elbo:.1f}',
+        'below the ELBO',
+        _beside(kl, elbo),
+        kl < elbo,
+      )
+
+
+def arithmetic(content: Content) -> Iterator[Finding]:
+  """Yield how many of conditional ConvDRAW's samples are the right sum."""
+  counts = content['arithmetic']
+  yield Finding(
+    f'samples read as (l0 + l1) mod 10, of {counts["num_contexts"]} unseen '
+    'contexts; real targets read right',
+    'no number; one in ten by chance',
+    f'{counts["samples_right"]:.1%}; {counts["real_targets_right"]:.1%}',
+    counts['samples_right'] > 0.9,
+  )
+
+
+def _steps(row: Content) -> str:
+  """Return how long a row's runs trained, and their seeds if several."""
+  numbers = sorted({run['steps'] for run in row['runs']})
+  num_seeds = len({run['seed'] for run in row['runs']})
+  return (
+    ', '.join(str(number) for number in numbers)
+    + ' steps'
+    + (f', {num_seeds} seeds' if num_seeds > 1 else '')
+  )
+
+
+def _beside(kl: float, elbo: float) -> str:
+  """Return a KL and by how many times it is below the ELBO's, or above."""
+  ratio, where = (elbo / kl, 'below') if kl <= elbo else (kl / elbo, 'above')
+  return f'{kl:.1f} ({ratio:.1f}x {where})'
+
+
+def _falls(values: Sequence[float]) -> bool:
+  return all(b < a for a, b in zip(values, values[1:], strict=False))

@@ -1,0 +1,192 @@
+"""How Figure 4 is drawn and told, from the rows of figure_4.json."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+import numpy as np
+
+from geco_jax.evaluation import verdicts
+
+_MARKERS = {'elbo': '*', 'annealed_beta': 's', 'geco': 'o'}
+_LABELS = {
+  'elbo': 'ELBO',
+  'annealed_beta': r'ELBO, annealed $\beta$',
+  'geco': r'GECO+RE, $\kappa$ = 0.06 ... 0.175',
+}
+
+
+class Point(NamedTuple):
+  """A row's runs that differ in their seeds alone, their means."""
+
+  objective: str
+  kappa: float | None  # Of GECO.
+  kl_nats: float
+  kl_stddev: float | None  # Between the seeds, where there are several.
+  nll_nats_per_dim: float
+  rmse: float
+  violation: float | None  # Of GECO, the largest.
+  multiplier: float | None  # Of GECO.
+  verdict: str | None  # Of GECO, the worst.
+  tolerance: float | None  # Of GECO.
+  num_seeds: int
+
+
+def points(row: Mapping[str, Any]) -> list[Point]:
+  """Return a row's points: ELBO, annealed beta, GECO with kappa ascending."""
+  groups: dict[tuple, list] = {}
+  for run in row['runs']:
+    key = [*_MARKERS].index(run['objective']), run['kappas'].get('re', 0.0)
+    groups.setdefault(key, []).append(run)
+  return [_point(groups[key]) for key in sorted(groups)]
+
+
+def of(row: Mapping[str, Any], objective: str) -> list[Point]:
+  """Return a row's points of one objective."""
+  return [point for point in points(row) if point.objective == objective]
+
+
+def _point(same: Sequence[Mapping[str, Any]]) -> Point:
+  evaluations = [run['evaluation'] for run in same]
+
+  def mean(name):
+    return float(np.mean([evaluation[name] for evaluation in evaluations]))
+
+  kappa = same[0]['kappas'].get('re')
+  constrained = [] if kappa is None else same
+  reports = [run['evaluation']['constraints']['re'] for run in constrained]
+  return Point(
+    objective=same[0]['objective'],
+    kappa=kappa,
+    kl_nats=mean('kl_nats'),
+    kl_stddev=float(np.std([e['kl_nats'] for e in evaluations], ddof=1))
+    if len(same) > 1
+    else None,
+    nll_nats_per_dim=mean('nll_nats_per_dim'),
+    rmse=mean('rmse'),
+    violation=max((r['violation'] for r in reports), default=None),
+    multiplier=float(np.mean([r['multiplier'] for r in reports]))
+    if reports
+    else None,
+    verdict=verdicts.worst(map(_verdict, constrained)) if constrained else None,
+    tolerance=max(map(verdicts.tolerance, reports), default=None),
+    num_seeds=len(same),
+  )
+
+
+def _verdict(run: Mapping[str, Any]) -> str:
+  return verdicts.read(run['evaluation'], 're', run['infeasible'])
+
+
+def table(rows: Mapping[str, Any]) -> str:
+  """Return a line per point: KL, and how it compares."""
+  width = max(len(name) for name in rows)
+  lines = [
+    f'{"":<{width}}  objective       kappa     RMSE  C/scale  constraint '
+    ' NLL/dim    KL/nats          ELBO/this  Gaussian'
+  ]
+  for name, row in rows.items():
+    (elbo,) = of(row, 'elbo') or [None]
+    rates = dict(
+      zip(row['gaussian']['kappas'], row['gaussian']['rate_nats'], strict=True)
+    )
+    for point in points(row):
+      ratio = f'{elbo.kl_nats / point.kl_nats:.1f}' if elbo else ''
+      lines.append(
+        f'{name:<{width}}  {point.objective:<13} {_asked(point)} '
+        f'{point.nll_nats_per_dim:>8.3f} {point.kl_nats:>10.1f} '
+        f'{_spread(point):<7} {ratio:>10} '
+        f'{_rate(rates.get(point.kappa))}'.rstrip()
+      )
+  return '\n'.join(lines)
+
+
+def _asked(point: Point) -> str:
+  """Return the columns kappa, RMSE, C/scale and constraint."""
+  if point.kappa is None or point.violation is None:
+    return f'{"":>7} {point.rmse:>8.4f} {"":>8}  {"":<11}'
+  return (
+    f'{point.kappa:>7g} {point.rmse:>8.4f} {point.violation:>+8.2%}  '
+    f'{point.verdict:<11}'
+  )
+
+
+def kl_text(point: Point) -> str:
+  """Return a point's KL, and how far its seeds are apart."""
+  return f'{point.kl_nats:.1f} {_spread(point)}'.rstrip()
+
+
+def _spread(point: Point) -> str:
+  return '' if point.kl_stddev is None else f'± {point.kl_stddev:.1f}'
+
+
+def _rate(rate: float | None) -> str:
+  return '' if rate is None else f'{rate:>9.1f}'
+
+
+def figure(rows: Mapping[str, Any]) -> Figure:
+  """Return a panel per model, KL against NLL, a color per data set.
+
+  Args:
+    rows: of figure_4.json, at least one.
+  """
+  names = list(dict.fromkeys(row['panel'] for row in rows.values()))
+  drawn = Figure(figsize=(4.6 * len(names), 5.4), layout='constrained')
+  grid = drawn.subplots(1, len(names), squeeze=False)[0]
+  for axes, panel in zip(grid, names, strict=True):
+    shown = {name: r for name, r in rows.items() if r['panel'] == panel}
+    handles = [
+      _draw_row(axes, row, f'C{number}')
+      for number, row in enumerate(shown.values())
+    ]
+    axes.set(
+      title=panel,
+      yscale='log',
+      xlabel=r'NLL at $\sigma_{opt}$ [nats per dimension]',
+      ylabel='KL [nats]',
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(handles=handles, fontsize=8)
+  drawn.legend(
+    handles=[*_objectives()],
+    loc='outside lower center',
+    ncols=2 if len(names) == 1 else 4,
+    fontsize=9,
+  )
+  return drawn
+
+
+def _draw_row(axes: Axes, row: Mapping[str, Any], color: str) -> Line2D:
+  """Draw a row; return its entry of the legend."""
+  gaussian = row['gaussian']
+  axes.plot(
+    gaussian['nll_nats_per_dim'],
+    gaussian['rate_nats'],
+    '--',
+    color=color,
+    linewidth=1,
+  )
+  for objective, marker in _MARKERS.items():
+    shown = of(row, objective)
+    axes.plot(
+      [point.nll_nats_per_dim for point in shown],
+      [point.kl_nats for point in shown],
+      marker=marker,
+      markersize=10 if objective == 'elbo' else 6,
+      linestyle='-',
+      color=color,
+      alpha=0.7,  # Rows can lie on each other.
+    )
+  return Line2D([], [], color=color, linewidth=3, label=row['dataset'])
+
+
+def _objectives() -> Iterator[Line2D]:
+  """Yield the legend's entries of what is not a color."""
+  for objective, marker in _MARKERS.items():
+    line = '-' if objective == 'geco' else ''
+    yield Line2D(
+      [], [], color='k', marker=marker, ls=line, label=_LABELS[objective]
+    )
+  yield Line2D([], [], color='k', ls='--', label="Gaussian, data's covariance")

@@ -1,0 +1,264 @@
+"""Runs of one model on one data set with one objective, by name.
+
+They live in `WORKDIR/DATASET_MODEL_OBJECTIVE_KAPPAS`, and `_seed_SEED` if that
+is not 0: what is there already is neither trained nor evaluated again, and
+experiments that share a workdir share their runs.
+"""
+
+from collections.abc import Mapping, Sequence
+import importlib
+import json
+import os
+from typing import Any, NamedTuple
+
+from absl import flags
+import jax
+from ml_collections.config_dict import ConfigDict
+
+from geco_jax import parallel
+from geco_jax.build import build
+from geco_jax.build import build_dataset
+from geco_jax.build import experiment_key
+from geco_jax.build import run_inputs
+from geco_jax.console import say
+from geco_jax.constraints import CONSTRAINTS
+from geco_jax.evaluation import verdicts
+from geco_jax.evaluation.measures import evaluate
+from geco_jax.experiment import Experiment
+from geco_jax.io.files import write_json
+from geco_jax.io.logs import read_metrics
+from geco_jax.training import loop
+
+NUM_STEPS = flags.DEFINE_integer(
+  'num_steps', None, "Training steps of each run; else the config's."
+)
+_TITLES = {
+  'elbo': 'ELBO',
+  'annealed_beta': r'ELBO, annealed $\beta$',
+}
+_NO_CHANGES: Mapping[str, Any] = {}
+
+
+class Run(NamedTuple):
+  """One run of a figure."""
+
+  data: str  # The DATA in configs/DATA_MODEL.py.
+  objective: str  # 'elbo', 'annealed_beta' or 'geco'.
+  kappas: Mapping[str, float] = {}  # By constraint of GECO.
+  model: str = 'conv_draw'
+  seed: int = 0
+
+  @property
+  def name(self) -> str:
+    """Name of its folder."""
+    parts = [self.data, self.model, self.objective]
+    parts += [f'{k}_{v:g}' for k, v in self.kappas.items()]
+    return '_'.join(parts + ([f'seed_{self.seed}'] if self.seed else []))
+
+  @property
+  def title(self) -> str:
+    """Title for people, without the data set."""
+    if not self.kappas:
+      return _TITLES[self.objective]
+    return 'GECO+' + '+'.join(
+      rf'{CONSTRAINTS[name].title} $\kappa$={kappa:g}'
+      for name, kappa in self.kappas.items()
+    )
+
+  def config(
+    self,
+    preset: str | None = None,
+    num_steps: int | None = None,
+    changes: Mapping[str, Any] = _NO_CHANGES,
+  ) -> ConfigDict:
+    """Return the run's config.
+
+    Args:
+      preset: the config's variant, of a model that has them.
+      num_steps: training steps, if not the config's.
+      changes: values that the config is to have instead, by dotted name.
+    """
+    module = importlib.import_module(f'configs.{self.data}_{self.model}')
+    objective = '+'.join([self.objective, *self.kappas])
+    config = module.get_config(f'{preset},{objective}' if preset else objective)
+    for name, kappa in self.kappas.items():
+      config.constraints[name].kappa = kappa
+    config.seed = self.seed
+    config.update_from_flattened_dict(changes)
+    if num_steps is not None:
+      config.num_steps = num_steps
+    return config.lock()
+
+
+class Result(NamedTuple):
+  """What became of a run."""
+
+  run: Run
+  config: ConfigDict
+  experiment: Experiment  # Shared with runs that agree in its key.
+  params: Any
+  evaluation: Mapping[str, Any]
+  infeasible: Sequence[str]  # A sentence per constraint that was out of reach.
+  preset: str | None
+
+
+def define_seed_flags() -> None:
+  """Define --seed and --num_seeds, for `with_seeds`."""
+  flags.DEFINE_integer('seed', 0, 'Of the first of the runs.', lower_bound=0)
+  flags.DEFINE_integer(
+    'num_seeds', 1, 'Runs of each kind, seeds in a row.', lower_bound=1
+  )
+
+
+def with_seeds(runs: Sequence[Run]) -> list[Run]:
+  """Return the runs at each of the seeds that the flags name."""
+  first = flags.FLAGS.seed
+  seeds = range(first, first + flags.FLAGS.num_seeds)
+  return [run._replace(seed=seed) for run in runs for seed in seeds]
+
+
+def train_all(
+  runs: Sequence[Run],
+  workdir: str,
+  preset: str | None = None,
+  num_steps: int | None = None,
+  data_dir: str | None = None,
+  changes: Mapping[str, Any] = _NO_CHANGES,
+) -> list[Result]:
+  """Train the runs, or reuse them, and evaluate them.
+
+  Args:
+    runs: any.
+    workdir: parent of the runs' folders.
+    preset: of the configs, if they have presets.
+    num_steps: training steps of each run, if not the configs'.
+    data_dir: of TFDS.
+    changes: values that the configs are to have instead, by dotted name.
+  """
+  configs = [each.config(preset, num_steps, changes) for each in runs]
+  named = {each.data: c for each, c in zip(runs, configs, strict=True)}
+  datasets = {data: build_dataset(c, data_dir) for data, c in named.items()}
+  experiments: dict[str, Experiment] = {}
+  for each, config in zip(runs, configs, strict=True):
+    key = experiment_key(config)
+    if key not in experiments:
+      experiments[key] = build(config, datasets[each.data])
+    run_inputs(config, experiments[key])  # Refused here, not in an hour.
+  results = []
+  for each, config in zip(runs, configs, strict=True):
+    say(each.name)
+    experiment = experiments[experiment_key(config)]
+    folder = os.path.join(workdir, each.name)
+    state = loop.train(config, folder, experiment=experiment)
+    evaluation = _evaluation(folder, experiment, config.num_steps)
+    reports, logged = evaluation['constraints'], read_metrics(folder)
+    results.append(
+      Result(
+        run=each,
+        config=config,
+        experiment=experiment,
+        params=state.params,
+        evaluation=evaluation,
+        infeasible=[*verdicts.infeasible(reports, logged)],
+        preset=preset,
+      )
+    )
+  return results
+
+
+def _evaluation(
+  folder: str, experiment: Experiment, step: int
+) -> Mapping[str, Any]:
+  """Return a run's evaluation on its training split, read if it is there."""
+  try:
+    with open(os.path.join(folder, 'evaluation.json')) as file:
+      evaluation = json.load(file)
+  except (OSError, ValueError):
+    evaluation = {}
+  if evaluation.get('step') == step and evaluation.get('split') == 'train':
+    return evaluation
+  return evaluate(folder, ('train',), experiment=experiment)
+
+
+def table(results: Sequence[Result]) -> str:
+  """Return the runs as text: what was asked, what was reached, at what KL."""
+  width = max(len(result.run.name) for result in results)
+  lines = [f'{"run":<{width}}   KL/nats     RMSE  NLL/dim  constraints']
+  for result in results:
+    evaluation = result.evaluation
+    asked = ', '.join(
+      f'{name} {c["value"]:.4g} for {c["kappa"]:g} '
+      f'{verdicts.read(evaluation, name, result.infeasible)} '
+      f'at lambda {c["multiplier"]:.3g}'
+      for name, c in evaluation['constraints'].items()
+      if name in result.run.kappas
+    )
+    lines.append(
+      f'{result.run.name:<{width}} {evaluation["kl_nats"]:>9.2f} '
+      f'{evaluation["rmse"]:>8.4f} {evaluation["nll_nats_per_dim"]:>8.3f}  '
+      f'{asked}'.rstrip()
+    )
+  return '\n'.join(lines)
+
+
+def provenance(preset: str | None) -> dict[str, Any]:
+  """Return what a results file says of how its numbers came to be."""
+  device = jax.devices()[0]
+  return {
+    'preset': preset,
+    'device': 'CPU' if device.platform == 'cpu' else device.device_kind,
+    'num_devices': parallel.num_devices(),
+    'num_cores': os.cpu_count(),
+  }
+
+
+def records(results: Sequence[Result]) -> list[dict[str, Any]]:
+  """Return what is written of each run."""
+  return [
+    {
+      'run': result.run.name,
+      **result.run._asdict(),
+      'steps': result.config.num_steps,
+      'multiplier_rule': result.config.multipliers.name,
+      'infeasible': [*result.infeasible],
+      'evaluation': result.evaluation,
+    }
+    for result in results
+  ]
+
+
+def save_row(path: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+  """Put a row into a JSON file of rows by name; return all of them.
+
+  So the rows of an experiment can be run one by one, each with the preset that
+  there is time for.
+  """
+  rows = {**_written(path), name: row}
+  write_json(path, rows)
+  return rows
+
+
+def save_records(
+  path: str, results: Sequence[Result], *, keep: bool = False
+) -> None:
+  """Write the runs and their evaluations as JSON.
+
+  Args:
+    path: of the file.
+    results: of one preset, at least one.
+    keep: whether runs of other names, which the file has already, stay.
+  """
+  kept = _written(path).get('runs', []) if keep else []
+  runs = {run['run']: run for run in kept}
+  runs |= {run['run']: run for run in records(results)}
+  header = provenance(results[0].preset)
+  write_json(path, {**header, 'runs': [*runs.values()]})
+
+
+def _written(path: str) -> dict[str, Any]:
+  """Return what a file of numbers has already, nothing if there is none."""
+  try:
+    with open(path) as file:
+      return json.load(file)
+  except FileNotFoundError:
+    return {}

@@ -1,0 +1,1 @@
+"""Networks that constraints look through."""

@@ -1,0 +1,141 @@
+"""Trained classifiers, found by name or by path.
+
+`geco_jax.train_classifier` makes them.
+"""
+
+from collections.abc import Callable, Mapping
+import json
+import os
+from typing import Any, NamedTuple
+import zipfile
+
+import jax
+import numpy as np
+
+from geco_jax.classifiers.networks import CLASSIFIERS
+from geco_jax.datasets import cache
+from geco_jax.errors import UserError
+from geco_jax.io.files import write_npz
+
+_FILE = 'network.npz'
+
+
+class Network(NamedTuple):
+  """A trained classifier as functions of images in [0, 1].
+
+  Attributes:
+    name: for messages.
+    image_shape: (height, width, channels) that it was trained on.
+    num_classes: how many.
+    logits: image [batch, height, width, channels] -> [batch, num_classes].
+    features: (image, layer) -> [batch, ..., channels].
+    feature_stddevs: layer -> [channels], over the training images and the
+      positions in them.
+  """
+
+  name: str
+  image_shape: tuple[int, int, int]
+  num_classes: int
+  logits: Callable[[jax.Array], jax.Array]
+  features: Callable[[jax.Array, str], jax.Array]
+  feature_stddevs: Mapping[str, np.ndarray]
+
+
+def folder_of(name: str) -> str:
+  """Return the folder of the classifier of a name; a path stands for itself."""
+  if os.path.basename(name) != name:
+    return name
+  return os.path.join(cache.default_folder(), 'classifiers', name)
+
+
+def save(
+  folder: str,
+  *,
+  model: Mapping[str, Any],
+  image_shape: tuple[int, ...],
+  num_classes: int,
+  params: Any,
+  state: Any,
+  feature_stddevs: Mapping[str, np.ndarray],
+) -> None:
+  """Write a classifier into its folder, whole or not at all.
+
+  Args:
+    folder: must be there.
+    model: its name in `CLASSIFIERS` and its keyword arguments.
+    image_shape: (height, width, channels).
+    num_classes: how many.
+    params: of the classifier, two levels of dictionaries of arrays.
+    state: likewise.
+    feature_stddevs: by layer, [channels].
+  """
+  metadata = {
+    'model': dict(model),
+    'image_shape': list(image_shape),
+    'num_classes': num_classes,
+  }
+  arrays: dict[str, Any] = {'about': json.dumps(metadata)}
+  for kind, tree in (('params', params), ('state', state)):
+    for module, values in tree.items():
+      for name, value in values.items():
+        arrays[f'{kind}:{module}:{name}'] = value
+  for layer, stddev in feature_stddevs.items():
+    arrays[f'stddev:{layer}'] = stddev
+  write_npz(os.path.join(folder, _FILE), arrays)
+
+
+def load(name: str) -> Network:
+  """Return a trained classifier.
+
+  Args:
+    name: of a classifier in the cache folder ($GECO_JAX_CACHE), or the path of
+      a training's folder.
+
+  Raises:
+    UserError: if it is not there or damaged.
+  """
+  folder = folder_of(name)
+  path = os.path.join(folder, _FILE)
+  is_name = os.path.basename(name) == name
+  command = (
+    'python -m geco_jax.train_classifier --config=configs/classifiers/'
+    + (f'{name}.py' if is_name else f'... --workdir={folder}')
+  )
+  if not os.path.exists(path):
+    raise UserError(
+      f'no trained classifier at {path}; this trains it: {command}'
+    )
+  try:
+    with np.load(path) as file:
+      arrays = {key: file[key] for key in file.files}
+    metadata = json.loads(arrays.pop('about').item())
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    raise UserError(
+      f'{path} is damaged ({error}); delete it and train again: {command}'
+    ) from error
+  trees = {'params': {}, 'state': {}, 'stddev': {}}
+  for key, value in arrays.items():
+    kind, module, *names = key.split(':')
+    if names:
+      trees[kind].setdefault(module, {})[names[0]] = value
+    else:
+      trees[kind][module] = value
+  model = metadata['model']
+  classifier = CLASSIFIERS[model['name']](
+    metadata['num_classes'], **model['kwargs']
+  )
+
+  def outputs(image):
+    result, _ = classifier.apply(
+      trees['params'], trees['state'], image, is_training=False
+    )
+    return result
+
+  return Network(
+    name=name,
+    image_shape=tuple(metadata['image_shape']),
+    num_classes=metadata['num_classes'],
+    logits=lambda image: outputs(image)[0],
+    features=lambda image, layer: outputs(image)[1][layer],
+    feature_stddevs=trees['stddev'],
+  )

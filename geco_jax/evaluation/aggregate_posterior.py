@@ -1,0 +1,308 @@
+"""KL[q(z); p(z)] of the aggregate posterior, the paper's marginal KL.
+
+q(z) = 1/n sum_i q(z|x_i) over all n data points (Rezende & Viola 2018, Section
+4.1.1). z is sampled from q(z); log q(z) is then exact, a log-mean-exp over all
+n: the estimate has no bias, only a standard error.
+"""
+
+from collections.abc import Callable
+import contextlib
+import math
+import os
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from geco_jax import parallel
+from geco_jax.build import build
+from geco_jax.build import build_dataset
+from geco_jax.console import Progress
+from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.batches import fixed_batch
+from geco_jax.datasets.images import Images
+from geco_jax.errors import UserError
+from geco_jax.evaluation.measures import restore_state
+from geco_jax.experiment import Experiment
+from geco_jax.io import files
+from geco_jax.io import run_folder
+from geco_jax.keys import per_example_keys
+from geco_jax.models.base import Posterior
+
+PARTIAL = 'marginal_kl_partial.npz'
+
+
+class Tiles(NamedTuple):
+  """Sizes of the tiles into which the pairs of z and x are divided.
+
+  In memory at once are one tile of samples, one of data, and their pairs.
+  """
+
+  samples: int = 16
+  data: int = 256
+  data_per_call: int = 4  # Tiles of data per device and compiled call.
+
+
+DEFAULT_TILES = Tiles()
+
+
+class Estimate(NamedTuple):
+  """The estimate in nats, with standard errors of the mean."""
+
+  marginal_kl: float  # KL[q(z); p(z)].
+  marginal_kl_error: float
+  average_kl: float  # E KL[q(z|x); p(z)], over the same samples.
+  average_kl_error: float
+  num_samples: int
+  num_data: int  # n; the difference of the two KLs is at most ln n.
+
+
+def marginal_kl(
+  posterior: Posterior,
+  params: hk.Params,
+  dataset: Dataset,
+  images: Images,
+  num_samples: int,
+  *,
+  num_data: int | None = None,
+  seed: int = 0,
+  tiles: Tiles = DEFAULT_TILES,
+  resume_from: str | None = None,
+  resume_key: str = '',
+  show_progress: bool = True,
+) -> Estimate:
+  """Return the marginal KL, from samples z ~ q(z) and all data points.
+
+  It runs on all devices, each with its share of the data. Memory grows with the
+  tiles, the samples and (as uint8) the images, not with their product; the
+  posterior's conditions of a data point are computed once.
+
+  Args:
+    posterior: q(z|x) and p(z).
+    params: of the model, not replicated.
+    dataset: makes the fixed batches of the images.
+    images: the split's images.
+    num_samples: M > 1.
+    num_data: n; None is the number of images. A composed data set has more
+      examples than images, each in any company: then n may be larger.
+    seed: of the samples.
+    tiles: any; they change the time and the memory, not the answer.
+    resume_from: file in which the sums so far are kept, and from which an
+      interrupted estimate goes on; None is neither.
+    resume_key: names the estimate; sums under another key are not used.
+    show_progress: whether to draw a progress bar on stderr.
+
+  Raises:
+    ValueError: if a number is out of its range.
+  """
+  if num_samples < 2:
+    raise ValueError(f'num_samples must be > 1, got {num_samples}')
+  if min(tiles) < 1:
+    raise ValueError(f'tiles must be >= 1, got {tuple(tiles)}')
+  num_images = len(images.image)
+  num_data = num_images if num_data is None else num_data
+  if num_data > num_images and not dataset.is_composed:
+    raise ValueError(
+      f'num_data must be at most {num_images}, the images of {dataset.name}, '
+      f'got {num_data}'
+    )
+  # The last tile is filled up; `_mean_and_error` leaves the excess out.
+  num_tiles = math.ceil(num_samples / tiles.samples)
+  draw = jax.jit(_draw(posterior, dataset, num_data))
+  keys = per_example_keys(
+    jax.random.key(seed), jnp.arange(num_tiles * tiles.samples)
+  )
+  z, log_conditional, log_prior = draw(
+    params, images, keys.reshape(num_tiles, tiles.samples)
+  )
+  log_sums, start = _restore(
+    resume_from, resume_key, (num_tiles, tiles.samples)
+  )
+  accumulate = accumulator(posterior, dataset, num_data, tiles)
+  replicated = parallel.replicate((params, images, z))
+  sums = parallel.replicate(log_sums)
+  per_call = tiles.data * tiles.data_per_call * parallel.num_devices()
+  progress = Progress(num_data, start, show_progress, unit='data points')
+  while start < num_data:
+    sums = accumulate(*replicated, sums, parallel.replicate(np.int32(start)))
+    start += per_call
+    log_sums = parallel.unreplicate(sums)
+    if resume_from and parallel.is_main_process():
+      content = {'log_sums': log_sums, 'start': start, 'key': resume_key}
+      files.write_npz(resume_from, content)
+    progress.update(min(start, num_data), f'{num_samples} samples')
+  progress.close()
+  log_marginal = log_sums - math.log(num_data)
+  marginal, marginal_error = _mean_and_error(
+    log_marginal - log_prior, num_samples
+  )
+  average, average_error = _mean_and_error(
+    log_conditional - log_prior, num_samples
+  )
+  return Estimate(
+    marginal_kl=marginal,
+    marginal_kl_error=marginal_error,
+    average_kl=average,
+    average_kl_error=average_error,
+    num_samples=num_samples,
+    num_data=num_data,
+  )
+
+
+def estimate(
+  workdir: str,
+  num_samples: int = 1_000,
+  *,
+  split: str = 'train',
+  num_data: int | None = None,
+  step: int | None = None,
+  seed: int = 0,
+  tiles: Tiles = DEFAULT_TILES,
+  data_dir: str | None = None,
+  experiment: Experiment | None = None,
+  show_progress: bool = True,
+) -> dict[str, Any]:
+  """Estimate the marginal KL of a run's checkpoint; write marginal_kl.json.
+
+  Args:
+    workdir: of the run.
+    num_samples: of q(z), > 1.
+    split: whose images make q(z).
+    num_data: n, number of its examples; None is the number of its images.
+    step: of the checkpoint; None is the latest that is intact.
+    seed: of the samples.
+    tiles: see `Tiles`.
+    data_dir: of TFDS.
+    experiment: of the run, for callers that have it already.
+    show_progress: whether to draw a progress bar on stderr.
+
+  Returns:
+    What marginal_kl.json holds.
+
+  Raises:
+    UserError: if there is no such run or checkpoint, the model's posterior
+      depends on a context, or a number is out of its range.
+  """
+  config = run_folder.read_config(workdir)
+  if experiment is None:
+    experiment = build(config, build_dataset(config, data_dir))
+  posterior = experiment.model.posterior
+  if posterior is None:
+    raise UserError(
+      f'--workdir={workdir}: this {config.model.name} has a prior for every '
+      'context, so it has no marginal KL'
+    )
+  state = restore_state(workdir, experiment, step)
+  partial = os.path.join(workdir, PARTIAL)
+  try:
+    numbers = marginal_kl(
+      posterior,
+      state.params,
+      experiment.dataset,
+      experiment.dataset.splits[split],
+      num_samples,
+      num_data=num_data,
+      seed=seed,
+      tiles=tiles,
+      resume_from=partial,
+      resume_key=f'{split} {int(state.step)} {seed} {num_samples} {num_data}',
+      show_progress=show_progress,
+    )
+  except ValueError as error:
+    raise UserError(str(error)) from error
+  result = {
+    'split': split,
+    'step': int(state.step),
+    **{
+      f'{k}_nats' if 'kl' in k else k: v for k, v in numbers._asdict().items()
+    },
+    'ln_n_nats': math.log(numbers.num_data),
+  }
+  if parallel.is_main_process():
+    files.write_json(os.path.join(workdir, 'marginal_kl.json'), result)
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(partial)
+  return result
+
+
+def _mean_and_error(values, num_samples):
+  """Return mean and standard error of the first `num_samples` values."""
+  values = np.asarray(values, np.float64).ravel()[:num_samples]
+  error = values.std(ddof=1) / math.sqrt(num_samples)
+  return float(values.mean()), float(error)
+
+
+def _restore(path, key, shape):
+  """Return the sums so far and the first data point that is not in them."""
+  initial = np.full(shape, -np.inf, np.float32), 0
+  if path is None or not os.path.exists(path):
+    return initial
+  with np.load(path) as file:
+    same = file['key'].item() == key and file['log_sums'].shape == shape
+    return (file['log_sums'], int(file['start'])) if same else initial
+
+
+def _draw(
+  posterior: Posterior, dataset: Dataset, num_data: int
+) -> Callable[..., tuple[Any, jax.Array, jax.Array]]:
+  """Return the function that samples z ~ q(z), a tile at a time."""
+
+  def draw_tile(params, images, keys):
+    index_keys, sample_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    indices = jax.vmap(lambda key: jax.random.randint(key, [], 0, num_data))(
+      index_keys
+    )
+    batch = fixed_batch(dataset, images, indices)
+    conditions = posterior.condition(params, batch.image)
+    z = posterior.sample(params, sample_keys, conditions)
+    pairs = posterior.log_prob(params, z, conditions)
+    return z, jnp.diagonal(pairs), posterior.log_prior(params, z)
+
+  return lambda params, images, keys: jax.lax.map(
+    lambda tile_keys: draw_tile(params, images, tile_keys), keys
+  )
+
+
+def accumulator(
+  posterior: Posterior, dataset: Dataset, num_data: int, tiles: Tiles
+) -> Callable[..., jax.Array]:
+  """Return the compiled program that pairs all samples with some data.
+
+  Args:
+    posterior: q(z|x).
+    dataset: makes batches of the images.
+    num_data: n.
+    tiles: a call takes `data_per_call` tiles of data on each device.
+
+  Returns:
+    (params, images, z [tiles, samples per tile, ...], log sums [tiles, samples
+    per tile], first data point []), all replicated -> log sums with the terms
+    log q(z|x_i) of these data points added; the log sums are donated.
+  """
+  stride = tiles.data * parallel.num_devices()
+
+  def accumulate(params, images, z, log_sums, start):
+    first = start + tiles.data * parallel.device_index()
+
+    def add_data(own_sums, number):
+      indices = first + number * stride + jnp.arange(tiles.data)
+      batch = fixed_batch(dataset, images, indices % num_data)
+      conditions = posterior.condition(params, batch.image)
+      counts = (indices < num_data)[jnp.newaxis]
+
+      def over_data(z_tile):
+        log_probs = posterior.log_prob(params, z_tile, conditions)
+        return jax.nn.logsumexp(jnp.where(counts, log_probs, -jnp.inf), axis=1)
+
+      return jnp.logaddexp(own_sums, jax.lax.map(over_data, z)), None
+
+    own_sums, _ = jax.lax.scan(
+      add_data,
+      jnp.full(log_sums.shape, -jnp.inf),
+      jnp.arange(tiles.data_per_call),
+    )
+    return jnp.logaddexp(log_sums, parallel.log_total(own_sums))
+
+  return parallel.pmap(accumulate, donate_argnums=3)

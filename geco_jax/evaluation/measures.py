@@ -1,0 +1,310 @@
+"""What is measured of a trained model, on whole splits (Appendix D)."""
+
+from collections.abc import Callable, Mapping, Sequence
+import math
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from geco_jax import parallel
+from geco_jax.build import build
+from geco_jax.build import build_dataset
+from geco_jax.build import run_inputs
+from geco_jax.constraints import natural_multiplier
+from geco_jax.constraints import squared_error
+from geco_jax.datasets.batches import fixed_batch
+from geco_jax.distributions import quantized_normal_log_prob
+from geco_jax.errors import UserError
+from geco_jax.evaluation import pictures
+from geco_jax.evaluation import verdicts
+from geco_jax.experiment import Experiment
+from geco_jax.experiment import once_per_experiment
+from geco_jax.experiment import RunInputs
+from geco_jax.io import files
+from geco_jax.io import run_folder
+from geco_jax.io.checkpoint import Checkpointer
+from geco_jax.keys import per_example_keys
+from geco_jax.step import state_like
+from geco_jax.step import TrainState
+
+SPLITS = ('train', 'validation', 'test')
+MIN_DRAWS = 2**15
+_NOISE_SEED = 0
+# A multiplier this close to its clip stands at it.
+_AT_CLIP = 1e-3
+# In natural multipliers; none is needed above 1. From here on, what a violated
+# constraint waits for is the optimization.
+SATURATED = 2.0
+
+SplitMeans = Callable[..., dict[str, Any]]
+
+
+@once_per_experiment
+def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
+  """Return the function that averages over all examples of a split.
+
+  It runs on all devices, in batches, the last of which is filled up and masked;
+  it returns the means of `kl_nats`, `kl_nats_by_step` (a list), `squared_error`
+  (summed over pixels), each constraint's statistic under its name and, if
+  `likelihood`, `nll_nats`, the quantized normal's negative log-likelihood
+  (Appendix D).
+
+  z is drawn from q(z|x) as often per example as it takes to have
+  `MIN_DRAWS` draws in all, so that noise does not rule on small sets. A draw
+  depends on the example's index and the draw's number alone.
+
+  Args:
+    experiment: model, constraints and batch size.
+    likelihood: whether to compute `nll_nats`, which costs as much as a model.
+
+  Returns:
+    (params, images, stddev) -> means, with params and images replicated.
+  """
+
+  def batch_sums(params, images, stddev, start):
+    num_examples = images.image.shape[0]
+    draws = start + parallel.local_places(experiment.batch_size)
+    weights = (draws < num_draws(num_examples)).astype(jnp.float32)
+    keys = per_example_keys(jax.random.key(_NOISE_SEED), draws)
+    batch = fixed_batch(experiment.dataset, images, draws % num_examples)
+    output = experiment.model.apply(params, keys, batch.image, batch.context)
+    per_example = {
+      'kl_nats': output.kl,
+      'kl_nats_by_step': output.kl_by_step,
+      'squared_error': squared_error(batch, output),
+      **{
+        name: constraint.statistic(batch, output)
+        for name, constraint in experiment.constraints.items()
+      },
+    }
+    if likelihood:
+      log_prob = quantized_normal_log_prob(
+        batch.image, output.reconstruction, stddev
+      )
+      per_example['nll_nats'] = -log_prob.reshape(len(weights), -1).sum(axis=-1)
+    return parallel.total({k: weights @ v for k, v in per_example.items()})
+
+  def all_batch_sums(params, images, stddev):
+    draws = num_draws(images.image.shape[0])
+    starts = jnp.arange(0, draws, experiment.batch_size)
+    return jax.lax.map(
+      lambda start: batch_sums(params, images, stddev, start), starts
+    )
+
+  compiled = parallel.pmap(all_batch_sums)
+
+  def means(params, images, stddev=1.0):
+    sums = compiled(params, images, parallel.replicate(np.float32(stddev)))
+    draws = num_draws(images.image.shape[1])  # Behind the devices' axis.
+    return {
+      # Batches are summed in float64: float32 loses digits on large splits.
+      name: (values.astype(np.float64).sum(axis=0) / draws).tolist()
+      for name, values in parallel.unreplicate(sums).items()
+    }
+
+  return means
+
+
+def num_draws(num_examples: int) -> int:
+  """Return how many z are drawn for a split, a multiple of its examples."""
+  return num_examples * math.ceil(MIN_DRAWS / num_examples)
+
+
+def verdict(
+  experiment: Experiment,
+  inputs: RunInputs,
+  name: str,
+  violation: float,
+  log_multiplier: float,
+) -> str:
+  """Return what became of a constraint, in a word of `verdicts`.
+
+  It is infeasible in this run if it is violated while GECO's multiplier stands
+  at its upper clip or is saturated: at least `SATURATED` times the natural one.
+
+  Args:
+    experiment: of the run.
+    inputs: of the run.
+    name: of the constraint.
+    violation: mean C / scale of training data, which is what the constraint
+      speaks of (Eq. 1).
+    log_multiplier: at the end.
+  """
+  if violation <= inputs.tolerance:
+    return verdicts.MET
+  highest = experiment.highest_log_multiplier
+  if not math.isfinite(highest):  # Nothing moves it.
+    return verdicts.VIOLATED
+  at_clip = float(log_multiplier) >= highest - _AT_CLIP
+  saturated = saturation(experiment, inputs, name, log_multiplier) >= SATURATED
+  return verdicts.INFEASIBLE if at_clip or saturated else verdicts.VIOLATED
+
+
+def saturation(
+  experiment: Experiment, inputs: RunInputs, name: str, log_multiplier: float
+) -> float:
+  """Return a multiplier in natural ones (`constraints.natural_multiplier`)."""
+  natural = natural_multiplier(
+    experiment.constraints[name],
+    inputs.kappas[name],
+    math.prod(experiment.dataset.image_shape),
+  )
+  return math.exp(log_multiplier) / float(natural)
+
+
+def constraint_report(
+  experiment: Experiment,
+  inputs: RunInputs,
+  means: Mapping[str, float],
+  log_multipliers: Mapping[str, Any],
+  split: str,
+) -> dict[str, dict[str, Any]]:
+  """Return what is reported of each constraint.
+
+  Args:
+    experiment: of the run.
+    inputs: of the run.
+    means: of the statistics, by constraint.
+    log_multipliers: at the end, by constraint.
+    split: of the means; the training split's alone have a verdict.
+  """
+  report = {}
+  for name, constraint in experiment.constraints.items():
+    kappa = inputs.kappas[name]
+    excess = means[name] - constraint.bound(kappa)
+    violation = float(excess / constraint.scale(kappa))
+    report[name] = {
+      'kappa': float(kappa),
+      'value': float(constraint.measure(means[name])),
+      'unit': constraint.unit,
+      'violation': violation,
+      'multiplier': math.exp(log_multipliers[name]),
+      'saturation': saturation(experiment, inputs, name, log_multipliers[name]),
+      'tolerance': inputs.tolerance,
+      'holds': violation <= inputs.tolerance,
+    }
+    if split == 'train':
+      report[name]['verdict'] = verdict(
+        experiment, inputs, name, violation, log_multipliers[name]
+      )
+  return report
+
+
+def evaluate_state(
+  experiment: Experiment,
+  inputs: RunInputs,
+  state: TrainState,
+  splits: Sequence[str],
+) -> dict[str, Any]:
+  """Return the evaluation of a state, the first split at the top level.
+
+  Args:
+    experiment: of the run.
+    inputs: of the run.
+    state: NumPy arrays, not replicated.
+    splits: names of splits, most wanted first.
+  """
+  params = parallel.replicate(state.params)
+  train = parallel.replicate(experiment.dataset.splits['train'])
+  num_dims = math.prod(experiment.dataset.image_shape)
+  # Eq. 26, with the division by D that it leaves out.
+  train_means = split_means(experiment, likelihood=False)(params, train)
+  sigma_opt = math.sqrt(train_means['squared_error'] / num_dims)
+  likelihood_means = split_means(experiment, likelihood=True)
+
+  def record(split):
+    images = experiment.dataset.splits[split]
+    on_device = train if split == 'train' else parallel.replicate(images)
+    means = likelihood_means(params, on_device, sigma_opt)
+    nll = means['nll_nats'] / num_dims
+    num_examples = len(images.image)
+    return {
+      'split': split,
+      'step': int(state.step),
+      'num_examples': num_examples,
+      'draws_per_example': num_draws(num_examples) // num_examples,
+      'kl_nats': means['kl_nats'],
+      'kl_nats_by_step': means['kl_nats_by_step'],
+      'rmse': math.sqrt(means['squared_error'] / num_dims),
+      'sigma_opt': sigma_opt,
+      'nll_nats_per_dim': nll,
+      'nll_bits_per_dim': nll / math.log(2),
+      'elbo_nats': -means['nll_nats'] - means['kl_nats'],
+      'constraints': constraint_report(
+        experiment, inputs, means, state.log_multipliers, split
+      ),
+    }
+
+  first, *others = (record(split) for split in splits)
+  return {**first, 'other_splits': {other['split']: other for other in others}}
+
+
+def evaluate(
+  workdir: str,
+  splits: Sequence[str] = ('train', 'test'),
+  *,
+  data_dir: str | None = None,
+  experiment: Experiment | None = None,
+  step: int | None = None,
+) -> dict[str, Any]:
+  """Evaluate a run's checkpoint; write evaluation.json and pictures.
+
+  Args:
+    workdir: of the run.
+    splits: names of splits, most wanted first.
+    data_dir: of TFDS.
+    experiment: of the run, for callers that have it already.
+    step: of the checkpoint; None is the latest that is intact.
+
+  Returns:
+    What evaluation.json holds.
+
+  Raises:
+    UserError: if there is no such run, checkpoint or split.
+  """
+  unknown = [split for split in splits if split not in SPLITS]
+  if unknown or not splits:
+    raise UserError(
+      f'--split must name any of {", ".join(SPLITS)}, got '
+      f'{",".join(splits) or "nothing"}'
+    )
+  config = run_folder.read_config(workdir)
+  if experiment is None:
+    experiment = build(config, build_dataset(config, data_dir))
+  inputs = run_inputs(config, experiment)
+  state = restore_state(workdir, experiment, step)
+  evaluation = evaluate_state(experiment, inputs, state, splits)
+  if parallel.is_main_process():
+    files.write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
+    for split in splits:
+      images = experiment.dataset.splits[split]
+      shown = pictures.image_rows(experiment, images)(state.params)
+      path = os.path.join(workdir, f'reconstructions_{split}.png')
+      pictures.save_png(path, pictures.grid(shown), len(shown))
+  return evaluation
+
+
+def restore_state(
+  workdir: str, experiment: Experiment, step: int | None = None
+) -> TrainState:
+  """Return the state of a run's checkpoint, as NumPy arrays.
+
+  Raises:
+    UserError: if there is no such checkpoint.
+  """
+  checkpointer = Checkpointer(workdir, read_only=True)
+  try:
+    steps = checkpointer.steps()
+    if step is not None and step not in steps:
+      raise UserError(
+        f'--workdir={workdir} has no checkpoint of step {step}; it has {steps}'
+      )
+    restored = checkpointer.restore(state_like(experiment), step)
+  finally:
+    checkpointer.close()
+  if restored is None:
+    raise UserError(f'--workdir={workdir} has no checkpoint yet')
+  return restored.state

@@ -1,0 +1,173 @@
+"""Grids of images as PNG files."""
+
+from collections.abc import Callable
+import functools
+import io
+import os
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from geco_jax.datasets.batches import Batch
+from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.batches import fixed_batch
+from geco_jax.datasets.images import Images
+from geco_jax.experiment import Experiment
+from geco_jax.experiment import once_per_experiment
+from geco_jax.io.files import write_bytes
+
+_MIN_TILE = 56  # Smaller images are enlarged by a whole factor.
+_GAP = 2
+_NUM_ROWS = 'rows'  # Key of the text chunk in PNG files.
+
+
+@once_per_experiment
+def row_programs(
+  experiment: Experiment,
+) -> tuple[
+  Callable[[Images, jax.Array], Batch], Callable[[hk.Params, Batch], Any]
+]:
+  """Return the programs of `image_rows`: a batch, what the model makes of it.
+
+  Returns:
+    (images, indices) -> batch; (params, batch) -> reconstructions, samples.
+  """
+
+  @jax.jit
+  def reconstructions_samples(params, batch):
+    keys = jax.random.split(jax.random.key(0), (2, len(batch.image)))
+    output = experiment.model.apply(params, keys[0], batch.image, batch.context)
+    samples = experiment.model.sample(params, keys[1], batch.context)
+    return output.reconstruction, samples
+
+  batch = jax.jit(functools.partial(fixed_batch, experiment.dataset))
+  return batch, reconstructions_samples
+
+
+def image_rows(
+  experiment: Experiment, images: Images, num_columns: int = 12
+) -> Callable[[hk.Params], np.ndarray]:
+  """Return the function that makes data, reconstructions and samples.
+
+  Three rows as in Figure 6; the samples do not depend on the images. A row of
+  contexts stands above where the data set has them.
+
+  Args:
+    experiment: model and data set.
+    images: of a split, on the host; `num_columns` of it are shown, evenly
+      spaced.
+    num_columns: images in a row.
+
+  Returns:
+    params, not replicated -> float32 [3 or 4, num_columns, height, width,
+    channels].
+  """
+  make_batch, reconstructions_samples = row_programs(experiment)
+  batch = make_batch(images, _evenly_spaced(images, num_columns))
+
+  def rows(params):
+    shown = reconstructions_samples(params, batch)
+    return stack_rows(experiment.dataset, batch.context, batch.image, *shown)
+
+  return rows
+
+
+def shown_batch(dataset: Dataset, images: Images, num_examples: int) -> Batch:
+  """Return examples of a split, evenly spaced, fewer if it has fewer."""
+  indices = _evenly_spaced(images, num_examples)
+  return jax.jit(functools.partial(fixed_batch, dataset))(images, indices)
+
+
+def _evenly_spaced(images, num_examples):
+  available = len(images.image)
+  num_examples = min(num_examples, available)
+  return jnp.arange(num_examples) * (available // num_examples)
+
+
+def stack_rows(dataset: Dataset, *rows: jax.Array | None) -> np.ndarray:
+  """Return rows of images for people to look at, all of one width.
+
+  Args:
+    dataset: has `channels_are_images`; if so, they stand side by side.
+    *rows: float [columns, height, width, channels] each; None is left out.
+
+  Returns:
+    float32 [rows, columns, height, width, channels].
+  """
+  arrays = [np.asarray(row) for row in rows if row is not None]
+  if dataset.channels_are_images:
+    arrays = [
+      row.transpose(0, 1, 3, 2).reshape(*row.shape[:2], -1, 1) for row in arrays
+    ]
+  width = max(row.shape[2] for row in arrays)
+  return np.stack(
+    [
+      np.pad(
+        row,
+        ((0, 0), (0, 0), (0, width - row.shape[2]), (0, 0)),
+        constant_values=1.0,
+      )
+      for row in arrays
+    ]
+  )
+
+
+def grid(rows: np.ndarray) -> np.ndarray:
+  """Return one picture of rows of images.
+
+  Args:
+    rows: float [rows, columns, height, width, channels] in [0, 1].
+
+  Returns:
+    uint8 [height, width, 3] on a white ground.
+  """
+  num_rows, num_columns, height, width, channels = rows.shape
+  pixels = np.round(np.clip(rows, 0, 1) * 255).astype(np.uint8)
+  pixels = np.broadcast_to(pixels, (*pixels.shape[:-1], max(channels, 3)))
+  scale = -(-_MIN_TILE // min(height, width))
+  pixels = pixels.repeat(scale, axis=2).repeat(scale, axis=3)
+  padded = np.pad(
+    pixels,
+    ((0, 0), (0, 0), (0, _GAP), (0, _GAP), (0, 0)),
+    constant_values=255,
+  )
+  tiles = padded.transpose(0, 2, 1, 3, 4)
+  return tiles.reshape(num_rows * tiles.shape[1], -1, pixels.shape[-1])
+
+
+def save_png(
+  path: str | os.PathLike, image: np.ndarray, num_rows: int | None = None
+) -> None:
+  """Write a picture, whole or not at all.
+
+  Args:
+    path: of the file.
+    image: uint8 [height, width, 3].
+    num_rows: of a `grid`; noted in the file, for `read_rows`.
+  """
+  buffer = io.BytesIO()
+  notes = PngInfo()
+  if num_rows is not None:
+    notes.add_text(_NUM_ROWS, str(num_rows))
+  Image.fromarray(image).save(buffer, 'PNG', optimize=True, pnginfo=notes)
+  write_bytes(path, buffer.getvalue())
+
+
+def read_rows(path: str | os.PathLike) -> np.ndarray:
+  """Return the rows of a grid's file, uint8 [rows, height, width, 3].
+
+  Raises:
+    OSError: if there is no such file or it is damaged.
+    ValueError: if it does not say how many rows it has.
+  """
+  with Image.open(path) as file:
+    image = np.asarray(file.convert('RGB'))
+    num_rows = file.info.get(_NUM_ROWS)
+  if num_rows is None:
+    raise ValueError(f'{path} does not say how many rows it has')
+  return image.reshape(int(num_rows), -1, *image.shape[1:])

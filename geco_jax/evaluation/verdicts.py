@@ -1,0 +1,68 @@
+"""What became of a constraint, in one word: met, violated or infeasible.
+
+`measures.verdict` finds it, the report of the training split keeps it, and
+whoever prints it reads it here.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+MET, VIOLATED, INFEASIBLE = 'met', 'violated', 'infeasible'
+_FROM_BEST_TO_WORST = (MET, VIOLATED, INFEASIBLE)
+# What held for files of earlier versions, which do not store it.
+_EARLIER_TOLERANCE = 0.02
+
+
+def read(
+  evaluation: Mapping[str, Any], name: str, sentences: Iterable[str] = ()
+) -> str:
+  """Return the verdict on a constraint of a run.
+
+  Args:
+    evaluation: of the run, the training split at its top level.
+    name: of the constraint.
+    sentences: of `infeasible`, which results files keep beside the evaluation;
+      in earlier ones they alone tell infeasible from violated.
+  """
+  report = evaluation['constraints'][name]
+  if 'verdict' in report:
+    return report['verdict']
+  if report['holds']:
+    return MET
+  listed = any(s.startswith(f'constraint {name} ') for s in sentences)
+  return INFEASIBLE if listed else VIOLATED
+
+
+def tolerance(stored: Mapping[str, Any]) -> float:
+  """Return up to which C / scale a constraint's report calls it met."""
+  return stored.get('tolerance', _EARLIER_TOLERANCE)
+
+
+def worst(verdicts: Iterable[str]) -> str:
+  """Return the verdict on several constraints, or runs, together."""
+  return max(verdicts, key=_FROM_BEST_TO_WORST.index)
+
+
+def infeasible(
+  reports: Mapping[str, Mapping[str, Any]], logged: Mapping[str, np.ndarray]
+) -> Iterator[str]:
+  """Yield a sentence for each constraint whose verdict is infeasible.
+
+  Args:
+    reports: by constraint, `measures.constraint_report`.
+    logged: the run's metrics by name, each [lines].
+  """
+  for name, report in reports.items():
+    if report.get('verdict') == INFEASIBLE:
+      violations = logged[f'{name}/violation']
+      best = logged[f'{name}/value'][np.nanargmin(violations)]
+      yield (
+        f'constraint {name} is infeasible in this run: kappa '
+        f'{report["kappa"]:g} was asked, the best {report["unit"]} reached '
+        f'is {best:.4g}; its multiplier, {report["multiplier"]:.4g}, is '
+        f'{report["saturation"]:.2g} times the natural one, so that it waits '
+        'for the optimization (more steps, another model), not for the '
+        'multiplier'
+      )

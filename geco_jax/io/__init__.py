@@ -1,0 +1,1 @@
+"""A run's files: its folder, its logs, its checkpoints."""

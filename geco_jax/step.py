@@ -1,0 +1,276 @@
+"""The training state and the one step that every objective shares.
+
+ELBO, beta-VAE, annealed ELBO and GECO differ in their constraints and in the
+transformation that moves the multipliers, not in this file.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from geco_jax import parallel
+from geco_jax.constraints import squared_error
+from geco_jax.datasets import batches
+from geco_jax.datasets.images import Images
+from geco_jax.experiment import Experiment
+from geco_jax.experiment import once_per_experiment
+from geco_jax.experiment import RunInputs
+from geco_jax.keys import per_example_keys
+from geco_jax.lagrangian import lagrangian
+
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+  """All that a run remembers: with the config it determines the rest."""
+
+  step: jax.Array  # int32 [], steps taken.
+  params: hk.Params
+  optimizer_state: optax.OptState
+  log_multipliers: dict[str, jax.Array]  # float32 [] by constraint.
+  multiplier_state: optax.OptState
+
+
+def init_state(experiment: Experiment, inputs: RunInputs) -> TrainState:
+  """Return the state before the first step."""
+  # It runs once, so that what counts is how fast it compiles. Measured on CPUs,
+  # where compiling ConvDRAW's takes a fifth of the time so.
+  options = {'xla_backend_optimization_level': 0}
+  on_cpu = jax.default_backend() == 'cpu'
+  init = jax.jit(
+    experiment.model.init, compiler_options=options if on_cpu else None
+  )
+  inputs = inputs._replace(seed=jnp.uint32(inputs.seed))
+  return _first_state(experiment, inputs, init)
+
+
+def state_like(experiment: Experiment) -> TrainState:
+  """Return NumPy arrays of a state's shapes and types, without its values."""
+  scalars = dict.fromkeys(experiment.constraints, np.float32(0))
+  inputs = RunInputs(
+    seed=np.uint32(0),
+    kappas=scalars,
+    step_sizes={},  # Those of the experiment's config.
+    initial_log_multipliers=scalars,
+    tolerance=None,
+  )
+  shapes = jax.eval_shape(
+    lambda inputs: _first_state(experiment, inputs, experiment.model.init),
+    inputs,
+  )
+  return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
+
+
+def _first_state(
+  experiment: Experiment, inputs: RunInputs, init: Callable[..., hk.Params]
+) -> TrainState:
+  """Return the state before the first step, its parameters from `init`."""
+  params_key, sample_key = jax.random.split(_key(inputs.seed, 'params'))
+  shapes = experiment.dataset.image_shape, experiment.dataset.context_shape
+  image, context = (s and jnp.zeros((1, *s)) for s in shapes)
+  params = init(params_key, jax.random.split(sample_key, 1), image, context)
+  initial = inputs.initial_log_multipliers
+  log_multipliers = {name: jnp.float32(x) for name, x in initial.items()}
+  return TrainState(
+    step=jnp.int32(0),
+    params=params,
+    optimizer_state=experiment.optimizer(inputs.step_sizes).init(params),
+    log_multipliers=log_multipliers,
+    multiplier_state=experiment.move_multipliers(
+      inputs.step_sizes, inputs.kappas
+    ).init(log_multipliers),
+  )
+
+
+def loss_and_metrics(
+  experiment: Experiment,
+  params: hk.Params,
+  log_multipliers: dict[str, jax.Array],
+  kappas: dict[str, jax.Array],
+  keys: jax.Array,
+  batch: batches.Batch,
+):
+  """Return the Lagrangian of a batch (Eq. 2) and what is reported of it.
+
+  Args:
+    experiment: model and constraints.
+    params: of the model.
+    log_multipliers: [] by constraint.
+    kappas: [] by constraint.
+    keys: PRNG keys [batch].
+    batch: examples.
+
+  Returns:
+    (loss [], (constraint values [] by name, metrics [] by name)).
+  """
+  output = experiment.model.apply(params, keys, batch.image, batch.context)
+  values = {
+    name: constraint.violation(batch, output, kappas[name]).mean()
+    for name, constraint in experiment.constraints.items()
+  }
+  kl = output.kl.mean()
+  loss = lagrangian(kl, values, log_multipliers)
+  num_dims = batch.image[0].size
+  metrics = {
+    'loss': loss,
+    'kl_nats': kl,
+    'mse': squared_error(batch, output).mean() / num_dims,
+    'likelihood_stddev': output.likelihood_stddev,
+  }
+  if output.kl_by_step.shape[1] > 1:
+    for t, value in enumerate(output.kl_by_step.mean(axis=0)):
+      metrics[f'kl_nats_by_step/{t:02d}'] = value
+  return loss, (values, metrics)
+
+
+def dispatch(
+  experiment: Experiment, layout: parallel.Layout
+) -> Callable[[TrainState, RunInputs, Images], tuple[TrainState, Metrics]]:
+  """Return the program of a dispatch, for runs that lie so on the devices."""
+  is_shared = layout is parallel.SHARED
+  make = train_steps if is_shared else train_steps_together
+  return make(experiment, experiment.steps_per_dispatch)
+
+
+@once_per_experiment
+def train_steps(
+  experiment: Experiment, num_steps: int
+) -> Callable[[TrainState, RunInputs, Images], tuple[TrainState, Metrics]]:
+  """Return the compiled program that takes `num_steps` training steps.
+
+  The returned function takes and returns replicated trees (`parallel`) and
+  donates its state; its metrics are [num_devices, num_steps]. The global batch
+  of a step and the noise of each of its examples depend on the seed, the step
+  and the example's place in the batch, never on the number of devices.
+
+  Args:
+    experiment: what is trained.
+    num_steps: steps per call, K.
+
+  Returns:
+    (state, inputs, training images) -> (state, metrics of each step).
+  """
+  places = functools.partial(parallel.local_places, experiment.batch_size)
+  run = _run_steps(experiment, num_steps, places, parallel.mean)
+  return parallel.pmap(run, donate_argnums=0)
+
+
+@once_per_experiment
+def train_steps_together(
+  experiment: Experiment, num_steps: int
+) -> Callable[[TrainState, RunInputs, Images], tuple[TrainState, Metrics]]:
+  """Return the compiled program that takes steps of several runs at once.
+
+  Like `train_steps`, but for the leading axes of states, inputs and metrics,
+  which are [num_devices, runs per device]; the images are replicated. Every
+  device has the whole batches of its own runs.
+
+  Args:
+    experiment: what is trained, the same for all runs but for their inputs.
+    num_steps: steps per call, K.
+
+  Returns:
+    (states, inputs, training images) -> (states, metrics of each step).
+  """
+  places = functools.partial(jnp.arange, experiment.batch_size)
+  run = _run_steps(experiment, num_steps, places, lambda tree: tree)
+
+  def run_all(states, inputs, images):
+    if len(states.step) > 1:
+      return jax.vmap(run, in_axes=(0, 0, None))(states, inputs, images)
+    state, own_inputs = jax.tree.map(lambda x: x[0], (states, inputs))
+    one = run(state, own_inputs, images)
+    return jax.tree.map(lambda x: x[jnp.newaxis], one)
+
+  return parallel.pmap(run_all, donate_argnums=0)
+
+
+def _run_steps(experiment, num_steps, places, mean):
+  """Return the function of `num_steps` steps on one device.
+
+  Args:
+    experiment: what is trained.
+    num_steps: K.
+    places: () -> which of the batch's examples are this device's.
+    mean: of a tree, over the devices that share the batch.
+  """
+
+  def step(state, inputs, images):
+    positions = state.step * experiment.batch_size + places()
+    indices = batches.indices_at(
+      _key(inputs.seed, 'data'), positions, images.image.shape[0]
+    )
+    batch = experiment.dataset.assemble(
+      images,
+      indices,
+      per_example_keys(_key(inputs.seed, 'assembly'), positions),
+    )
+    noise_key = jax.random.fold_in(_key(inputs.seed, 'noise'), state.step)
+    keys = per_example_keys(noise_key, places())
+
+    def loss(params):
+      return loss_and_metrics(
+        experiment, params, state.log_multipliers, inputs.kappas, keys, batch
+      )
+
+    gradients, (values, metrics) = jax.grad(loss, has_aux=True)(state.params)
+    gradients, values, metrics = mean((gradients, values, metrics))
+    return _apply(experiment, state, inputs, gradients, values, metrics)
+
+  def run(state, inputs, images):
+    return jax.lax.scan(
+      lambda state, _: step(state, inputs, images), state, length=num_steps
+    )
+
+  return run
+
+
+def _apply(experiment, state, inputs, gradients, values, metrics):
+  """Move parameters down the gradients, multipliers up the constraints."""
+  optimizer = experiment.optimizer(inputs.step_sizes)
+  updates, optimizer_state = optimizer.update(
+    gradients, state.optimizer_state, state.params
+  )
+  relative = {
+    name: values[name] / constraint.scale(inputs.kappas[name])
+    for name, constraint in experiment.constraints.items()
+  }
+  move_multipliers = experiment.move_multipliers(
+    inputs.step_sizes, inputs.kappas
+  )
+  multiplier_updates, multiplier_state = move_multipliers.update(
+    relative if experiment.relative else values,
+    state.multiplier_state,
+    state.log_multipliers,
+  )
+  for name, constraint in experiment.constraints.items():
+    mean_statistic = values[name] + constraint.bound(inputs.kappas[name])
+    metrics |= {
+      f'{name}/value': constraint.measure(mean_statistic),
+      f'{name}/violation': relative[name],
+      f'{name}/log_multiplier': state.log_multipliers[name],
+    }
+  next_state = TrainState(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    optimizer_state=optimizer_state,
+    log_multipliers=optax.apply_updates(
+      state.log_multipliers, multiplier_updates
+    ),
+    multiplier_state=multiplier_state,
+  )
+  return next_state, metrics
+
+
+_KEY_PURPOSES = ('params', 'data', 'noise', 'assembly')
+
+
+def _key(seed: jax.Array, purpose: str) -> jax.Array:
+  """Return the run's key for one purpose."""
+  return jax.random.fold_in(jax.random.key(seed), _KEY_PURPOSES.index(purpose))

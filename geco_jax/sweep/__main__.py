@@ -1,0 +1,140 @@
+r"""Trains and evaluates the runs of a grid, and reports them together.
+
+  python -m geco_jax.sweep --config=configs/digits_vae.py --workdir=runs/sweep \
+      --config.sweep="[{'constraints.re.kappa': [0.06, 0.1]}, {'seed': [0, 1]}]"
+
+The grid stands in the config (`geco_jax.sweep.grid`). Every run has its own
+folder, which the ordinary commands continue and evaluate. The same command goes
+on with a sweep that was interrupted: what is finished is not trained again.
+"""
+
+from collections.abc import Sequence
+import math
+import os
+
+from absl import flags
+
+from geco_jax import cli
+from geco_jax import parallel
+from geco_jax.console import say
+from geco_jax.sweep import curves as sweep_curves
+from geco_jax.sweep import grid as grids
+from geco_jax.sweep import local as sweeping
+from geco_jax.sweep import report
+from geco_jax.sweep import results as sweep_results
+from geco_jax.sweep import slurm
+from geco_jax.sweep import throughput
+from geco_jax.sweep.grid import Point
+from geco_jax.training.loop import Interrupted
+
+_EXIT_FAILURES = 1
+
+
+def define_flags() -> None:
+  """Define the command's flags."""
+  flags.DEFINE_enum(
+    'executor',
+    'auto',
+    # vectorised, its former spelling, goes on working.  # codespell:ignore
+    ['auto', 'local', 'vectorized', 'vectorised', 'slurm'],  # codespell:ignore
+    'local: one run after another, each as geco_jax.train would. vectorized: '
+    'several at once where that is measured to be faster, a CPU split into a '
+    'device per core. auto: vectorized. slurm: a job per run.',
+  )
+  flags.DEFINE_enum(
+    'cluster',
+    'slurm',
+    ['slurm', 'local'],
+    'Where the jobs of --executor=slurm run; local is this machine.',
+  )
+  flags.DEFINE_list(
+    'job_options',
+    [],
+    "Of the jobs, in submitit's words: timeout_min=60,gpus_per_node=1,"
+    'slurm_partition=gpu',
+  )
+  flags.DEFINE_integer(
+    'max_jobs', None, 'Jobs at a time, else all.', lower_bound=1
+  )
+  flags.DEFINE_bool('dry_run', False, 'Print the grid and train nothing.')
+  flags.DEFINE_bool('progress', True, 'Draw progress bars.')
+
+
+def main(argv: Sequence[str]) -> int:
+  """Run the sweep that the flags name; return the exit code."""
+  del argv
+  config, workdir = cli.config(), cli.workdir()
+  grid = grids.points(config)
+  if flags.FLAGS.dry_run:
+    print(_listing(grid, workdir))
+    return 0
+  try:
+    failed = _run(grid, workdir)
+  except Interrupted as interrupted:
+    say(f'{interrupted}; the same command goes on from there')
+    return 128 + interrupted.signal_number
+  _report(grid, workdir)
+  for point in failed:
+    log = os.path.join(workdir, point.name, sweeping.ERROR_LOG)
+    print(f'failed: {point.name}, see {log}')
+  return _EXIT_FAILURES if failed else 0
+
+
+def _run(grid: Sequence[Point], workdir: str) -> list[Point]:
+  """Run what is not finished; return what failed."""
+  if flags.FLAGS.executor == 'slurm':
+    return slurm.run_jobs(
+      grid,
+      workdir,
+      flags.FLAGS.cluster,
+      slurm.parse_options(flags.FLAGS.job_options),
+      flags.FLAGS.max_jobs,
+      data_dir=cli.DATA_DIR.value,
+    )
+  local = flags.FLAGS.executor == 'local'
+  if not local:
+    parallel.split_cpu(_num_cpu_devices(grid))
+  return sweeping.run_here(
+    grid,
+    workdir,
+    sweeping.in_turn if local else throughput.remembered_width(workdir),
+    data_dir=cli.DATA_DIR.value,
+    show_progress=flags.FLAGS.progress,
+  )
+
+
+def _report(grid: Sequence[Point], workdir: str) -> None:
+  """Write the report; print the table and where each file is."""
+  curves = sweep_curves.curves(grid, workdir, cli.DATA_DIR.value)
+  results = report.write(grid, workdir, curves)
+  if results:
+    print(sweep_results.as_text(sweep_results.table(results)))
+    print(f'\nthe report: {os.path.join(workdir, report.PAGE)}')
+    board = os.path.join(workdir, 'tensorboard')
+    print(f'TensorBoard: tensorboard --logdir={board}')
+
+
+def _num_cpu_devices(grid: Sequence[Point]) -> int:
+  """Return into how many devices to split a CPU: a run for each core.
+
+  Every run must still be able to share a batch between them.
+  """
+  common = math.gcd(*(point.config.batch_size for point in grid))
+  most = min(parallel.num_cores(), len(grid))
+  return max(n for n in range(1, most + 1) if common % n == 0)
+
+
+def _listing(grid: Sequence[Point], workdir: str) -> str:
+  """Return the grid as text, a line per run."""
+  names = [*grid[0].values]
+  width = max(len(point.name) for point in grid)
+  lines = [f'{"run":<{width}}  {"":<9} {", ".join(names)}']
+  for point in grid:
+    done = 'finished' if sweeping.is_finished(point, workdir) else ''
+    values = ', '.join(str(value) for value in point.values.values())
+    lines.append(f'{point.name:<{width}}  {done:<9} {values}')
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags, takes_config=True)

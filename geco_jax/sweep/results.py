@@ -1,0 +1,112 @@
+"""What the folders of a sweep's runs say, in the order of its grid."""
+
+from collections.abc import Mapping, Sequence
+import json
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from geco_jax.evaluation import verdicts
+from geco_jax.io.logs import read_metrics
+from geco_jax.sweep.grid import Point
+from geco_jax.sweep.grid import short_names
+from geco_jax.sweep.local import is_finished
+
+
+class Result(NamedTuple):
+  """A run that was trained and evaluated."""
+
+  point: Point
+  folder: str
+  evaluation: Mapping[str, Any]  # See `measures.evaluate`.
+  logged: Mapping[str, np.ndarray]  # By name, each [lines].
+
+
+class Line(NamedTuple):
+  """Runs that differ in kappa or seed alone, or in what there is to differ."""
+
+  name: str  # What the other lines have differently, '' where there is none.
+  places: Mapping[str, Sequence[Result]]  # The seeds, by what is swept else.
+
+
+def read(grid: Sequence[Point], workdir: str) -> list[Result]:
+  """Return the finished runs of a grid."""
+  results = []
+  for point in grid:
+    if is_finished(point, workdir):
+      folder = os.path.join(workdir, point.name)
+      with open(os.path.join(folder, 'evaluation.json')) as file:
+        evaluation = json.load(file)
+      results.append(Result(point, folder, evaluation, read_metrics(folder)))
+  return results
+
+
+def lines(results: Sequence[Result]) -> list[Line]:
+  """Return the results by line, the places of each by rising values."""
+  swept = [name for name in results[0].point.values if name != 'seed']
+  kappas = [name for name in swept if _is_kappa(name)]
+  along = kappas or swept
+  across = [name for name in swept if name not in along]
+  short = short_names([result.point for result in results])
+  places: dict[str, dict[str, list[Result]]] = {}
+  for result in sorted(results, key=lambda r: _order(r, along)):
+    line, place = (
+      ', '.join(f'{short[name]} {result.point.values[name]}' for name in names)
+      for names in (across, along)
+    )
+    places.setdefault(line, {}).setdefault(place, []).append(result)
+  return [Line(name, places[name]) for name in sorted(places)]
+
+
+def table(results: Sequence[Result]) -> list[dict[str, str]]:
+  """Return the cells of a table by heading, a row per run."""
+  short = short_names([result.point for result in results])
+  rows = []
+  for result in results:
+    train = result.evaluation
+    test = train['other_splits']['test']
+    row = {short[n]: str(v) for n, v in result.point.values.items()}
+    row['RMSE'] = f'{train["rmse"]:.4f}'
+    for name, constraint in train['constraints'].items():
+      row[f'{name} C/scale'] = f'{constraint["violation"]:+.2%}'
+      row[name] = verdicts.read(train, name)
+      row[f'{name} lambda'] = f'{constraint["multiplier"]:.4g}'
+    row['KL/nats'] = f'{train["kl_nats"]:.3f}'
+    row['NLL/dim'] = f'{train["nll_nats_per_dim"]:.3f}'
+    row['test RMSE'] = f'{test["rmse"]:.4f}'
+    row['test KL/nats'] = f'{test["kl_nats"]:.3f}'
+    row['test NLL/dim'] = f'{test["nll_nats_per_dim"]:.3f}'
+    row['steps'] = str(train['step'])
+    rows.append(row)
+  return rows
+
+
+def as_text(rows: Sequence[Mapping[str, str]]) -> str:
+  """Return a table for the terminal; columns that a row lacks are empty."""
+  headings = [*{heading: None for row in rows for heading in row}]
+  columns = [[h, *(row.get(h, '') for row in rows)] for h in headings]
+  widths = [max(map(len, column)) for column in columns]
+  return '\n'.join(
+    '  '.join(f'{cell:>{w}}' for cell, w in zip(cells, widths, strict=True))
+    for cells in zip(*columns, strict=True)
+  )
+
+
+def seconds(result: Result) -> float:
+  """Return how long the training of a run took, evaluations aside."""
+  rate = result.logged['steps_per_second']
+  steps = result.point.config.steps_per_dispatch
+  return float(np.nansum(steps / rate))
+
+
+def _is_kappa(name: str) -> bool:
+  return name.startswith('constraints.') and name.endswith('.kappa')
+
+
+def _order(result: Result, names: Sequence[str]) -> list[tuple[bool, Any]]:
+  values = (result.point.values[name] for name in names)
+  return [
+    (True, value) if isinstance(value, (int, float)) else (False, str(value))
+    for value in values
+  ]

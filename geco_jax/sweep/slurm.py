@@ -1,0 +1,199 @@
+"""Runs of a grid as jobs of a Slurm cluster, by submitit.
+
+Every run is a job of its own, which trains and evaluates it as `sweep.local`
+does. A job that Slurm takes back (preemption, time limit) is put in the queue
+again and goes on from its run's latest checkpoint.
+"""
+
+import ast
+from collections.abc import Mapping, Sequence
+import json
+import os
+import time
+from typing import Any, NamedTuple
+
+from geco_jax.console import say
+from geco_jax.errors import UserError
+from geco_jax.io import files
+from geco_jax.io import run_folder
+from geco_jax.sweep import local
+from geco_jax.sweep.grid import Point
+
+_FOLDER = 'jobs'  # Subfolder of a sweep's: submitit's files and `_IDS`.
+_MODULE = 'submitit'  # Stands in the command lines of its processes.
+_IDS = 'ids.json'  # Run's name -> id of its latest job.
+_POLL_SECONDS = {'slurm': 15.0, 'local': 1.0}
+
+
+class _Job(NamedTuple):
+  """A run to train and evaluate, which submitit pickles and calls."""
+
+  point: Point
+  workdir: str
+  data_dir: str | None
+
+  def __call__(self) -> None:
+    """Train and evaluate the run."""
+    local.run_here(
+      [self.point], self.workdir, data_dir=self.data_dir, show_progress=False
+    )
+
+  def checkpoint(self) -> Any:
+    """Return the job that submitit submits in place of an interrupted one."""
+    return _submitit().helpers.DelayedSubmission(self)
+
+
+def run_jobs(
+  grid: Sequence[Point],
+  workdir: str,
+  cluster: str = 'slurm',
+  options: Mapping[str, Any] | None = None,
+  max_jobs: int | None = None,
+  *,
+  data_dir: str | None = None,
+) -> list[Point]:
+  """Submit the runs that are not finished and wait for them.
+
+  Jobs that an earlier call submitted and that still run are waited for, not
+  submitted again; where this process is stopped, its jobs go on.
+
+  Args:
+    grid: the runs; each has its folder in `workdir`.
+    workdir: of the sweep, which the jobs see under the same path.
+    cluster: 'slurm', or 'local' for processes of this machine.
+    options: keyword arguments of `submitit.AutoExecutor.update_parameters`.
+    max_jobs: most jobs in the queue or running at a time; None is all.
+    data_dir: TFDS's folder.
+
+  Returns:
+    The runs that failed.
+
+  Raises:
+    UserError: if submitit or the cluster is not there, an option is unknown or
+      a folder is another run's.
+  """
+  unfinished = local.unfinished(grid, workdir)
+  queue = _Queue(os.path.abspath(workdir), cluster, options or {}, data_dir)
+  waiting = [point for point in unfinished if not queue.take_over(point)]
+  while waiting or queue.running:
+    while waiting and (max_jobs is None or len(queue.running) < max_jobs):
+      queue.submit(waiting.pop(0))
+    time.sleep(_POLL_SECONDS[cluster])
+    queue.drop_ended()
+  failed = [p for p in unfinished if not local.is_finished(p, workdir)]
+  for point in failed:
+    queue.explain(point)
+  return failed
+
+
+class _Queue:
+  """The jobs of a sweep; `running` maps runs to ids of jobs that go on."""
+
+  def __init__(self, workdir, cluster, options, data_dir):
+    self.running: dict[str, str] = {}
+    self._workdir, self._data_dir = workdir, data_dir
+    self._folder = os.path.join(workdir, _FOLDER)
+    run_folder.create(self._folder)
+    self._cluster = cluster
+    self._executor = _executor(self._folder, cluster, options)
+    self._ids = self._read_ids()
+    self._jobs: dict[str, Any] = {}  # Run -> job that this process submitted.
+
+  def take_over(self, point: Point) -> bool:
+    """Take over an earlier process's job, if any; return whether it goes on."""
+    job_id = self._ids.get(point.name)
+    if job_id is None or not self._goes_on(point.name, job_id):
+      return False
+    self.running[point.name] = job_id
+    return True
+
+  def submit(self, point: Point) -> None:
+    """Submit the job of a run."""
+    job = self._executor.submit(_Job(point, self._workdir, self._data_dir))
+    self._jobs[point.name] = job
+    self.running[point.name] = self._ids[point.name] = job.job_id
+    files.write_json(os.path.join(self._folder, _IDS), self._ids)
+    say(f'job {job.job_id}: {point.name}')
+
+  def drop_ended(self) -> None:
+    """Drop the jobs that have ended."""
+    for name, job_id in [*self.running.items()]:
+      if not self._goes_on(name, job_id):
+        del self.running[name]
+        say(f'job {job_id} has ended: {name}')
+
+  def explain(self, point: Point) -> None:
+    """Write an error log for a job that died without writing one."""
+    log = os.path.join(self._workdir, point.name, local.ERROR_LOG)
+    if not os.path.exists(log):
+      run_folder.create(os.path.dirname(log))
+      name = f'{self._ids[point.name]}_0_log.err'
+      submitit_log = os.path.join(self._folder, name)
+      text = f'the job ended early; see {submitit_log}\n'
+      files.write_bytes(log, text.encode())
+
+  def _goes_on(self, name, job_id) -> bool:
+    job = self._jobs.get(name)
+    if job is None and self._cluster == 'slurm':
+      job = _submitit().SlurmJob(folder=self._folder, job_id=job_id)
+    if job is not None:
+      return not job.done()
+    # A local job's id is its process's, which another may have by now.
+    return _MODULE in _command_line(job_id)
+
+  def _read_ids(self) -> dict[str, str]:
+    try:
+      with open(os.path.join(self._folder, _IDS)) as file:
+        return json.load(file)
+    except (OSError, ValueError):
+      return {}
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+  """Return options of submitit from texts like 'timeout_min=60'.
+
+  Raises:
+    UserError: if one has no name or no value.
+  """
+  options = {}
+  for text in texts:
+    name, equals, value = text.partition('=')
+    if not (name and equals and value):
+      raise UserError(
+        f'--job_options must be like timeout_min=60,gpus_per_node=1, got {text}'
+      )
+    try:
+      options[name] = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+      options[name] = value
+  return options
+
+
+def _submitit():
+  try:
+    import submitit  # Heavy and for this executor alone.
+  except ImportError as error:
+    raise UserError(
+      "--executor=slurm needs submitit: pip install 'geco_jax[slurm]'"
+    ) from error
+  return submitit
+
+
+def _command_line(process_id: str) -> str:
+  """Return a process's command line, '' if this machine has none such."""
+  try:
+    with open(f'/proc/{process_id}/cmdline') as file:
+      return file.read()
+  except OSError:
+    return ''
+
+
+def _executor(folder, cluster, options):
+  submitit = _submitit()
+  try:
+    executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+    executor.update_parameters(**options)
+  except (RuntimeError, NameError, ValueError, AssertionError) as error:
+    reason = str(error).strip().splitlines()[0]
+    raise UserError(f'--executor=slurm: {reason}') from error
+  return executor

@@ -1,0 +1,115 @@
+"""How many runs to train at once, by measurement.
+
+What wins depends on the model and the machine: on one CPU device `vmap` gains
+nothing and convolutions lose by it, on several CPU devices one run on each
+saves the splitting of every batch, an accelerator is filled by many small runs.
+"""
+
+from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import os
+import time
+
+import jax
+import numpy as np
+
+from geco_jax import parallel
+from geco_jax.build import run_inputs
+from geco_jax.console import say
+from geco_jax.experiment import Experiment
+from geco_jax.io import files
+from geco_jax.io import run_folder
+from geco_jax.step import dispatch
+from geco_jax.step import init_state
+from geco_jax.sweep.grid import Point
+from geco_jax.sweep.local import ChooseWidth
+
+_FILE = 'runs_at_once.json'  # Widths by experiment and number of devices.
+_DISPATCHES = 3  # The median of these is what counts.
+
+
+def remembered_width(workdir: str) -> ChooseWidth:
+  """Return `fastest_width`, its choices kept in a sweep's folder.
+
+  A sweep that goes on trains as it began, so that it ends as if it had never
+  been interrupted.
+  """
+  path = os.path.join(workdir, _FILE)
+
+  def choose(experiment, points):
+    try:
+      with open(path) as file:
+        known = json.load(file)
+    except (OSError, ValueError):
+      known = {}
+    setting = f'[{experiment.key}, {parallel.num_devices()}]'
+    key = hashlib.sha256(setting.encode()).hexdigest()[:16]
+    if key not in known:
+      known[key] = fastest_width(experiment, points)
+      run_folder.create(workdir)
+      files.write_json(path, known)
+    return known[key]
+
+  return choose
+
+
+def fastest_width(experiment: Experiment, points: Sequence[Point]) -> int:
+  """Return how many of the runs to train at once; say why.
+
+  A few steps are taken in each way. On a CPU with one device only one run after
+  another comes into question.
+
+  Args:
+    experiment: of all of the runs.
+    points: the runs, two or more.
+  """
+  widths = _widths(len(points), parallel.num_devices(), jax.default_backend())
+  if len(widths) == 1:
+    say('one run after another: a CPU that is one device gains by nothing else')
+    return 1
+  rates = {}
+  for width in widths:
+    try:
+      rates[width] = _steps_per_second(experiment, points[:width])
+    except jax.errors.JaxRuntimeError as error:  # Out of memory.
+      say(f'{_words(width)} cannot be: {str(error).splitlines()[0]}')
+  best = max(rates, key=rates.__getitem__)
+  say(f'{_words(best)}: {_report(rates)}')
+  return best
+
+
+def _widths(num_runs: int, num_devices: int, backend: str) -> list[int]:
+  """Return the numbers of runs at once that are worth a measurement."""
+  widths = {1, min(num_devices, num_runs)}
+  if backend != 'cpu':
+    widths.add(num_runs)
+  return sorted(widths)
+
+
+def _steps_per_second(experiment: Experiment, points: Sequence[Point]) -> float:
+  """Return the training steps per second of all runs together."""
+  inputs = [run_inputs(point.config, experiment) for point in points]
+  images = parallel.replicate(experiment.dataset.splits['train'])
+  layout = parallel.SHARED if len(points) == 1 else parallel.SPREAD
+  take_steps = dispatch(experiment, layout)
+  state = layout.place([init_state(experiment, each) for each in inputs])
+  placed = layout.place([each.as_arrays() for each in inputs])
+  seconds = []
+  for _ in range(1 + _DISPATCHES):
+    start = time.monotonic()
+    state, _ = jax.block_until_ready(take_steps(state, placed, images))
+    seconds.append(time.monotonic() - start)
+  steps = len(points) * experiment.steps_per_dispatch
+  return steps / float(np.median(seconds[1:]))  # The first compiled.
+
+
+def _words(width: int) -> str:
+  return 'one run after another' if width == 1 else f'{width} runs at once'
+
+
+def _report(rates: Mapping[int, float]) -> str:
+  """Return the measured rates as text."""
+  return 'training steps per second are ' + ', '.join(
+    f'{rate:.0f} with {_words(width)}' for width, rate in rates.items()
+  )

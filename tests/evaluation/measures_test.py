@@ -1,0 +1,162 @@
+"""Full-split means against plain NumPy, and what is derived from them."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from geco_jax import parallel
+from geco_jax import step as steps
+from geco_jax.build import build
+from geco_jax.build import run_inputs
+from geco_jax.constraints import natural_multiplier
+from geco_jax.distributions import quantized_normal_log_prob
+from geco_jax.evaluation import measures
+from geco_jax.io import run_folder
+
+pytestmark = pytest.mark.usefixtures('compile_fast')
+
+
+@pytest.fixture
+def run(tiny_config, make_dataset, monkeypatch):
+  """Return an experiment, a run's inputs and its first state; few draws."""
+  monkeypatch.setattr(measures, 'MIN_DRAWS', 30)
+  config = tiny_config()
+  experiment = build(config, make_dataset())
+  inputs = run_inputs(config, experiment)
+  state = steps.init_state(experiment, inputs)
+  return experiment, inputs, jax.tree.map(np.asarray, state)
+
+
+def draws(experiment, state, split):
+  """Return every draw's image and output, computed in one plain batch."""
+  images = experiment.dataset.splits[split]
+  n = len(images.image)
+  indices = np.arange(n * math.ceil(30 / n))
+  keys = jnp.stack(
+    [jax.random.fold_in(jax.random.key(0), draw) for draw in indices]
+  )
+  image = images.image[indices % n] / np.float32(255)
+  return image, experiment.model.apply(state.params, keys, image)
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_means_are_over_every_example_of_a_split(run, split):
+  experiment, _, state = run
+  means = measures.split_means(experiment, likelihood=True)(
+    parallel.replicate(state.params),
+    parallel.replicate(experiment.dataset.splits[split]),
+    0.3,
+  )
+  image, output = draws(experiment, state, split)
+  squared = ((image - output.reconstruction) ** 2).sum(axis=(1, 2, 3)).mean()
+  nll = -quantized_normal_log_prob(
+    image, output.reconstruction, jnp.full(image.shape, 0.3)
+  ).sum(axis=(1, 2, 3))
+  assert means['squared_error'] == pytest.approx(float(squared), rel=1e-4)
+  assert means['kl_nats'] == pytest.approx(float(output.kl.mean()), rel=1e-4)
+  assert means['nll_nats'] == pytest.approx(float(nll.mean()), rel=1e-4)
+  assert means['re'] == pytest.approx(float(squared), rel=1e-4)
+
+
+def test_evaluate_builds_one_experiment_for_what_it_restores_and_reports(
+  run, tiny_config, make_dataset, tmp_path, count_builds, monkeypatch
+):
+  _, _, state = run
+  restored = []
+
+  def restore_state(workdir, experiment, step):
+    restored.append((workdir, step, measures.state_like(experiment)))
+    return state
+
+  run_folder.claim(str(tmp_path), tiny_config())
+  monkeypatch.setattr(measures, 'build_dataset', lambda *_: make_dataset())
+  monkeypatch.setattr(measures, 'restore_state', restore_state)
+  record = measures.evaluate(str(tmp_path), ['test'])
+  assert len(count_builds) == 1
+  ((workdir, step, like),) = restored
+  assert (workdir, step) == (str(tmp_path), None)
+  assert jax.tree.map(jnp.shape, like) == jax.tree.map(jnp.shape, state)
+  assert json.loads((tmp_path / 'evaluation.json').read_text()) == record
+
+
+def test_number_of_draws_is_a_multiple_of_the_examples():
+  assert measures.num_draws(55_000) == 55_000
+  assert measures.num_draws(180) % 180 == 0
+  assert measures.num_draws(180) >= measures.MIN_DRAWS
+
+
+def test_records_hold_together(run):
+  record = measures.evaluate_state(*run, ['train', 'test'])
+  assert set(record['other_splits']) == {'test'}
+  for r, split, n in (
+    (record, 'train', 45),
+    (record['other_splits']['test'], 'test', 13),
+  ):
+    assert (r['split'], r['num_examples'], r['step']) == (split, n, 0)
+    bits = r['nll_nats_per_dim'] / math.log(2)
+    assert r['nll_bits_per_dim'] == pytest.approx(bits)
+    elbo = -16 * r['nll_nats_per_dim'] - r['kl_nats']
+    assert r['elbo_nats'] == pytest.approx(elbo)
+    re = r['constraints']['re']
+    assert re['value'] == pytest.approx(r['rmse'], rel=1e-5)
+    assert re['violation'] == pytest.approx(
+      (r['rmse'] / 0.2) ** 2 - 1, rel=1e-4
+    )
+    # Where GECO starts: a tenth of the natural multiplier, 1 / (2 kappa^2).
+    assert re['multiplier'] == pytest.approx(0.1 / (2 * 0.2**2))
+    assert re['saturation'] == pytest.approx(0.1)
+    assert re['holds'] == (re['violation'] <= 0.02)
+    assert re['tolerance'] == 0.02
+    # Eq. 1 speaks of the training data.
+    assert ('verdict' in re) == (split == 'train')
+  re = record['constraints']['re']
+  assert (re['verdict'] == 'met') == re['holds']
+  assert record['sigma_opt'] == pytest.approx(record['rmse'])
+  test = record['other_splits']['test']
+  assert test['sigma_opt'] == record['sigma_opt']
+
+
+def test_sigma_opt_is_the_best_sigma_of_a_gaussian(run):
+  """Eq. 26 with the division by D: the minimum of the training NLL."""
+  experiment, inputs, state = run
+  record = measures.evaluate_state(experiment, inputs, state, ['train'])
+  image, output = draws(experiment, state, 'train')
+  squared = ((image - output.reconstruction) ** 2).mean()
+
+  def nll(sigma):
+    return 0.5 * squared / sigma**2 + math.log(sigma)
+
+  best = nll(record['sigma_opt'])
+  assert best < nll(record['sigma_opt'] * 1.05)
+  assert best < nll(record['sigma_opt'] * 0.95)
+
+
+@pytest.mark.parametrize(
+  ('objective', 'violation', 'ratio', 'expected'),
+  [
+    ('geco', 0.02, 1e3, 'met'),
+    ('geco', 0.021, 1.9, 'violated'),
+    ('geco', 0.021, 2.1, 'infeasible'),
+    ('geco', 0.021, 1e6, 'infeasible'),
+    ('geco_literal', 0.021, 2.1, 'infeasible'),
+    ('elbo', 0.021, 2.1, 'violated'),  # Nothing moves its multiplier.
+  ],
+)
+def test_verdict_is_infeasible_where_the_multiplier_is_saturated(
+  tiny_config, make_dataset, objective, violation, ratio, expected
+):
+  config = tiny_config(objective)
+  experiment = build(config, make_dataset())
+  inputs = run_inputs(config, experiment)
+  ((name, kappa),) = inputs.kappas.items()
+  natural = natural_multiplier(experiment.constraints[name], kappa, 16)
+  log_multiplier = math.log(ratio * natural)
+  assert natural == pytest.approx(0.5 if name == 'nll' else 1 / (2 * 0.2**2))
+  verdict = measures.verdict(
+    experiment, inputs, name, violation, log_multiplier
+  )
+  assert verdict == expected

@@ -1,0 +1,39 @@
+"""Grids of images."""
+
+import numpy as np
+from PIL import Image
+
+from geco_jax.evaluation import pictures
+
+
+def test_grid_places_images_by_row_and_column():
+  rows = np.zeros((2, 3, 60, 60, 1), np.float32)
+  rows[1, 2] = 1.0
+  picture = pictures.grid(rows)
+  assert picture.shape == (2 * 62, 3 * 62, 3)
+  assert picture.dtype == np.uint8
+  assert np.all(picture[62:122, 124:184] == 255)
+  assert np.all(picture[:60, :60] == 0)
+
+
+def test_small_images_are_enlarged_by_whole_pixels():
+  rows = np.random.default_rng(0).uniform(size=(1, 1, 8, 8, 3))
+  picture = pictures.grid(rows)[:56, :56]
+  np.testing.assert_array_equal(picture[::7, ::7], np.round(rows[0, 0] * 255))
+  np.testing.assert_array_equal(picture[3::7, 3::7], picture[::7, ::7])
+
+
+def test_values_outside_the_unit_interval_are_clipped():
+  rows = np.array([-1.0, 2.0]).reshape(1, 2, 1, 1, 1)
+  picture = pictures.grid(rows)
+  assert picture[0, 0, 0] == 0
+  assert picture[0, 60, 0] == 255
+
+
+def test_png_reads_back(tmp_path):
+  picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+  pictures.save_png(tmp_path / 'a.png', picture)
+  np.testing.assert_array_equal(
+    np.asarray(Image.open(tmp_path / 'a.png')), picture
+  )
+  assert [p.name for p in tmp_path.iterdir()] == ['a.png']

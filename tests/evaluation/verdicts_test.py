@@ -1,0 +1,130 @@
+"""A constraint has one verdict, whoever prints it."""
+
+import json
+import os
+
+import pytest
+
+from experiments import information_plane
+from experiments.results import findings
+from experiments.shared import figure_4_plane
+from experiments.shared import runs
+from geco_jax import evaluate
+from geco_jax.build import build
+from geco_jax.evaluation import verdicts
+from geco_jax.sweep import local
+from geco_jax.sweep import results as sweep_results
+from geco_jax.sweep.grid import points
+from geco_jax.training.recorder import Recorder
+
+pytestmark = pytest.mark.usefixtures('compile_fast')
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+
+
+@pytest.fixture
+def trained(tiny_config, make_dataset, monkeypatch, caplog, tmp_path):
+  """Return a run of each verdict, last lines of progress, warnings."""
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
+  monkeypatch.setattr(
+    'geco_jax.sweep.local.build_dataset', lambda *_: make_dataset()
+  )
+  log, lines = Recorder.log, {}
+
+  def remembered(self, *args):
+    lines[self.workdir] = log(self, *args)
+    return lines[self.workdir]
+
+  monkeypatch.setattr(Recorder, 'log', remembered)
+  config = tiny_config()
+  config.multipliers.kwargs.step_size = 1e-4  # They stay where they start.
+  # Of natural multipliers, 1 / (2 kappa^2), these are 1, 0.1 and 5.
+  initial = [1 / (2 * 0.9**2), 0.1 / (2 * 0.2**2), 5 / (2 * 0.2**2)]
+  config.sweep = (
+    {
+      'constraints.re.kappa': [0.9, 0.2, 0.2],
+      'multipliers.kwargs.initial': initial,
+    },
+  )
+  grid = points(config)
+  assert not local.run_here(grid, str(tmp_path), show_progress=False)
+  return sweep_results.read(grid, str(tmp_path)), lines, caplog.text
+
+
+def words(text):
+  """Return which verdicts stand in a text."""
+  spaced = f' {text} '.translate(dict.fromkeys(map(ord, '(),|*\n'), ' '))
+  return {
+    word
+    for word in (verdicts.MET, verdicts.VIOLATED, verdicts.INFEASIBLE)
+    if f' {word} ' in spaced
+  }
+
+
+def in_experiments(result, dataset):
+  """Return what the experiments print of a sweep's run."""
+  row = information_plane.as_row(result)
+  if result.evaluation['constraints']['re']['verdict'] == verdicts.INFEASIBLE:
+    assert 'kappa 0.2 was asked' in row['infeasible'][0]
+  else:
+    assert row['infeasible'] == []
+  run = runs.Result(
+    run=runs.Run('digits', 'geco', {'re': row['kappa']}, 'vae'),
+    config=result.point.config,
+    experiment=build(result.point.config, dataset),
+    params=None,
+    evaluation=result.evaluation,
+    infeasible=row['infeasible'],
+    preset=None,
+  )
+  records = json.loads(json.dumps(runs.records([run])))
+  gaussian = {'kappas': [], 'rate_nats': []}
+  (finding,) = findings.constraints_of_runs({'runs': records})
+  (swept, _) = findings.sweep([row])
+  return [
+    information_plane.table([row]),
+    runs.table([run]),
+    figure_4_plane.table({'row': {'runs': records, 'gaussian': gaussian}}),
+    finding.verdict,
+    swept.verdict,
+  ]
+
+
+def test_whoever_prints_a_verdict_prints_the_same_of_one_folder(
+  trained, make_dataset
+):
+  results, progress, warnings = trained
+  expected = [verdicts.MET, verdicts.VIOLATED, verdicts.INFEASIBLE]
+  assert warnings.count('constraint re is infeasible in this run') == 1
+  for result, verdict in zip(results, expected, strict=True):
+    train, test = evaluate.summary(result.evaluation).splitlines()[1:]
+    assert words(test) == set() and 'C/scale' in test
+    (cells,) = sweep_results.table([result])
+    for text in (
+      progress[result.folder],
+      result.evaluation['constraints']['re']['verdict'],
+      train,
+      cells['re'],
+      *in_experiments(result, make_dataset()),
+    ):
+      assert words(text) == {verdict}, text
+    (other,) = result.evaluation['other_splits'].values()
+    assert 'verdict' not in other['constraints']['re']
+
+
+def test_files_of_earlier_versions_are_read():
+  with open(os.path.join(ROOT, 'results', 'figure_4.json')) as file:
+    row = json.load(file)['cifar10_nvp']
+  assert 'verdict' not in row['runs'][2]['evaluation']['constraints']['re']
+  read = [point.verdict for point in figure_4_plane.of(row, 'geco')]
+  assert read == [verdicts.INFEASIBLE] * 3 + [verdicts.MET] * 2
+  report = {'holds': False}
+  evaluation = {'constraints': {'re': report, 'fre': report}}
+  sentences = ['constraint fre is infeasible in this run: ...']
+  assert verdicts.read(evaluation, 're', sentences) == verdicts.VIOLATED
+  assert verdicts.read(evaluation, 'fre', sentences) == verdicts.INFEASIBLE
+
+
+def test_the_worst_verdict_stands_for_several():
+  assert verdicts.worst([verdicts.MET, verdicts.MET]) == verdicts.MET
+  assert verdicts.worst(['violated', 'met']) == verdicts.VIOLATED
+  assert verdicts.worst(['infeasible', 'violated']) == verdicts.INFEASIBLE

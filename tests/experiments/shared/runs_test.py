@@ -1,0 +1,128 @@
+"""Runs that experiments share, and the panels that show them."""
+
+import json
+import types
+
+from PIL import Image
+import pytest
+
+from experiments import constraint_table
+from experiments import figure_6
+from experiments import figure_9
+from experiments import figure_10
+from experiments import figure_11
+from experiments.shared import panels
+from experiments.shared import runs
+from experiments.shared.runs import Run
+
+FIGURES = (figure_6, figure_9, figure_10, figure_11)
+RUNS = (
+  Run('digits', 'elbo', model='vae'),
+  Run('digits', 'geco', {'re': 0.3, 'pncc': 0.4}, 'vae'),
+)
+
+
+@pytest.mark.parametrize('preset', panels.PRESETS)
+def test_every_panel_has_a_config_at_its_kappas(preset):
+  for run in {run.name: run for f in FIGURES for run in f.PANELS}.values():
+    config = run.config(preset, num_steps=300)
+    assert config.num_steps == 300
+    asked = {k: v.kappa for k, v in config.constraints.items()}
+    assert asked == (run.kappas or {'nll': 0.0})
+
+
+def test_the_panels_are_the_papers():
+  """Every figure has the ELBO, and GECO+RE below and above the default."""
+  for figure in FIGURES:
+    objectives = {run.objective for run in figure.PANELS}
+    assert {'elbo', 'geco'} <= objectives
+    assert ('annealed_beta' in objectives) == (figure is not figure_6)
+  named = {name for f in FIGURES for run in f.PANELS for name in run.kappas}
+  assert named == {'re', 'fre', 'pncc'}
+
+
+@pytest.mark.parametrize('data', ['digits', 'mnist'])
+def test_every_run_of_the_constraint_table_has_a_config(data):
+  for kappas in constraint_table.ROWS.values():
+    config = Run(data, 'geco', kappas, 'vae').config()
+    assert {k: v.kappa for k, v in config.constraints.items()} == kappas
+
+
+def test_names_and_titles_tell_runs_apart():
+  assert [run.name for run in RUNS] == [
+    'digits_vae_elbo',
+    'digits_vae_geco_re_0.3_pncc_0.4',
+  ]
+  assert RUNS[0].title == 'ELBO'
+  assert RUNS[1].title == r'GECO+RE $\kappa$=0.3+pNCC $\kappa$=0.4'
+
+
+def test_only_another_seed_than_0_stands_in_the_name():
+  assert RUNS[0]._replace(seed=3).name == 'digits_vae_elbo_seed_3'
+  assert RUNS[0]._replace(seed=3).config().seed == 3
+
+
+def test_changes_are_by_dotted_name_and_steps_come_last():
+  changes = {'model.kwargs.latent_size': 2, 'num_steps': 500}
+  assert RUNS[0].config(changes=changes).num_steps == 500
+  config = RUNS[0].config(num_steps=700, changes=changes)
+  assert config.num_steps == 700
+  assert config.learning_rate.kwargs.decay_steps == 700
+  assert config.model.kwargs.latent_size == 2
+
+
+def test_runs_that_differ_in_kappa_or_seed_share_one_experiment(
+  tmp_path, monkeypatch, count_builds
+):
+  def train(config, workdir, experiment):
+    del config, workdir
+    return types.SimpleNamespace(params=experiment)
+
+  monkeypatch.setattr('geco_jax.training.loop.train', train)
+  monkeypatch.setattr(runs, '_evaluation', lambda *_: {'constraints': {}})
+  monkeypatch.setattr(runs, 'read_metrics', lambda _: {})
+  kinds = [
+    Run('digits', 'geco', {'re': kappa}, 'vae', seed)
+    for kappa in (0.1, 0.2)
+    for seed in (0, 1)
+  ]
+  results = runs.train_all([*kinds, RUNS[0]], str(tmp_path), num_steps=100)
+  assert len(count_builds) == 2
+  assert [r.experiment is results[0].experiment for r in results] == [
+    *[True] * 4,
+    False,
+  ]
+  assert all(result.params is result.experiment for result in results)
+
+
+def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch):
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
+  results = runs.train_all(RUNS, str(tmp_path), num_steps=100)
+  text = runs.table(results).splitlines()
+  assert len(text) == 3
+  # Of the ELBO nothing was asked.
+  assert (
+    text[1].split()[-1] == f'{results[0].evaluation["nll_nats_per_dim"]:.3f}'
+  )
+  for words in ('re 0.', 'for 0.3', 'pncc 0.', 'for 0.4', 'at lambda'):
+    assert words in text[2]
+  runs.save_records(str(tmp_path / 'table.json'), results)
+  written = json.loads((tmp_path / 'table.json').read_text())
+  assert written['device'] and written['num_cores'] > 0
+  assert [record['run'] for record in written['runs']] == [r.name for r in RUNS]
+  for record in written['runs']:
+    assert (record['steps'], record['seed']) == (100, 0)
+  table, other = str(tmp_path / 'table.json'), results[0].run._replace(seed=1)
+  runs.save_records(table, [results[0]._replace(run=other)], keep=True)
+  kept = json.loads((tmp_path / 'table.json').read_text())['runs']
+  assert kept[:2] == written['runs']
+  assert [run['seed'] for run in kept] == [0, 0, 1]
+  panels.figure(results).savefig(tmp_path / 'figure.png', dpi=50)
+  assert Image.open(tmp_path / 'figure.png').size[0] > 200
+  saved = tmp_path / RUNS[0].name / 'checkpoints' / '100'
+  evaluated = tmp_path / RUNS[0].name / 'evaluation.json'
+  before = [path.stat().st_mtime_ns for path in (saved, evaluated)]
+  again = runs.train_all(RUNS, str(tmp_path), num_steps=100)
+  after = [path.stat().st_mtime_ns for path in (saved, evaluated)]
+  assert after == before
+  assert [r.evaluation for r in again] == [r.evaluation for r in results]

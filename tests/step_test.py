@@ -1,0 +1,195 @@
+"""The training step: one for all objectives, any number of devices."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from geco_jax import parallel
+from geco_jax import step
+from geco_jax.base_config import OBJECTIVES
+from geco_jax.build import build
+from geco_jax.build import run_inputs
+from geco_jax.datasets.batches import fixed_batch
+from geco_jax.distributions import gaussian_nll
+
+
+def take_steps(config, dataset, num_steps, num_calls=1):
+  """Return the unreplicated state after, and each step's metrics."""
+  experiment = build(config, dataset)
+  inputs = run_inputs(config, experiment)
+  state = parallel.replicate(step.init_state(experiment, inputs))
+  placed = parallel.replicate(inputs.as_arrays())
+  images = parallel.replicate(dataset.splits['train'])
+  run = step.train_steps(experiment, num_steps)
+  collected = []
+  for _ in range(num_calls):
+    state, metrics = run(state, placed, images)
+    collected.append(parallel.unreplicate(metrics))
+  metrics = jax.tree.map(lambda *m: np.concatenate(m), *collected)
+  return parallel.unreplicate(state), metrics
+
+
+def errors_at_start_and_end(config, dataset):
+  """Return the squared errors per pixel of a run on few prototypes."""
+  config.num_steps = 2_000
+  config.learning_rate.kwargs.init_value = 1e-2
+  state, metrics = take_steps(config, dataset, 2_000)
+  assert state.step == 2_000
+  assert all(x.dtype == np.float32 for x in jax.tree.leaves(state.params))
+  for values in metrics.values():
+    assert values.shape == (2_000,)
+    assert np.all(np.isfinite(values))
+  return metrics['mse'][:30].mean(), metrics['mse'][-30:].mean()
+
+
+@pytest.mark.parametrize('objective', OBJECTIVES)
+def test_a_state_without_values_is_shaped_like_the_first(
+  objective, tiny_config, make_dataset
+):
+  config = tiny_config(objective)
+  experiment = build(config, make_dataset())
+  first = step.init_state(experiment, run_inputs(config, experiment))
+  like = step.state_like(experiment)
+  assert jax.tree.structure(like) == jax.tree.structure(first)
+  for a, b in zip(jax.tree.leaves(like), jax.tree.leaves(first), strict=True):
+    assert isinstance(a, np.ndarray)
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+@pytest.mark.parametrize('objective', OBJECTIVES)
+def test_every_objective_learns_with_finite_metrics(
+  objective, tiny_config, make_dataset
+):
+  first, last = errors_at_start_and_end(
+    tiny_config(objective, kappa=0.1), make_dataset()
+  )
+  # A beta of 4 buys the least.
+  assert last < (0.95 if objective == 'beta_vae' else 0.7) * first
+
+
+def test_elbo_is_kl_plus_nll_at_multiplier_one(tiny_config, make_dataset):
+  config = tiny_config('elbo')
+  experiment = build(config, make_dataset())
+  inputs = run_inputs(config, experiment)
+  state = step.init_state(experiment, inputs)
+  keys = jax.random.split(jax.random.key(0), 6)
+  batch = fixed_batch(
+    experiment.dataset, experiment.dataset.splits['train'], jnp.arange(6)
+  )
+  loss, _ = step.loss_and_metrics(
+    experiment, state.params, state.log_multipliers, inputs.kappas, keys, batch
+  )
+  output = experiment.model.apply(state.params, keys, batch.image)
+  nll = gaussian_nll(
+    batch.image, output.reconstruction, output.likelihood_stddev
+  )
+  assert loss == pytest.approx(float((output.kl + nll).mean()), rel=1e-5)
+
+
+def test_geco_multiplier_follows_algorithm_1(tiny_config, make_dataset):
+  config = tiny_config('geco_literal')
+  state, metrics = take_steps(config, make_dataset(), 30)
+  log_multiplier, average = 0.0, metrics['re/violation'][0]
+  for violation in metrics['re/violation']:
+    average = 0.99 * average + 0.01 * violation
+    log_multiplier += config.multipliers.kwargs.step_size * average
+  assert state.log_multipliers['re'] == pytest.approx(log_multiplier, rel=1e-4)
+
+
+def test_fixed_multiplier_stays_and_annealed_beta_follows_its_schedule(
+  tiny_config, make_dataset
+):
+  config = tiny_config('beta_vae')
+  state, _ = take_steps(config, make_dataset(), 5)
+  assert state.log_multipliers['nll'] == pytest.approx(-np.log(4))
+
+  config = tiny_config('annealed_beta')
+  config.multipliers.kwargs.transition_steps = 10
+  _, metrics = take_steps(config, make_dataset(), 15)
+  beta = np.exp(-metrics['nll/log_multiplier'])
+  expected = np.maximum(0.7 + 1.3 * (1 - np.arange(15) / 10), 0.7)
+  np.testing.assert_allclose(beta, expected, rtol=1e-5)
+
+
+def test_calls_of_k_steps_compose(tiny_config, make_dataset):
+  whole, whole_metrics = take_steps(tiny_config(), make_dataset(), 12)
+  parts, part_metrics = take_steps(
+    tiny_config(), make_dataset(), 4, num_calls=3
+  )
+  np.testing.assert_allclose(
+    whole_metrics['loss'], part_metrics['loss'], rtol=1e-4
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), whole, parts
+  )
+
+
+def test_seed_and_kappa_are_inputs_of_one_compiled_program(
+  tiny_config, make_dataset
+):
+  config = tiny_config()
+  experiment = build(config, make_dataset())
+  run = step.train_steps(experiment, 3)
+  images = parallel.replicate(experiment.dataset.splits['train'])
+  results = []
+  for seed, kappa in ((0, 0.2), (1, 0.2), (0, 0.1)):
+    inputs = run_inputs(config, experiment)._replace(
+      seed=seed, kappas={'re': kappa}
+    )
+    state = parallel.replicate(step.init_state(experiment, inputs))
+    _, metrics = run(state, parallel.replicate(inputs.as_arrays()), images)
+    results.append(parallel.unreplicate(metrics))
+  assert results[0]['loss'][0] != results[1]['loss'][0]
+  np.testing.assert_allclose(results[0]['mse'][0], results[2]['mse'][0])
+  assert results[0]['re/violation'][0] < results[2]['re/violation'][0]
+
+
+def test_bfloat16_trains(tiny_config, make_dataset):
+  config = tiny_config(kappa=0.1)
+  config.policy = 'params=float32,compute=bfloat16,output=float32'
+  first, last = errors_at_start_and_end(config, make_dataset())
+  assert last < 0.7 * first
+
+
+_DEVICES_SCRIPT = """
+import sys
+import jax
+import numpy as np
+import conftest, step_test
+
+make_images = conftest.make_images.__wrapped__()
+state, metrics = step_test.take_steps(
+  conftest.tiny_config.__wrapped__()(),
+  conftest.make_dataset.__wrapped__(make_images)(),
+  6,
+)
+leaves = {f'state{i}': x for i, x in enumerate(jax.tree.leaves(state))}
+np.savez(sys.argv[1], devices=jax.device_count(), **leaves, **metrics)
+"""
+
+
+def run_on(num_devices, path):
+  """Return state and metrics of a few steps on forced CPU devices."""
+  tests = os.path.dirname(os.path.abspath(__file__))
+  environment = os.environ | {
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',
+    'JAX_PLATFORMS': 'cpu',
+    'PYTHONPATH': tests,
+  }
+  script = [sys.executable, '-c', _DEVICES_SCRIPT, str(path)]
+  subprocess.run(script, env=environment, check=True)
+  return dict(np.load(path))
+
+
+def test_eight_devices_equal_one(tmp_path):
+  """Same batches, same noise; only sums are taken in another order."""
+  one, eight = (run_on(n, tmp_path / f'{n}.npz') for n in (1, 8))
+  assert (one.pop('devices'), eight.pop('devices')) == (1, 8)
+  assert one.keys() == eight.keys()
+  for name, values in one.items():
+    np.testing.assert_allclose(values, eight[name], rtol=2e-4, atol=2e-5)

@@ -1,0 +1,226 @@
+"""A sweep's runs are ordinary runs, whatever fails or is interrupted."""
+
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from geco_jax.build import build
+from geco_jax.errors import UserError
+from geco_jax.evaluation.measures import evaluate
+from geco_jax.evaluation.measures import restore_state
+from geco_jax.sweep import local
+from geco_jax.sweep.grid import points
+from geco_jax.training import loop
+from geco_jax.training.recorder import Recorder
+
+
+@pytest.fixture
+def sweep(tiny_config, make_dataset, monkeypatch):
+  """Return (workdir, *groups) -> points, those that failed."""
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
+  monkeypatch.setattr(
+    'geco_jax.sweep.local.build_dataset', lambda *_: make_dataset()
+  )
+
+  def run(workdir, *groups, width=1):
+    config = tiny_config()
+    config.sweep = groups
+    grid = points(config)
+    failed = local.run_here(
+      grid, str(workdir), lambda *_: width, show_progress=False
+    )
+    return grid, [point.name for point in failed]
+
+  return run
+
+
+def files(folder):
+  """Return what a run has written but for its speed: (state, JSON)."""
+  with open(os.path.join(folder, 'config.json')) as file:
+    written = {'config': json.load(file)}
+  with open(os.path.join(folder, 'evaluation.json')) as file:
+    written['evaluation'] = json.load(file)
+  with open(os.path.join(folder, 'metrics.jsonl')) as file:
+    written['metrics'] = [json.loads(line) for line in file]
+  for line in written['metrics']:
+    line.pop('steps_per_second', None)
+  return written
+
+
+def final_leaves(folder, config, dataset):
+  return jax.tree.leaves(restore_state(str(folder), build(config, dataset)))
+
+
+@pytest.mark.slow
+def test_one_after_another_equals_separate_runs_bit_for_bit(
+  sweep, make_dataset, tmp_path
+):
+  grid, failed = sweep(
+    tmp_path / 'sweep',
+    {
+      'constraints.re.kappa': [0.2, 0.3],
+      'seed': [0, 1],
+      'learning_rate.kwargs.init_value': [1e-3, 3e-3],
+      'multipliers.kwargs.step_size': [1e-2, 2e-2],
+      'multipliers.kwargs.initial': [1.0, 2.0],
+    },
+  )
+  assert not failed
+  for point in grid:
+    alone, swept = tmp_path / 'alone' / point.name, tmp_path / 'sweep'
+    experiment = build(point.config, make_dataset())
+    loop.train(
+      point.config, str(alone), experiment=experiment, show_progress=False
+    )
+    evaluate(str(alone), experiment=experiment)
+    assert files(alone) == files(swept / point.name)
+    for name in ('progress.png', 'reconstructions_test.png'):
+      picture = (swept / point.name / name).read_bytes()
+      assert (alone / name).read_bytes() == picture
+    for a, b in zip(
+      final_leaves(alone, point.config, make_dataset()),
+      final_leaves(swept / point.name, point.config, make_dataset()),
+      strict=True,
+    ):
+      np.testing.assert_array_equal(a, b)
+
+
+def test_nothing_is_built_or_compiled_after_the_first_of_runs_that_are_alike(
+  sweep, tmp_path, monkeypatch, caplog, count_builds
+):
+  marks = []
+  opened = Recorder.__init__
+
+  def mark(self, *args):
+    marks.append(len(caplog.records))
+    opened(self, *args)
+
+  monkeypatch.setattr(Recorder, '__init__', mark)
+  groups = {'constraints.re.kappa': [0.2, 0.3, 0.4], 'seed': [0, 1, 2]}
+  with jax.log_compiles():
+    sweep(tmp_path, groups)
+  compiled = [
+    [r for r in caplog.records[a:b] if 'Finished XLA' in r.getMessage()]
+    for a, b in zip(marks, [*marks[1:], None], strict=True)
+  ]
+  assert len(count_builds) == 1
+  assert len(compiled[0]) > 5
+  assert [r.getMessage() for r in compiled[1] + compiled[2]] == []
+
+
+@pytest.mark.slow
+def test_together_equals_one_after_another_but_for_rounding(
+  sweep, make_dataset, tmp_path
+):
+  groups = {'constraints.re.kappa': [0.2, 0.3], 'seed': [0, 1]}
+  grid, _ = sweep(tmp_path / 'in_turn', groups)
+  _, failed = sweep(tmp_path / 'together', groups, width=2)
+  assert not failed
+  for point in grid:
+    for a, b in zip(
+      final_leaves(
+        tmp_path / 'in_turn' / point.name, point.config, make_dataset()
+      ),
+      final_leaves(
+        tmp_path / 'together' / point.name, point.config, make_dataset()
+      ),
+      strict=True,
+    ):
+      np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    logged = [
+      [line['step'] for line in files(tmp_path / way / point.name)['metrics']]
+      for way in ('in_turn', 'together')
+    ]
+    assert logged[0] == logged[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('width', [1, 3])
+def test_one_failure_leaves_the_others_alone_and_is_started_again(
+  width, sweep, tmp_path, monkeypatch
+):
+  groups = {'seed': [0, 1, 2]}
+  save = Recorder.save
+
+  def fail(self, state):
+    if self.config.seed == 1:
+      raise OSError('No space left on device')
+    save(self, state)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Recorder, 'save', fail)
+    _, failed = sweep(tmp_path, groups, width=width)
+  assert failed == ['seed_1']
+  log = (tmp_path / 'seed_1' / local.ERROR_LOG).read_text()
+  assert 'Traceback' in log and 'No space left on device' in log
+  before = files(tmp_path / 'seed_0')
+  grid, failed = sweep(tmp_path, groups, width=width)
+  assert not failed
+  assert not (tmp_path / 'seed_1' / local.ERROR_LOG).exists()
+  assert files(tmp_path / 'seed_0') == before
+  assert all(local.is_finished(point, str(tmp_path)) for point in grid)
+
+
+@pytest.mark.slow
+def test_killed_together_they_end_as_if_they_had_not_been(
+  sweep, make_dataset, tmp_path, monkeypatch
+):
+  groups = {'seed': [0, 1]}
+  grid, _ = sweep(tmp_path / 'whole', groups, width=2)
+  save = Recorder.save
+
+  def kill(self, state):
+    if (self.config.seed, self.step) == (1, 20):
+      raise KeyboardInterrupt
+    save(self, state)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Recorder, 'save', kill)
+    with pytest.raises(KeyboardInterrupt):
+      sweep(tmp_path / 'parts', groups, width=2)
+  sweep(tmp_path / 'parts', groups, width=2)
+  for point in grid:
+    whole, parts = (tmp_path / name / point.name for name in ('whole', 'parts'))
+    assert files(whole) == files(parts)
+    for a, b in zip(
+      final_leaves(whole, point.config, make_dataset()),
+      final_leaves(parts, point.config, make_dataset()),
+      strict=True,
+    ):
+      np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+  ('groups', 'message'),
+  [
+    (
+      {'constraints.re.kappa': [0.2, -1.0]},
+      'kappa must be > 0 and finite, got -1',
+    ),
+    ({'model.name': ['mlp_vae', 'mlp']}, "config.model: unknown name 'mlp'"),
+  ],
+)
+def test_a_wrong_value_is_refused_before_anything_is_trained(
+  groups, message, sweep, tmp_path
+):
+  with pytest.raises(UserError, match=message):
+    sweep(tmp_path / 'sweep', groups)
+  assert not (tmp_path / 'sweep').exists()
+
+
+def test_a_folder_of_another_run_is_refused_before_anything_is_trained(
+  sweep, tiny_config, make_dataset, tmp_path
+):
+  config = tiny_config(kappa=0.9)
+  loop.train(
+    config,
+    str(tmp_path / 'seed_1'),
+    experiment=build(config, make_dataset()),
+    show_progress=False,
+  )
+  with pytest.raises(UserError, match=r'kappa was 0.9, is 0.2'):
+    sweep(tmp_path, {'seed': [0, 1]})
+  assert os.listdir(tmp_path) == ['seed_1']

@@ -1,0 +1,125 @@
+"""The report says what the folders of the runs say, and nothing else."""
+
+import glob
+import json
+import re
+
+import numpy as np
+import pytest
+
+from geco_jax.evaluation import pictures
+from geco_jax.evaluation.gaussian_rate import Curve
+from geco_jax.io.files import write_json
+from geco_jax.sweep import report
+from geco_jax.sweep import results as sweep_results
+from geco_jax.sweep.grid import points
+
+
+def record(split, kappa, kl_nats, holds):
+  return {
+    'split': split,
+    'step': 20,
+    'rmse': kappa,
+    'kl_nats': kl_nats,
+    'nll_nats_per_dim': 3 * kappa,
+    'constraints': {
+      're': {
+        'kappa': kappa,
+        'value': kappa,
+        'unit': 'RMSE per pixel',
+        'violation': 0.0 if holds else 0.5,
+        'multiplier': 1 / kappa if holds else np.exp(14.0),
+        'holds': holds,
+        'verdict': 'met' if holds else 'infeasible',
+      }
+    },
+  }
+
+
+def write_run(folder, point):
+  """Write what the report reads of a run; kappa 0.1 is infeasible."""
+  kappa, seed = point.config.constraints.re.kappa, point.config.seed
+  folder.mkdir(parents=True)
+  train = record('train', kappa, 1 / kappa + seed, holds=kappa > 0.1)
+  test = record('test', kappa, 1 / kappa + seed, holds=True)
+  evaluation = {**train, 'other_splits': {'test': test}}
+  write_json(str(folder / 'evaluation.json'), evaluation)
+  lines = [
+    {'step': step, 're/value': kappa + 1 / step, 're/log_multiplier': 0.0}
+    for step in (5, 10, 20)
+  ]
+  text = ''.join(f'{json.dumps(line)}\n' for line in lines)
+  (folder / 'metrics.jsonl').write_text(text)
+  rows = np.full((3, 4, 5, 5, 1), kappa)
+  for split in ('train', 'test'):
+    path = folder / f'reconstructions_{split}.png'
+    pictures.save_png(path, pictures.grid(rows), len(rows))
+
+
+@pytest.fixture
+def grid(tiny_config):
+  config = tiny_config()
+  config.sweep = (
+    {'constraints.re.kappa': [0.3, 0.1, 0.2]},
+    {'model.kwargs.latent_size': [2, 3]},
+    {'seed': [0, 1]},
+  )
+  return points(config)
+
+
+@pytest.fixture
+def sweep(grid, tmp_path):
+  """Return a sweep's folder, whose last run is not finished."""
+  for point in grid[:-1]:
+    write_run(tmp_path / point.name, point)
+  return tmp_path
+
+
+def test_places_rise_and_lines_are_what_else_is_swept(grid, sweep):
+  lines = sweep_results.lines(sweep_results.read(grid, str(sweep)))
+  assert [line.name for line in lines] == ['latent_size 2', 'latent_size 3']
+  for line, last in zip(lines, (2, 1), strict=True):
+    assert [*line.places] == ['kappa 0.1', 'kappa 0.2', 'kappa 0.3']
+    assert [len(seeds) for seeds in line.places.values()] == [2, last, 2]
+
+
+def test_table_has_a_row_per_finished_run_and_names_the_infeasible(grid, sweep):
+  rows = sweep_results.table(sweep_results.read(grid, str(sweep)))
+  assert len(rows) == len(grid) - 1
+  verdicts = {(row['kappa'], row['re']) for row in rows}
+  assert verdicts == {('0.3', 'met'), ('0.2', 'met'), ('0.1', 'infeasible')}
+  text = sweep_results.as_text(rows).splitlines()
+  assert len({len(line) for line in text}) == 1
+  assert len(text) == len(rows) + 1
+
+
+def test_page_needs_nothing_else_and_is_the_same_every_time(grid, sweep):
+  curve = Curve(np.array([0.1, 0.3]), np.array([9.0, 2.0]), np.array([0.3, 1]))
+  pages = []
+  for _ in range(2):
+    report.write(grid, str(sweep), {'digits': curve})
+    pages.append((sweep / 'report.html').read_text())
+  assert pages[0] == pages[1]
+  page = pages[0]
+  sources = re.findall(r'(?:src|href)="([^"]{,30})', page)
+  assert len(sources) == 5
+  assert all(source.startswith('data:image/png') for source in sources)
+  assert 'http' not in page
+  assert str(sweep) not in page
+  assert f'Not finished: {grid[-1].name}.' in page
+  assert 'num_steps: 20' in page and 'constraints.re.kappa:' not in page
+  for name in ('plane', 'constraints', 'multipliers', 'strip_0', 'strip_1'):
+    assert (sweep / f'{name}.png').exists()
+
+
+def test_tensorboard_has_a_session_per_run_once(grid, sweep):
+  results = sweep_results.read(grid, str(sweep))
+  for _ in range(2):
+    report.write_tensorboard(results, str(sweep / 'tensorboard'))
+  files = glob.glob(f'{sweep}/tensorboard/*/events*')
+  assert len(files) == len(grid) - 1
+
+
+def test_without_a_finished_run_there_is_no_report(grid, tmp_path):
+  assert report.write(grid, str(tmp_path)) == []
+  assert not (tmp_path / 'report.html').exists()

@@ -1,0 +1,129 @@
+"""Jobs are submitted once, waited for, and explained where they die."""
+
+import os
+
+import pytest
+
+from geco_jax.errors import UserError
+from geco_jax.sweep import local
+from geco_jax.sweep import slurm
+from geco_jax.sweep.grid import points
+
+
+@pytest.fixture
+def grid(tiny_config):
+  config = tiny_config()
+  config.sweep = ({'seed': [0, 1]},)
+  return points(config)
+
+
+class FakeJob:
+  """A job that ends when it is polled for the second time."""
+
+  def __init__(self, job_id, function):
+    self.job_id, self._function, self._num_polls = job_id, function, 0
+
+  def done(self):
+    self._num_polls += 1
+    if self._num_polls == 2:
+      self._function()
+    return self._num_polls >= 2
+
+
+class FakeExecutor:
+  """Gives out jobs and counts those that run at a time."""
+
+  def __init__(self):
+    self.jobs = []
+
+  def submit(self, function):
+    self.jobs.append(FakeJob(str(len(self.jobs)), function))
+    return self.jobs[-1]
+
+
+@pytest.fixture
+def executor(monkeypatch):
+  fake = FakeExecutor()
+  monkeypatch.setattr(slurm, '_executor', lambda *_: fake)
+  monkeypatch.setattr(slurm, '_POLL_SECONDS', {'slurm': 0.0, 'local': 0.0})
+  return fake
+
+
+def test_every_run_is_a_job_and_those_that_die_are_named(
+  grid, executor, tmp_path, monkeypatch
+):
+  finished = set()
+
+  def run_here(points, workdir, **kwargs):
+    (point,) = points
+    if point.config.seed == 0:
+      finished.add(point.name)
+
+  monkeypatch.setattr(local, 'run_here', run_here)
+  monkeypatch.setattr(local, 'is_finished', lambda p, _: p.name in finished)
+  failed = slurm.run_jobs(grid, str(tmp_path), 'local')
+  assert len(executor.jobs) == 2
+  assert [point.name for point in failed] == ['seed_1']
+  log = (tmp_path / 'seed_1' / local.ERROR_LOG).read_text()
+  assert os.path.join(str(tmp_path), 'jobs', '1_0_log.err') in log
+
+  # The finished one is not submitted again, the other one is.
+  slurm.run_jobs(grid, str(tmp_path), 'local')
+  assert len(executor.jobs) == 3
+
+
+def test_no_more_jobs_than_asked_run_at_a_time(
+  grid, executor, tmp_path, monkeypatch
+):
+  at_a_time = []
+  submit = slurm._Queue.submit
+
+  def counting(self, point):
+    submit(self, point)
+    at_a_time.append(len(self.running))
+
+  monkeypatch.setattr(slurm._Queue, 'submit', counting)
+  monkeypatch.setattr(local, 'run_here', lambda *_, **__: None)
+  slurm.run_jobs(grid, str(tmp_path), 'local', max_jobs=1)
+  assert at_a_time == [1, 1]
+
+
+def test_jobs_of_an_earlier_process_are_waited_for_not_submitted_again(
+  grid, executor, tmp_path, monkeypatch
+):
+  (tmp_path / 'jobs').mkdir()
+  (tmp_path / 'jobs' / 'ids.json').write_text('{"seed_0": "11"}')
+  polled_ids = []
+
+  def command_line(job_id):
+    polled_ids.append(job_id)
+    return 'python -m submitit.local._local' if len(polled_ids) < 4 else ''
+
+  monkeypatch.setattr(slurm, '_command_line', command_line)
+  monkeypatch.setattr(local, 'run_here', lambda *_, **__: None)
+  slurm.run_jobs(grid, str(tmp_path), 'local')
+  assert polled_ids == ['11'] * 4
+  assert len(executor.jobs) == 1  # That of seed_1.
+
+
+def test_options_are_submitits_words():
+  options = slurm.parse_options(['timeout_min=60', 'slurm_partition=gpu'])
+  assert options == {'timeout_min': 60, 'slurm_partition': 'gpu'}
+  with pytest.raises(UserError, match='like timeout_min=60.*got timeout_min'):
+    slurm.parse_options(['timeout_min'])
+
+
+@pytest.mark.parametrize(
+  ('cluster', 'options', 'message'),
+  [
+    ('slurm', {}, 'slurm'),
+    ('local', {'minutes': 5}, 'minutes'),
+  ],
+)
+def test_a_missing_cluster_and_unknown_options_are_one_sentence(
+  cluster, options, message, grid, tmp_path
+):
+  pytest.importorskip('submitit')
+  with pytest.raises(UserError, match=message) as refusal:
+    slurm.run_jobs(grid, str(tmp_path), cluster, options)
+  assert '\n' not in str(refusal.value)

@@ -1,0 +1,51 @@
+"""What was measured to be fastest is chosen, and said."""
+
+import re
+import types
+
+import jax
+import pytest
+
+from geco_jax.sweep import throughput
+
+
+def test_only_what_can_win_is_measured():
+  assert throughput._widths(10, num_devices=1, backend='cpu') == [1]
+  assert throughput._widths(10, num_devices=4, backend='cpu') == [1, 4]
+  assert throughput._widths(3, num_devices=4, backend='cpu') == [1, 3]
+  assert throughput._widths(10, num_devices=1, backend='gpu') == [1, 10]
+  assert throughput._widths(10, num_devices=4, backend='gpu') == [1, 4, 10]
+
+
+@pytest.mark.parametrize(
+  ('rates', 'best', 'said'),
+  [
+    ({1: 50.0, 10: 40.0}, 1, 'one run after another: .*are 50 .*40 with 10'),
+    ({1: 50.0, 10: 60.0}, 10, '10 runs at once: .*are 50 .*60 with 10'),
+    ({1: 50.0}, 1, '10 runs at once cannot be: RESOURCE_EXHAUSTED'),
+  ],
+)
+def test_the_fastest_that_fits_is_chosen_and_its_rates_are_said(
+  rates, best, said, monkeypatch, capsys
+):
+  def measured(experiment, points):
+    del experiment
+    if len(points) not in rates:
+      raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
+    return rates[len(points)]
+
+  monkeypatch.setattr(throughput, '_widths', lambda *_: [1, 10])
+  monkeypatch.setattr(throughput, '_steps_per_second', measured)
+  assert throughput.fastest_width(None, [None] * 10) == best
+  assert re.search(said, capsys.readouterr().err)
+
+
+def test_a_choice_is_made_once_per_sweep(monkeypatch, tmp_path):
+  choices = iter([2, 3])
+  monkeypatch.setattr(throughput, 'fastest_width', lambda *_: next(choices))
+  experiment = types.SimpleNamespace(key='{"batch_size": 8}')
+  workdir = str(tmp_path / 'sweep')
+  for _ in range(2):
+    assert throughput.remembered_width(workdir)(experiment, []) == 2
+  experiment.key = '{"batch_size": 16}'
+  assert throughput.remembered_width(workdir)(experiment, []) == 3

@@ -1,0 +1,249 @@
+"""The loop: it stops, resumes and refuses as it should."""
+
+import json
+import math
+import os
+import signal
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from geco_jax.build import build
+from geco_jax.build import run_inputs
+from geco_jax.errors import UserError
+from geco_jax.evaluation.measures import restore_state
+from geco_jax.io import run_folder
+from geco_jax.io.logs import read_metrics
+from geco_jax.training import loop
+from geco_jax.training.recorder import Recorder
+
+
+@pytest.fixture
+def train(make_dataset, monkeypatch):
+  """Return (config, workdir) -> final state, on the small data set."""
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
+  monkeypatch.setattr(loop, 'build_dataset', lambda *_: make_dataset())
+
+  def run(config, workdir):
+    return loop.train(config, str(workdir), show_progress=False)
+
+  return run
+
+
+def assert_equal_bit_for_bit(one, other):
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_leaves_its_config_metrics_pictures_and_checkpoints(
+  train, tiny_config, tmp_path, count_builds
+):
+  state = train(tiny_config(), tmp_path)
+  assert len(count_builds) == 1
+  assert state.step == 20
+  assert {
+    'config.json',
+    'metrics.jsonl',
+    'progress.png',
+    'checkpoints',
+    'tensorboard',
+  } <= set(os.listdir(tmp_path))
+  logged = read_metrics(str(tmp_path))
+  trained = np.isfinite(logged['loss'])
+  np.testing.assert_array_equal(logged['step'][trained], range(5, 21, 5))
+  np.testing.assert_array_equal(logged['step'][~trained], [10, 20])
+  assert 'validation/re/value' in logged
+
+
+def test_a_finished_run_is_not_trained_again(train, tiny_config, tmp_path):
+  first = train(tiny_config(), tmp_path)
+  again = train(tiny_config(), tmp_path)
+  assert_equal_bit_for_bit(first, again)
+  assert len(read_metrics(str(tmp_path))['step']) == 6
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_continues_bit_for_bit(
+  number, train, tiny_config, tmp_path, make_dataset, monkeypatch
+):
+  config = tiny_config()
+  whole = train(config, tmp_path / 'whole')
+
+  log = Recorder.log
+
+  def log_and_signal(self, step, *args):
+    if step == 5:
+      os.kill(os.getpid(), number)
+    return log(self, step, *args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Recorder, 'log', log_and_signal)
+    with pytest.raises(loop.Interrupted, match=number.name) as stopped:
+      train(config, tmp_path / 'parts')
+  assert stopped.value.signal_number == number
+  saved = restore_state(str(tmp_path / 'parts'), build(config, make_dataset()))
+  assert 5 <= saved.step < 20
+  assert_equal_bit_for_bit(train(config, tmp_path / 'parts'), whole)
+
+  losses = []
+  for name in ('whole', 'parts'):
+    loss = read_metrics(str(tmp_path / name))['loss']
+    losses.append(loss[np.isfinite(loss)])
+  np.testing.assert_array_equal(*losses)
+
+
+def test_signal_handlers_are_restored(train, tiny_config, tmp_path):
+  before = signal.getsignal(signal.SIGTERM)
+  train(tiny_config(), tmp_path)
+  assert signal.getsignal(signal.SIGTERM) is before
+  assert threading.active_count() < 50
+
+
+def test_damaged_latest_checkpoint_falls_back_and_ends_the_same(
+  train, tiny_config, tmp_path
+):
+  whole = train(tiny_config(), tmp_path)
+  latest = tmp_path / 'checkpoints' / '20'
+  for folder, _, files in os.walk(latest):
+    for file in files:
+      path = os.path.join(folder, file)
+      with open(path, 'r+b') as handle:
+        handle.truncate(os.path.getsize(path) // 2)
+  assert_equal_bit_for_bit(train(tiny_config(), tmp_path), whole)
+
+
+@pytest.mark.parametrize(
+  ('last_good_update', 'message'),
+  [
+    (13, 'at step 1[45]; the checkpoint of step 10 .*intact'),
+    # The update that breaks the parameters is the last before a checkpoint.
+    (9, 'at step 11; there was no checkpoint yet'),
+  ],
+)
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good(
+  last_good_update, message, train, tiny_config, tmp_path, make_dataset
+):
+  config = tiny_config()
+  config.learning_rate.name = 'linear'
+  with config.unlocked():
+    config.learning_rate.kwargs = dict(
+      init_value=1e-3,
+      end_value=1e38,
+      transition_begin=last_good_update - 1,
+      transition_steps=1,
+    )
+  with pytest.raises(UserError, match=message):
+    train(config, tmp_path)
+  checkpoints = tmp_path / 'checkpoints'
+  if last_good_update < 10:
+    assert not os.listdir(checkpoints)
+    return
+  state = restore_state(str(tmp_path), build(config, make_dataset()))
+  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
+
+
+def test_an_infeasible_kappa_is_reported_with_the_best_that_was_reached(
+  train, tiny_config, tmp_path, make_dataset
+):
+  config = tiny_config(kappa=1e-4)
+  config.multipliers.kwargs.log_multiplier_range = (-1.0, 0.1)
+  state = train(config, tmp_path)
+  experiment = build(config, make_dataset())
+  (line,) = loop.infeasible(
+    str(tmp_path),
+    experiment,
+    run_inputs(config, experiment),
+    state.log_multipliers,
+  )
+  best = np.nanmin(read_metrics(str(tmp_path))['re/value'])
+  assert 'kappa 0.0001 was asked' in line
+  assert f'reached is {best:.4g}' in line
+  assert math.isclose(state.log_multipliers['re'], 0.1, rel_tol=1e-5)
+
+
+def test_a_saturated_multiplier_is_infeasible_in_bar_log_and_report(
+  tiny_config, tmp_path, make_dataset
+):
+  config = tiny_config(kappa=1e-3)
+  config.multipliers.kwargs.initial = 3 / (2 * 1e-6)  # Three natural ones.
+  config.multipliers.kwargs.log_multiplier_range = (-10.0, 20.0)
+  experiment = build(config, make_dataset())
+  inputs = run_inputs(config, experiment)
+  run_folder.claim(str(tmp_path), config)
+  recorder = Recorder(config, str(tmp_path), experiment, inputs)
+  (log_multiplier,) = recorder.state.log_multipliers.values()
+  per_step = {
+    **dict.fromkeys(('loss', 'kl_nats', 'mse'), np.ones(5)),
+    **dict.fromkeys(('re/violation', 're/value'), np.ones(5)),
+    're/log_multiplier': np.full(5, log_multiplier),
+  }
+  text = recorder.log(5, per_step, seconds=1.0)
+  recorder.close()
+  assert 're 1.0000/0.001 infeasible lambda 1.5e+06' in text
+  logged = read_metrics(str(tmp_path))
+  np.testing.assert_allclose(logged['re/saturation'], [3.0], rtol=1e-4)
+  (line,) = loop.infeasible(
+    str(tmp_path), experiment, inputs, recorder.state.log_multipliers
+  )
+  assert '3 times the natural one' in line and 'optimization' in line
+
+
+def test_a_kappa_that_is_met_is_not_reported(
+  train, tiny_config, tmp_path, make_dataset
+):
+  config = tiny_config(kappa=0.9)
+  state = train(config, tmp_path)
+  experiment = build(config, make_dataset())
+  assert not list(
+    loop.infeasible(
+      str(tmp_path),
+      experiment,
+      run_inputs(config, experiment),
+      state.log_multipliers,
+    )
+  )
+
+
+def test_another_config_is_refused_and_named(train, tiny_config, tmp_path):
+  train(tiny_config(), tmp_path)
+  before = (tmp_path / 'config.json').read_text()
+  with pytest.raises(UserError, match=r'kappa was 0.2, is 0.3.*choose another'):
+    train(tiny_config(kappa=0.3), tmp_path)
+  assert (tmp_path / 'config.json').read_text() == before
+
+
+def test_a_wrong_value_leaves_nothing_behind(
+  train, tiny_config, tmp_path, make_dataset
+):
+  experiment = build(tiny_config(), make_dataset())
+  config, run = tiny_config(kappa=-1.0), tmp_path / 'run'
+  with pytest.raises(UserError, match='kappa must be > 0'):
+    train(config, run)
+  with pytest.raises(UserError, match='kappa must be > 0'):
+    loop.train(config, str(run), experiment=experiment)
+  assert not run.exists()
+
+
+def test_the_experiment_of_another_config_is_refused(
+  tiny_config, tmp_path, make_dataset
+):
+  experiment = build(tiny_config('elbo'), make_dataset())
+  with pytest.raises(ValueError, match='experiment of another config'):
+    loop.train(tiny_config(), str(tmp_path / 'run'), experiment=experiment)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_an_unwritable_workdir_is_an_error(train, tiny_config, tmp_path):
+  file = tmp_path / 'file'
+  file.write_text('not a folder')
+  with pytest.raises(UserError, match='cannot be written: '):
+    train(tiny_config(), file / 'run')
+
+
+def test_saved_config_reads_back(train, tiny_config, tmp_path):
+  train(tiny_config(), tmp_path)
+  saved = json.loads((tmp_path / 'config.json').read_text())
+  assert saved['constraints'] == {'re': {'kappa': 0.2}}
+  assert saved['learning_rate']['kwargs']['decay_steps'] == 20
