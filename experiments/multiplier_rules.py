@@ -34,6 +34,7 @@ from experiments.shared.runs import Run
 from experiments.shared.small_png import write_small_png
 from geco_jax import build
 from geco_jax import cli
+from geco_jax import rules
 from geco_jax.config_tree import without_sweep
 from geco_jax.console import say
 from geco_jax.constraints import natural_multiplier
@@ -50,7 +51,7 @@ from geco_jax.io.logs import read_metrics
 from geco_jax.training import loop
 
 # So that a run of a rival is one like any other, its config.json included.
-build.MULTIPLIERS |= rival_multipliers.CONSTRUCTORS
+rules.MULTIPLIERS |= rival_multipliers.CONSTRUCTORS
 
 
 class Task(NamedTuple):

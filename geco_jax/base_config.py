@@ -337,7 +337,7 @@ def _multipliers(objective: str) -> ConfigDict:
   match objective:
     case 'geco':
       # What is None follows: the first multiplier from the natural one
-      # (`build.INITIAL_SHARE`), the rest from the step size, that from the run.
+      # (`rules.INITIAL_SHARE`), the rest from the step size, that from the run.
       return group(
         'geco',
         initial=placeholder(float),

@@ -1,21 +1,18 @@
 """From a config to the parts of a run, which it names."""
 
-from collections.abc import Mapping
 import copy
 import difflib
 import functools
 import json
 import math
 import numbers
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import jmp
 from ml_collections.config_dict import ConfigDict
 import optax
 
-from geco_jax import multipliers
 from geco_jax import parallel
 from geco_jax.classifiers import pretrained
 from geco_jax.config_tree import flatten
@@ -33,91 +30,7 @@ from geco_jax.models.conv_draw import conv_draw
 from geco_jax.models.vae import conv_vae
 from geco_jax.models.vae import mlp_vae
 from geco_jax.models.vae import vae_nvp
-
-
-class Multipliers(NamedTuple):
-  """What a constructor in `MULTIPLIERS` returns: start and update."""
-
-  transformation: optax.GradientTransformation
-  initial_log_multipliers: dict[str, Any]  # By constraint, floats or arrays [].
-  relative: bool = True  # Whether it is fed C / scale or C.
-  highest_log_multiplier: float = math.inf  # Its upper clip.
-
-
-def _geco(
-  naturals: Mapping[str, Any],
-  *,
-  initial: float | None = None,
-  relative: bool = True,
-  log_multiplier_range: tuple[float, float] = (-20.0, 20.0),
-  **kwargs,
-):
-  return Multipliers(
-    transformation=multipliers.geco(
-      natural_multiplier=dict(naturals),
-      log_multiplier_range=log_multiplier_range,
-      **kwargs,
-    ),
-    initial_log_multipliers={
-      name: _initial_log_multiplier(initial, natural, log_multiplier_range)
-      for name, natural in naturals.items()
-    },
-    relative=relative,
-    highest_log_multiplier=log_multiplier_range[1],
-  )
-
-
-def _initial_log_multiplier(initial, natural, log_multiplier_range):
-  """Return log(initial), or the log of a share of the natural multiplier."""
-  if initial is None and natural is not None:
-    return jnp.clip(
-      jnp.log(INITIAL_SHARE * jnp.asarray(natural)), *log_multiplier_range
-    )
-  if initial is None or not initial > 0:
-    raise ValueError(f'initial must be > 0, got {initial}')
-  lowest, highest = log_multiplier_range
-  if not lowest <= math.log(initial) <= highest:
-    raise ValueError(
-      f'initial must be in exp({lowest:g}) to exp({highest:g}), the '
-      f'log_multiplier_range, got {initial:g}'
-    )
-  return math.log(initial)
-
-
-def _algorithm_1(
-  naturals: Mapping[str, Any],
-  *,
-  initial: float = 1.0,
-  relative: bool = True,
-  log_multiplier_range: tuple[float, float] = (-20.0, 20.0),
-  **kwargs,
-):
-  start = _initial_log_multiplier(initial, None, log_multiplier_range)
-  return Multipliers(
-    transformation=multipliers.algorithm_1(
-      log_multiplier_range=log_multiplier_range, **kwargs
-    ),
-    initial_log_multipliers=dict.fromkeys(naturals, start),
-    relative=relative,
-    highest_log_multiplier=log_multiplier_range[1],
-  )
-
-
-def _fixed(naturals: Mapping[str, Any], *, beta: float = 1.0):
-  if not beta > 0:
-    raise ValueError(f'beta must be > 0, got {beta}')
-  return Multipliers(
-    multipliers.fixed(), dict.fromkeys(naturals, -math.log(beta))
-  )
-
-
-def _annealed_beta(naturals: Mapping[str, Any], **kwargs):
-  schedule = multipliers.annealed_beta(**kwargs)
-  with jax.ensure_compile_time_eval():  # A number, also while a step is traced.
-    initial = math.log(schedule(jnp.int32(0)))
-  return Multipliers(
-    multipliers.scheduled(schedule), dict.fromkeys(naturals, initial)
-  )
+from geco_jax.rules import MULTIPLIERS
 
 
 def _sgdw(learning_rate, *, weight_decay: float = 5e-4, **kwargs):
@@ -126,12 +39,6 @@ def _sgdw(learning_rate, *, weight_decay: float = 5e-4, **kwargs):
     optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, **kwargs)
   )
 
-
-# Where GECO's multipliers start, in natural ones, if the config does not say.
-# Measured: from 1/100 to 1/10 the digits' VAE ends within 4% of one KL, from
-# 1/3 9% above it; VAE+NVP (Color-MNIST, kappa 0.1, 5,000 steps) ends 20% off
-# its constraint from 1/50, 2% from 1/10.
-INITIAL_SHARE = 1 / 10
 
 MODELS = {
   'mlp_vae': mlp_vae,
@@ -146,12 +53,6 @@ COMPOSITIONS = {
   'mnist_sum': compositions.mnist_sum,
   'mnist_sum_hard': compositions.mnist_sum_hard,
   'mnist_triplets': compositions.mnist_triplets,
-}
-MULTIPLIERS = {
-  'geco': _geco,
-  'algorithm_1': _algorithm_1,
-  'fixed': _fixed,
-  'annealed_beta': _annealed_beta,
 }
 OPTIMIZERS = {
   'adam': optax.adam,

@@ -13,8 +13,8 @@ import jax
 from ml_collections import config_flags
 from ml_collections.config_dict import ConfigDict
 
-from geco_jax.datasets.cache import default_folder
 from geco_jax.errors import UserError
+from geco_jax.io.files import cache_folder
 
 EXIT_BAD_INPUT = 2
 NO_CACHE = 'off'
@@ -116,7 +116,7 @@ def _use_compilation_cache() -> None:
   if folder is None and os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     return
   folder = os.path.abspath(
-    os.path.expanduser(folder or default_folder() / 'compiled')
+    os.path.expanduser(folder or cache_folder() / 'compiled')
   )
   try:
     os.makedirs(folder, exist_ok=True)

@@ -13,7 +13,6 @@ from geco_jax.build import build_dataset
 from geco_jax.build import COMPOSITIONS
 from geco_jax.build import experiment_key
 from geco_jax.build import MODELS
-from geco_jax.build import MULTIPLIERS
 from geco_jax.build import run_inputs
 from geco_jax.classifiers import pretrained
 from geco_jax.classifiers.networks import CLASSIFIERS
@@ -21,6 +20,7 @@ from geco_jax.constraints import CONSTRAINTS
 from geco_jax.datasets import sources
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
+from geco_jax.rules import MULTIPLIERS
 
 
 def set_leaf(config, name, value):

@@ -66,18 +66,8 @@ def curve_figure(
     for i, values in enumerate(trace):
       multiplier.plot(steps, values, line, color=f'C{i}')
     multiplier.plot([], [], line, color='gray', label=label)
-  for i, row in enumerate(rows[: len(next(iter(traces.values())))]):
-    multiplier.axhline(
-      row['optimal_multiplier'], color='black', linewidth=0.8, linestyle='--'
-    )
-    multiplier.annotate(
-      f'D = {row["distortion"]:g}',
-      (num_steps, row['optimal_multiplier']),
-      textcoords='offset points',
-      xytext=(0, 4),
-      color=f'C{i}',
-      ha='right',
-    )
+  num_distortions = len(next(iter(traces.values())))
+  _draw_optimal_multipliers(multiplier, rows[:num_distortions], num_steps)
   curve.axvline(
     total, color='gray', linewidth=0.8, linestyle='--', label='total variance'
   )
@@ -98,6 +88,22 @@ def curve_figure(
     axes.grid(alpha=0.3)
     axes.legend()
   return figure
+
+
+def _draw_optimal_multipliers(axes, rows, num_steps):
+  """Draw a line for each distortion, its name at the right end."""
+  for i, row in enumerate(rows):
+    axes.axhline(
+      row['optimal_multiplier'], color='black', linewidth=0.8, linestyle='--'
+    )
+    axes.annotate(
+      f'D = {row["distortion"]:g}',
+      (num_steps, row['optimal_multiplier']),
+      textcoords='offset points',
+      xytext=(0, 4),
+      color=f'C{i}',
+      ha='right',
+    )
 
 
 def robustness_figure(

@@ -2,7 +2,7 @@
 
 Each is an optax transformation of log-multipliers fed relative violations e =
 C / scale, as those of `geco_jax.multipliers` are. `CONSTRUCTORS` are what a
-config can name once they are entered in `geco_jax.build.MULTIPLIERS`; `RULES`
+config can name once they are entered in `geco_jax.rules.MULTIPLIERS`; `RULES`
 are the configs' groups that are compared, the package's own two among them.
 
 The gains of `nupi` and `mdmm` are the best of a search with the digits' VAE, RE
@@ -23,7 +23,7 @@ import optax
 
 from experiments.shared.runs import Run
 from geco_jax.base_config import group
-from geco_jax.build import Multipliers
+from geco_jax.rules import Multipliers
 
 _RANGE = (-10.0, 14.0)  # Range of log lambda, as in the configs.
 

@@ -13,9 +13,8 @@ import jax
 import numpy as np
 
 from geco_jax.classifiers.networks import CLASSIFIERS
-from geco_jax.datasets import cache
 from geco_jax.errors import UserError
-from geco_jax.io.files import write_npz
+from geco_jax.io import files
 
 _FILE = 'network.npz'
 
@@ -45,7 +44,7 @@ def folder_of(name: str) -> str:
   """Return the folder of the classifier of a name; a path stands for itself."""
   if os.path.basename(name) != name:
     return name
-  return os.path.join(cache.default_folder(), 'classifiers', name)
+  return os.path.join(files.cache_folder(), 'classifiers', name)
 
 
 def save(
@@ -81,7 +80,7 @@ def save(
         arrays[f'{kind}:{module}:{name}'] = value
   for layer, stddev in feature_stddevs.items():
     arrays[f'stddev:{layer}'] = stddev
-  write_npz(os.path.join(folder, _FILE), arrays)
+  files.write_npz(os.path.join(folder, _FILE), arrays)
 
 
 def load(name: str) -> Network:

@@ -25,14 +25,6 @@ Arrays = dict[str, np.ndarray]
 Key = Mapping[str, str | int | None]
 
 
-def default_folder() -> pathlib.Path:
-  """Return $GECO_JAX_CACHE, else geco_jax in the user's cache folder."""
-  if folder := os.environ.get('GECO_JAX_CACHE'):
-    return pathlib.Path(folder).expanduser()
-  caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return pathlib.Path(caches).expanduser() / 'geco_jax'
-
-
 def load_or_build(
   folder: str | os.PathLike[str],
   label: str,

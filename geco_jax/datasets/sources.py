@@ -13,6 +13,7 @@ from geco_jax.datasets import tfds_source
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
+from geco_jax.io import files
 
 _SPLITS = ('train', 'validation', 'test')
 _VALIDATION_SIZES = {'mnist': 5_000, 'cifar10': 5_000}  # Others: a tenth.
@@ -98,7 +99,7 @@ def tfds_images(
   builder = tfds_source.open_prepared(name, data_dir)
   full_name = builder.info.full_name  # Name, config and version.
   arrays = cache.load_or_build(
-    cache_dir or cache.default_folder(),
+    cache_dir or files.cache_folder(),
     full_name.replace('/', '-'),
     key={
       'set': full_name,

@@ -1,11 +1,20 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and where the caches are."""
 
 import io
 import json
 import os
+import pathlib
 from typing import Any
 
 import numpy as np
+
+
+def cache_folder() -> pathlib.Path:
+  """Return $GECO_JAX_CACHE, else geco_jax in the user's cache folder."""
+  if folder := os.environ.get('GECO_JAX_CACHE'):
+    return pathlib.Path(folder).expanduser()
+  caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(caches).expanduser() / 'geco_jax'
 
 
 def write_json(path: str, value: Any) -> None:

@@ -211,21 +211,3 @@ def test_two_processes_building_at_once_both_get_the_arrays(tmp_path):
   assert outputs == [b'276 2\n', b'276 2\n']
   assert len(list((tmp_path / 'cache').iterdir())) == 1
   _assert_right(_load(tmp_path / 'cache', build=_fail))
-
-
-@pytest.mark.parametrize(
-  ('environment', 'expected'),
-  [
-    ({'GECO_JAX_CACHE': '/a', 'XDG_CACHE_HOME': '/b'}, '/a'),
-    ({'XDG_CACHE_HOME': '/b', 'HOME': '/c'}, '/b/geco_jax'),
-    ({'HOME': '/c'}, '/c/.cache/geco_jax'),
-  ],
-)
-def test_default_folder_follows_the_environment(
-  monkeypatch, environment, expected
-):
-  for name in ('GECO_JAX_CACHE', 'XDG_CACHE_HOME'):
-    monkeypatch.delenv(name, raising=False)
-  for name, value in environment.items():
-    monkeypatch.setenv(name, value)
-  assert cache.default_folder() == pathlib.Path(expected)

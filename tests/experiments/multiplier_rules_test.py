@@ -17,9 +17,9 @@ from experiments.shared import rival_multipliers
 from experiments.shared.rival_multipliers import RULES
 from experiments.shared.runs import Run
 from experiments.shared.small_png import write_small_png
-from geco_jax import build
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import split_means
+from geco_jax.rules import MULTIPLIERS
 from geco_jax.step import train_steps
 
 NATURAL = 50.0
@@ -47,7 +47,7 @@ def multipliers_of(rule):
   """Return what a rule's config of RE on the digits makes of it."""
   task = multiplier_rules.TASKS['digits_vae']
   config = multiplier_rules.config_of(task, rule, RUN, 1_000)
-  return build.MULTIPLIERS[config.multipliers.name](
+  return MULTIPLIERS[config.multipliers.name](
     {'re': NATURAL}, **config.multipliers.kwargs
   )
 
@@ -134,7 +134,7 @@ def test_every_task_has_a_config_under_every_rule():
         assert asked == kappas
         assert config.num_steps == task.steps[0]
         assert config.learning_rate.kwargs.decay_steps == task.steps[0]
-        assert config.multipliers.name in build.MULTIPLIERS
+        assert config.multipliers.name in MULTIPLIERS
 
 
 @pytest.mark.parametrize(

@@ -83,12 +83,9 @@ def scan(
 
   def backward(residuals, cotangent):
     weights, read, pull_back = residuals
-    of_outputs, *others = pull_back(cotangent)
-    gradients = {
-      name: _weight_gradient(modules[name], w, read[name], of_outputs[name])
-      for name, w in weights.items()
-    }
-    return gradients, *others
+    cotangents, *others = pull_back(cotangent)
+    args = modules, weights, read, cotangents
+    return jax.tree.map(_weight_gradient, *args), *others
 
   stacked.defvjp(forward, backward)
   return stacked(weights, state, per_step, constants)
