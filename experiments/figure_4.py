@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
   panel: str
   data: str
-  model: str = 'conv_draw'
+  model: str
 
   def runs(self) -> list[Run]:
     """Return its points of the figure."""
@@ -52,18 +52,13 @@ class Row(NamedTuple):
 
 
 ROWS = {
-  **{
-    data: Row('Conditional ConvDRAW', data)
-    for data in ('mnist_sum', 'mnist_sum_hard', 'mnist_rotate')
-  },
-  **{
-    data: Row('ConvDRAW', data)
-    for data in ('celeb_a', 'cifar10', 'mnist', 'color_mnist', 'mnist_triplets')
-  },
-  **{
-    f'{data}_nvp': Row('VAE+NVP', data, 'nvp')
-    for data in ('color_mnist', 'cifar10')
-  },
+  name: Row(
+    panel,
+    name.removesuffix('_nvp'),
+    'nvp' if name.endswith('_nvp') else 'conv_draw',
+  )
+  for panel, names in figure_4_plane.PANELS.items()
+  for name in names
 }
 # Changes to the configs of ConvDRAW on 8x8 digits. The latents are no fewer.
 SHORT = {

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from geco_jax import patches
-from geco_jax.classifiers.pretrained import Network
+from geco_jax.classifiers.base import Network
 from geco_jax.datasets.batches import Batch
 from geco_jax.distributions import gaussian_nll
 from geco_jax.models.base import ModelOutput

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from geco_jax.classifiers.pretrained import Network
+from geco_jax.classifiers.base import Network
 from geco_jax.constraints import classification_accuracy
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.constraints import feature_error

@@ -8,7 +8,7 @@ import os
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-MAX_FLOORS = 17
+MAX_FLOORS = 12
 MAX_FILE_LINES = 450
 MAX_BODY_LINES = 60
 LONG_BODIES = {('geco_jax.multipliers', 'geco')}

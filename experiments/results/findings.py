@@ -6,9 +6,9 @@ ours stands here, only the paper's; a constraint's verdict is its run's own.
 """
 
 from collections.abc import Iterator, Sequence
+import itertools
 from typing import Any, NamedTuple
 
-from experiments.figure_4 import ROWS
 from experiments.results.paper import PAPER
 from experiments.shared import figure_4_plane
 from geco_jax.evaluation import verdicts
@@ -76,7 +76,7 @@ def figure_4_kl(content: Content) -> Iterator[Finding]:
       ', '.join(f'{r:.1f}x' if r >= 0.1 else f'{r:.2f}x' for r in ratios),
       min(ratios) > 1,
     )
-  for name in ROWS:
+  for name in itertools.chain(*figure_4_plane.PANELS.values()):
     if name not in content:
       yield Finding(name, '', f'not run yet: `--only={name}`', None)
 

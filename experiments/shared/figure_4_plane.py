@@ -10,6 +10,11 @@ import numpy as np
 
 from geco_jax.evaluation import verdicts
 
+PANELS = {  # The rows of each.
+  'Conditional ConvDRAW': ('mnist_sum', 'mnist_sum_hard', 'mnist_rotate'),
+  'ConvDRAW': ('celeb_a', 'cifar10', 'mnist', 'color_mnist', 'mnist_triplets'),
+  'VAE+NVP': ('color_mnist_nvp', 'cifar10_nvp'),
+}
 _MARKERS = {'elbo': '*', 'annealed_beta': 's', 'geco': 'o'}
 _LABELS = {
   'elbo': 'ELBO',

@@ -3,41 +3,20 @@
 `geco_jax.train_classifier` makes them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import json
 import os
-from typing import Any, NamedTuple
+from typing import Any
 import zipfile
 
-import jax
 import numpy as np
 
+from geco_jax.classifiers.base import Network
 from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.errors import UserError
 from geco_jax.io import files
 
 _FILE = 'network.npz'
-
-
-class Network(NamedTuple):
-  """A trained classifier as functions of images in [0, 1].
-
-  Attributes:
-    name: for messages.
-    image_shape: (height, width, channels) that it was trained on.
-    num_classes: how many.
-    logits: image [batch, height, width, channels] -> [batch, num_classes].
-    features: (image, layer) -> [batch, ..., channels].
-    feature_stddevs: layer -> [channels], over the training images and the
-      positions in them.
-  """
-
-  name: str
-  image_shape: tuple[int, int, int]
-  num_classes: int
-  logits: Callable[[jax.Array], jax.Array]
-  features: Callable[[jax.Array, str], jax.Array]
-  feature_stddevs: Mapping[str, np.ndarray]
 
 
 def folder_of(name: str) -> str:

@@ -24,6 +24,7 @@ from geco_jax.sweep import report
 from geco_jax.sweep import results as sweep_results
 from geco_jax.sweep import slurm
 from geco_jax.sweep import throughput
+from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.grid import Point
 from geco_jax.training.loop import Interrupted
 
@@ -130,7 +131,7 @@ def _listing(grid: Sequence[Point], workdir: str) -> str:
   width = max(len(point.name) for point in grid)
   lines = [f'{"run":<{width}}  {"":<9} {", ".join(names)}']
   for point in grid:
-    done = 'finished' if sweeping.is_finished(point, workdir) else ''
+    done = 'finished' if is_finished(point, workdir) else ''
     values = ', '.join(str(value) for value in point.values.values())
     lines.append(f'{point.name:<{width}}  {done:<9} {values}')
   return '\n'.join(lines)

@@ -6,7 +6,6 @@ one shared by all devices, or several at once, every one whole on its device.
 """
 
 from collections.abc import Callable, Sequence
-import json
 import os
 import traceback
 
@@ -15,16 +14,16 @@ from geco_jax.build import build_dataset
 from geco_jax.build import experiment_key
 from geco_jax.build import run_inputs
 from geco_jax.console import say
-from geco_jax.evaluation import pictures
 from geco_jax.evaluation.measures import evaluate
 from geco_jax.experiment import Experiment
 from geco_jax.io import files
 from geco_jax.io import run_folder
 from geco_jax.io.checkpoint import latest_step
+from geco_jax.sweep.completion import SPLITS
+from geco_jax.sweep.completion import unfinished
 from geco_jax.sweep.grid import Point
 from geco_jax.training import loop
 
-SPLITS = ('train', 'test')  # What each run is evaluated on.
 ERROR_LOG = 'error.log'  # Why a run failed, in its folder.
 
 # An experiment and the runs that share it -> how many to train at once.
@@ -76,37 +75,6 @@ def run_here(
       width = choose_width(experiment, group) if choose else 1
       failed += _run_group(left, workdir, experiment, width, show_progress)
   return failed
-
-
-def unfinished(grid: Sequence[Point], workdir: str) -> list[Point]:
-  """Return the runs that are not trained and evaluated to the end yet.
-
-  Raises:
-    UserError: if the folder of one is another run's.
-  """
-  for point in grid:
-    folder = os.path.join(workdir, point.name)
-    if run_folder.holds_run(folder):
-      run_folder.check_same(folder, point.config)
-  return [point for point in grid if not is_finished(point, workdir)]
-
-
-def is_finished(point: Point, workdir: str) -> bool:
-  """Return whether a run's final evaluation and its pictures are there."""
-  folder = os.path.join(workdir, point.name)
-  try:
-    with open(os.path.join(folder, 'evaluation.json')) as file:
-      evaluation = json.load(file)
-    for split in SPLITS:
-      pictures.read_rows(os.path.join(folder, f'reconstructions_{split}.png'))
-  except (OSError, ValueError):
-    return False
-  first, *others = SPLITS
-  return (
-    evaluation['step'] == point.config.num_steps
-    and evaluation['split'] == first
-    and set(others) <= set(evaluation['other_splits'])
-  )
 
 
 def _experiments(points, data_dir) -> dict[str, Experiment]:

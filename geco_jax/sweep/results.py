@@ -9,9 +9,9 @@ import numpy as np
 
 from geco_jax.evaluation import verdicts
 from geco_jax.io.logs import read_metrics
+from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.grid import Point
 from geco_jax.sweep.grid import short_names
-from geco_jax.sweep.local import is_finished
 
 
 class Result(NamedTuple):

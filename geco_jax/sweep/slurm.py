@@ -16,6 +16,7 @@ from geco_jax.console import say
 from geco_jax.errors import UserError
 from geco_jax.io import files
 from geco_jax.io import run_folder
+from geco_jax.sweep import completion
 from geco_jax.sweep import local
 from geco_jax.sweep.grid import Point
 
@@ -72,7 +73,7 @@ def run_jobs(
     UserError: if submitit or the cluster is not there, an option is unknown or
       a folder is another run's.
   """
-  unfinished = local.unfinished(grid, workdir)
+  unfinished = completion.unfinished(grid, workdir)
   queue = _Queue(os.path.abspath(workdir), cluster, options or {}, data_dir)
   waiting = [point for point in unfinished if not queue.take_over(point)]
   while waiting or queue.running:
@@ -80,7 +81,7 @@ def run_jobs(
       queue.submit(waiting.pop(0))
     time.sleep(_POLL_SECONDS[cluster])
     queue.drop_ended()
-  failed = [p for p in unfinished if not local.is_finished(p, workdir)]
+  failed = [p for p in unfinished if not completion.is_finished(p, workdir)]
   for point in failed:
     queue.explain(point)
   return failed

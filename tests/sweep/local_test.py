@@ -12,6 +12,7 @@ from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import evaluate
 from geco_jax.evaluation.measures import restore_state
 from geco_jax.sweep import local
+from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.grid import points
 from geco_jax.training import loop
 from geco_jax.training.recorder import Recorder
@@ -161,7 +162,7 @@ def test_one_failure_leaves_the_others_alone_and_is_started_again(
   assert not failed
   assert not (tmp_path / 'seed_1' / local.ERROR_LOG).exists()
   assert files(tmp_path / 'seed_0') == before
-  assert all(local.is_finished(point, str(tmp_path)) for point in grid)
+  assert all(is_finished(point, str(tmp_path)) for point in grid)
 
 
 @pytest.mark.slow

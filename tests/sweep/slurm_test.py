@@ -5,6 +5,7 @@ import os
 import pytest
 
 from geco_jax.errors import UserError
+from geco_jax.sweep import completion
 from geco_jax.sweep import local
 from geco_jax.sweep import slurm
 from geco_jax.sweep.grid import points
@@ -60,7 +61,9 @@ def test_every_run_is_a_job_and_those_that_die_are_named(
       finished.add(point.name)
 
   monkeypatch.setattr(local, 'run_here', run_here)
-  monkeypatch.setattr(local, 'is_finished', lambda p, _: p.name in finished)
+  monkeypatch.setattr(
+    completion, 'is_finished', lambda p, _: p.name in finished
+  )
   failed = slurm.run_jobs(grid, str(tmp_path), 'local')
   assert len(executor.jobs) == 2
   assert [point.name for point in failed] == ['seed_1']
