@@ -17,18 +17,19 @@ demo: $(INSTALLED)
 test: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.pytest_cache/jax
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest $(if $(FILE),,-n auto) -m "not slow" $(FILE)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
 
-# Lint, format, spelling and types.
+# Lint, format, spelling, types and the layers of imports.
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell geco_jax configs experiments tests benchmarks docs \
 	  README.md RESULTS.md Makefile pyproject.toml setup.py
 	$(BIN)/pyright
+	$(BIN)/python -m pytest -q tests/layers_test.py
 
 # Against PyTorch, which is installed for this alone.
 benchmark: $(INSTALLED)

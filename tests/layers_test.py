@@ -1,101 +1,23 @@
 """Imports go one way, and nothing has outgrown its file."""
 
 import ast
-import functools
-import glob
 import os
 
 import pytest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from tests.import_graph import cycle
+from tests.import_graph import floors
+from tests.import_graph import FOLDERS
+from tests.import_graph import GRAPH
+from tests.import_graph import imported
+from tests.import_graph import PACKAGES
+from tests.import_graph import ROOT
+from tests.import_graph import TREES
+
 MAX_FLOORS = 12
 MAX_FILE_LINES = 450
 MAX_BODY_LINES = 60
 LONG_BODIES = {('geco_jax.multipliers', 'geco')}
-
-
-def trees():
-  """Return the syntax trees by name of module; a package is its __init__."""
-  parsed = {}
-  for package in ('geco_jax', 'experiments'):
-    pattern = os.path.join(ROOT, package, '**', '*.py')
-    for path in glob.glob(pattern, recursive=True):
-      name = os.path.relpath(path, ROOT).removesuffix('.py')
-      name = name.replace(os.sep, '.').removesuffix('.__init__')
-      with open(path) as file:
-        parsed[name] = ast.parse(file.read())
-  return parsed
-
-
-TREES = trees()
-PACKAGES = {name.rpartition('.')[0] for name in TREES}
-
-
-def imported(name):
-  """Yield the modules that a module imports, whosever they are.
-
-  A package runs before what is in it, so it is imported as well, but not by
-  its own modules: these it may import itself.
-  """
-  for node in ast.walk(TREES[name]):
-    if isinstance(node, ast.Import):
-      targets = [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
-      assert not node.level, f'{name}: a relative import'
-      inner = [f'{node.module}.{alias.name}' for alias in node.names]
-      targets = [i if i in TREES else node.module for i in inner]
-    else:
-      continue
-    for target in targets:
-      yield target
-      while '.' in target:
-        target = target.rpartition('.')[0]
-        if target in TREES and not f'{name}.'.startswith(f'{target}.'):
-          yield target
-
-
-def folder(name):
-  """Return a module's package; what lies at the top is a floor of its own."""
-  package = name if name in PACKAGES else name.rpartition('.')[0]
-  return package if '.' in package else name
-
-
-GRAPH = {name: {i for i in imported(name) if i in TREES} for name in TREES}
-FOLDERS = {}
-for _name, _targets in GRAPH.items():
-  FOLDERS.setdefault(folder(_name), set()).update(
-    folder(target) for target in _targets if folder(target) != folder(_name)
-  )
-
-
-def cycle(graph):
-  """Return names that import each other in a circle, or none."""
-  done, path = set(), []
-
-  def visit(name):
-    if name in path:
-      return [*path[path.index(name) :], name]
-    if name in done:
-      return []
-    path.append(name)
-    for target in sorted(graph[name]):
-      if found := visit(target):
-        return found
-    path.pop()
-    done.add(name)
-    return []
-
-  return next((found for name in sorted(graph) if (found := visit(name))), [])
-
-
-@functools.cache
-def floors(name):
-  """Return the longest chain of imports below a module, itself included.
-
-  The __init__ of a package is no floor.
-  """
-  longest = max((floors(t) for t in sorted(GRAPH[name])), key=len, default=())
-  return longest if name in PACKAGES else (name, *longest)
 
 
 @pytest.mark.parametrize('graph', [GRAPH, FOLDERS], ids=['modules', 'folders'])
@@ -136,3 +58,13 @@ def test_bodies_of_functions_are_short():
         if lines > MAX_BODY_LINES:
           long[name, node.name] = lines
   assert long.keys() <= LONG_BODIES, long
+
+
+def test_the_page_on_the_architecture_names_every_room():
+  with open(os.path.join(ROOT, 'docs', 'architecture.md')) as file:
+    page = file.read().split('```')[1]
+  entries = os.listdir(os.path.join(ROOT, 'geco_jax'))
+  files = {e for e in entries if e.endswith('.py') and e != '__init__.py'}
+  folders = {f'{f.rpartition(".")[2]}/' for f in PACKAGES if '.' in f}
+  missing = {room for room in files | folders if room not in page.split()}
+  assert not missing
