@@ -19,6 +19,7 @@ from experiments.results.claims import Claim
 from experiments.results.claims import CLAIMS
 from experiments.results.findings import Finding
 from geco_jax import cli
+from geco_jax.errors import UserError
 from geco_jax.io.files import write_bytes
 
 _WORDS = {True: 'holds', False: '**does not hold**', None: ''}
@@ -42,7 +43,12 @@ def page(results: str, claims: Sequence[Claim] = CLAIMS) -> str:
   Args:
     results: folder of the results files.
     claims: in the page's order.
+
+  Raises:
+    UserError: if there is no such folder.
   """
+  if not os.path.isdir(results):
+    raise UserError(f'--results={results} is no folder')
   contents = {claim.file: _read(results, claim.file) for claim in claims}
   findings = {
     claim.title: _findings(claim, contents[claim.file]) for claim in claims

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import os
+import signal
 import sys
 import tempfile
 from typing import Any
@@ -13,6 +14,8 @@ import jax
 from ml_collections import config_flags
 from ml_collections.config_dict import ConfigDict
 
+from geco_jax.console import say
+from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
 from geco_jax.io.files import cache_folder
 
@@ -40,6 +43,8 @@ def run(
   compilation_cache: str | None = None,
 ) -> None:
   """Run `main` under absl; a `UserError` becomes one line and exit code 2.
+
+  So does a signal: its exit code is 128 and its number.
 
   Args:
     main: takes argv, returns the exit code or None.
@@ -72,6 +77,12 @@ def run(
       return main(argv)
     except UserError as error:
       return _report(error)
+    except Interrupted as interrupted:
+      say(f'{interrupted}; the same command goes on from there')
+      return 128 + interrupted.signal_number
+    except KeyboardInterrupt:  # Where no run was training.
+      say('stopped by SIGINT')
+      return 128 + signal.SIGINT
 
   app.run(reporting_main, flags_parser=_parse_flags)
 

@@ -14,7 +14,6 @@ from absl import flags
 from geco_jax import cli
 from geco_jax import parallel
 from geco_jax.console import say
-from geco_jax.training.loop import Interrupted
 from geco_jax.training.loop import train
 
 
@@ -32,26 +31,21 @@ def define_flags() -> None:
   flags.DEFINE_integer('process_id', None, 'Which, from 0.')
 
 
-def main(argv: Sequence[str]) -> int:
-  """Trains the run that the flags name; return the exit code."""
+def main(argv: Sequence[str]) -> None:
+  """Train the run that the flags name."""
   del argv
   config, workdir = cli.config(), cli.workdir()
   if flags.FLAGS.distributed:
     parallel.initialize_distributed(
       flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id
     )
-  try:
-    train(
-      config,
-      workdir,
-      data_dir=cli.DATA_DIR.value,
-      show_progress=flags.FLAGS.progress,
-    )
-  except Interrupted as interrupted:
-    say(f'{interrupted}; the same command goes on from there')
-    return 128 + interrupted.signal_number
+  train(
+    config,
+    workdir,
+    data_dir=cli.DATA_DIR.value,
+    show_progress=flags.FLAGS.progress,
+  )
   say(f'done; next: python -m geco_jax.evaluate --workdir={workdir}')
-  return 0
 
 
 if __name__ == '__main__':

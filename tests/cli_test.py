@@ -99,6 +99,28 @@ cli.run(lambda argv: print(
 """
 
 
+@pytest.mark.parametrize(
+  ('stop', 'code', 'message'),
+  [
+    ('errors.Interrupted(15, 40)', 143, 'stopped by SIGTERM, saved at step 40'),
+    ('KeyboardInterrupt', 130, 'stopped by SIGINT'),
+  ],
+)
+def test_every_command_ends_by_a_signal_with_a_line(stop, code, message):
+  script = f"""
+from geco_jax import cli, errors
+def main(argv):
+  raise {stop}
+cli.run(main)
+"""
+  process = subprocess.run(
+    [sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True
+  )
+  assert process.returncode == code
+  (line,) = process.stderr.splitlines()
+  assert line.startswith(message)
+
+
 def test_compiled_programs_are_kept_unless_there_is_no_place_for_them(tmp_path):
   (tmp_path / 'file').write_text('')
   variable = 'JAX_COMPILATION_CACHE_DIR'

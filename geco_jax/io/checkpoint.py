@@ -1,9 +1,12 @@
 """Checkpoints: written in the background, verified when read."""
 
 from collections.abc import Mapping
+import contextlib
+import glob
 import hashlib
 import json
 import os
+import tempfile
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -58,10 +61,11 @@ class Checkpointer:
         process may be training; otherwise it is created and swept.
     """
     self._directory = os.path.join(os.path.abspath(workdir), 'checkpoints')
+    self._links = contextlib.ExitStack()
     self._best_path = os.path.join(os.path.abspath(workdir), 'best.json')
     self._policy = _LatestAndBest()
     self._manager = ocp.CheckpointManager(
-      self._directory,
+      self._without_patterns(workdir, create=not read_only),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=self._policy,
         # Orbax's own read_only warns at every start.
@@ -144,8 +148,24 @@ class Checkpointer:
 
   def close(self) -> None:
     """Wait until everything is on the disk."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    with self._links:
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+  def _without_patterns(self, workdir, create):
+    """Return the checkpoints' folder by a path that is not read as a pattern.
+
+    Orbax looks for files with `glob`, to which the [1] of "exp [1]" is one.
+    """
+    workdir = os.path.abspath(workdir)
+    if glob.escape(workdir) == workdir:
+      return self._directory
+    folder = self._links.enter_context(tempfile.TemporaryDirectory())
+    link = os.path.join(folder, 'workdir')
+    if create:
+      os.makedirs(workdir, exist_ok=True)
+    os.symlink(workdir, link)
+    return os.path.join(link, 'checkpoints')
 
   def _read(self, like, step):
     restored = self._manager.restore(

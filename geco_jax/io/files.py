@@ -1,10 +1,12 @@
 """Files written whole or not at all, and where the caches are."""
 
+import contextlib
 import io
 import json
 import os
 import pathlib
 from typing import Any
+import uuid
 
 import numpy as np
 
@@ -30,8 +32,16 @@ def write_npz(path: str | os.PathLike, arrays: dict[str, Any]) -> None:
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-  """Write a file, whole or not at all."""
-  temporary = f'{path}.tmp'
-  with open(temporary, 'wb') as file:
-    file.write(content)
-  os.replace(temporary, path)
+  """Write a file, whole or not at all, even where the power fails."""
+  # A name of its own: two processes may write one file at once.
+  temporary = f'{path}.{uuid.uuid4().hex}.tmp'
+  try:
+    with open(temporary, 'wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      os.remove(temporary)
+    raise

@@ -16,7 +16,6 @@ from absl import flags
 
 from geco_jax import cli
 from geco_jax import parallel
-from geco_jax.console import say
 from geco_jax.sweep import curves as sweep_curves
 from geco_jax.sweep import grid as grids
 from geco_jax.sweep import local as sweeping
@@ -26,7 +25,6 @@ from geco_jax.sweep import slurm
 from geco_jax.sweep import throughput
 from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.grid import Point
-from geco_jax.training.loop import Interrupted
 
 _EXIT_FAILURES = 1
 
@@ -69,11 +67,7 @@ def main(argv: Sequence[str]) -> int:
   if flags.FLAGS.dry_run:
     print(_listing(grid, workdir))
     return 0
-  try:
-    failed = _run(grid, workdir)
-  except Interrupted as interrupted:
-    say(f'{interrupted}; the same command goes on from there')
-    return 128 + interrupted.signal_number
+  failed = _run(grid, workdir)
   _report(grid, workdir)
   for point in failed:
     log = os.path.join(workdir, point.name, sweeping.ERROR_LOG)

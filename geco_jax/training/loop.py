@@ -16,6 +16,7 @@ from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.build import run_inputs
 from geco_jax.config_tree import without_sweep
+from geco_jax.errors import Interrupted
 from geco_jax.evaluation import verdicts
 from geco_jax.evaluation.measures import constraint_report
 from geco_jax.experiment import Experiment
@@ -25,15 +26,6 @@ from geco_jax.io import run_folder
 from geco_jax.step import dispatch
 from geco_jax.step import TrainState
 from geco_jax.training.recorder import Recorder
-
-
-class Interrupted(Exception):
-  """A signal asked the run to stop; its state is saved."""
-
-  def __init__(self, signal_number: int, step: int):
-    name = signal.Signals(signal_number).name
-    super().__init__(f'stopped by {name}, saved at step {step}')
-    self.signal_number = signal_number
 
 
 def train(

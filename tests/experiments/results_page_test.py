@@ -12,6 +12,7 @@ from experiments.results import findings
 from experiments.results import theory_findings
 from experiments.results.claims import Claim
 from experiments.results.claims import CLAIMS
+from geco_jax.errors import UserError
 from tests.experiments.figure_4_test import made_row as row_of_figure_4
 from tests.experiments.figure_5_test import made_row as row_of_figure_5
 
@@ -273,3 +274,8 @@ def test_kl_beside_that_of_the_elbo_says_by_how_many_times(kl, shown, holds):
   ]
   (finding,) = findings.kl_of_runs({'runs': runs})
   assert (finding.ours, finding.holds) == (shown, holds)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+  with pytest.raises(UserError, match='nowhere is no folder'):
+    results_page.page(str(tmp_path / 'nowhere'))

@@ -115,3 +115,16 @@ def test_score_prefers_met_constraints_then_low_kl():
   met_scores = [score(kl, {'re': 0.01}, tolerance=0.02) for kl in (3.0, 5.0)]
   violated = [score(1.0, {'re': v}, tolerance=0.02) for v in (0.03, 0.5)]
   assert met_scores[0] < met_scores[1] < violated[0] < violated[1]
+
+
+@pytest.mark.parametrize('name', ['exp [1]', '[a-z]*?', '{x} é $HOME'])
+def test_a_folder_may_have_any_name(tmp_path, name):
+  workdir = tmp_path / name / 'run [2]'
+  save(workdir, {10: 1.0})
+  save(workdir, {20: 2.0})
+  assert restore(workdir).step == 20
+  assert restore(workdir, 10).state['step'] == 10
+  checkpointer = Checkpointer(tmp_path / '[nothing]', read_only=True)
+  assert not checkpointer.steps()
+  checkpointer.close()
+  assert [p.name for p in tmp_path.iterdir()] == [name]

@@ -21,3 +21,22 @@ def test_the_cache_follows_the_environment(monkeypatch, environment, expected):
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
   assert files.cache_folder() == pathlib.Path(expected)
+
+
+def test_a_file_that_cannot_be_written_is_as_it_was(tmp_path, monkeypatch):
+  path = tmp_path / 'numbers.json'
+  files.write_json(path, [1])
+  written = []
+
+  def fail(source, target):
+    written.append(source)
+    raise OSError(28, 'No space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr('os.replace', fail)
+    for _ in range(2):
+      with pytest.raises(OSError, match='No space left'):
+        files.write_json(path, [2])
+  assert path.read_text() == '[\n  1\n]\n'
+  assert [p.name for p in tmp_path.iterdir()] == ['numbers.json']
+  assert len(set(written)) == 2  # Two writers have a file each.
