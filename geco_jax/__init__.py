@@ -20,3 +20,5 @@ __all__ = [
   'lagrangian',
   'scheduled',
 ]
+
+__version__ = '0.1.0'
