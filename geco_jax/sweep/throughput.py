@@ -8,6 +8,7 @@ saves the splitting of every batch, an accelerator is filled by many small runs.
 from collections.abc import Mapping, Sequence
 import hashlib
 import json
+import math
 import os
 import time
 
@@ -83,7 +84,8 @@ def _widths(num_runs: int, num_devices: int, backend: str) -> list[int]:
   """Return the numbers of runs at once that are worth a measurement."""
   widths = {1, min(num_devices, num_runs)}
   if backend != 'cpu':
-    widths.add(num_runs)
+    # All, a half, a quarter: a card may hold five that does not hold ten.
+    widths |= {math.ceil(num_runs / parts) for parts in (1, 2, 4)}
   return sorted(widths)
 
 
