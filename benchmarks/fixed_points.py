@@ -63,13 +63,13 @@ def compiled(
   """Return our program: () -> psi [betas, tiles, dims]."""
 
   def run():
-    found = fixed_points.fixed_points(
+    fixed = fixed_points.fixed_points(
       *(data, initial, betas),
       smoothing=_SMOOTHING,
       max_steps=num_steps,
       tolerance=0.0,
     )
-    return np.asarray(jax.block_until_ready(found.psi))
+    return np.asarray(jax.block_until_ready(fixed.psi))
 
   return run
 

@@ -114,8 +114,8 @@ def concatenated(params: hk.Params, sizes: Sizes) -> list[Weights]:
   """Return the weights as those of networks that see z and features."""
 
   def module(name):
-    (found,) = (v for k, v in params.items() if k.split('/')[-1] == name)
-    return found
+    (value,) = (v for k, v in params.items() if k.split('/')[-1] == name)
+    return value
 
   shared = module('features')
   weights = []

@@ -27,8 +27,8 @@ def run(*arguments):
 
 def test_channels_that_are_images_stand_side_by_side():
   dataset = COMPOSITIONS['mnist_triplets'](sources.digits())
-  of = gaussian_rate.spectrum(dataset)
-  rows = choose_kappa.rows(dataset, of, [0.1, 0.2])
+  spectrum = gaussian_rate.spectrum(dataset)
+  rows = choose_kappa.rows(dataset, spectrum, [0.1, 0.2])
   assert rows.shape == (3, 12, 8, 24, 1)
   # What is asked more strictly is nearer to the data in the row above all.
   near, far = (np.square(rows[i] - rows[0]).mean() for i in (1, 2))
@@ -37,15 +37,15 @@ def test_channels_that_are_images_stand_side_by_side():
 
 def test_rate_falls_and_fewer_components_are_kept_as_kappa_grows(make_dataset):
   dataset = make_dataset()
-  of = gaussian_rate.spectrum(dataset)
-  said = choose_kappa.summary(dataset, of, [0.05, 0.1, 0.2, 0.9])
+  spectrum = gaussian_rate.spectrum(dataset)
+  summary = choose_kappa.summary(dataset, spectrum, [0.05, 0.1, 0.2, 0.9])
   for name in ('rate_nats', 'components'):
-    values = [row[name] for row in said['kappas']]
+    values = [row[name] for row in summary['kappas']]
     assert values == sorted(values, reverse=True)
     assert values[-1] == 0
-  for row in said['kappas']:
+  for row in summary['kappas']:
     assert row['rate_bits'] == pytest.approx(row['rate_nats'] / math.log(2))
-  assert len(choose_kappa.table(said).splitlines()) == 2 + 4
+  assert len(choose_kappa.table(summary).splitlines()) == 2 + 4
 
 
 @pytest.mark.slow
@@ -54,9 +54,9 @@ def test_command_writes_table_numbers_and_picture(tmp_path):
     '--config=configs/digits_vae.py', f'--workdir={tmp_path / "made"}'
   )
   assert process.returncode == 0, process.stderr
-  said = json.loads((tmp_path / 'made' / 'choose_kappa.json').read_text())
-  assert choose_kappa.table(said) in process.stdout
-  assert [row['kappa'] for row in said['kappas']] == [
+  summary = json.loads((tmp_path / 'made' / 'choose_kappa.json').read_text())
+  assert choose_kappa.table(summary) in process.stdout
+  assert [row['kappa'] for row in summary['kappas']] == [
     *(0.06, 0.08, 0.1, 0.125, 0.175)
   ]
   picture = Image.open(tmp_path / 'made' / 'choose_kappa.png')

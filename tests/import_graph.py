@@ -73,13 +73,13 @@ def cycle(graph):
       return []
     path.append(name)
     for target in sorted(graph[name]):
-      if found := visit(target):
-        return found
+      if circle := visit(target):
+        return circle
     path.pop()
     done.add(name)
     return []
 
-  return next((found for name in sorted(graph) if (found := visit(name))), [])
+  return next((circle for name in sorted(graph) if (circle := visit(name))), [])
 
 
 @functools.cache

@@ -118,11 +118,11 @@ def test_speeds_are_those_of_the_result_files(readme, benchmark):
   for row in sorted(rows, key=lambda row: -row['ratio']):
     closest[row['name'], row['contender']] = row
   for row in closest.values():
-    ours, theirs = (
+    ours, baseline = (
       re.escape(f'{row[rate]:#.3g}'.rstrip('.'))
       for rate in ('steps_per_second', 'baseline_steps_per_second')
     )
-    cells = rf'\| {ours} \| [^|]+ \| {theirs} \| {row["ratio"]:.2f} \|'
+    cells = rf'\| {ours} \| [^|]+ \| {baseline} \| {row["ratio"]:.2f} \|'
     assert re.search(cells, readme), row['name']
 
 

@@ -65,8 +65,8 @@ def figure_3(content: Content) -> Iterator[Finding]:
 def figure_4_kl(content: Content) -> Iterator[Finding]:
   """Yield by how many times GECO's KLs are below the ELBO's."""
   for name, row in content.items():
-    (elbo,) = figure_4_plane.of(row, 'elbo')
-    points = figure_4_plane.of(row, 'geco')
+    (elbo,) = figure_4_plane.points_of(row, 'elbo')
+    points = figure_4_plane.points_of(row, 'geco')
     ratios = [elbo.kl_nats / point.kl_nats for point in points]
     yield Finding(
       f'{name}, {_steps(row)}: ELBO {figure_4_plane.kl_text(elbo)} nats at '
@@ -84,9 +84,9 @@ def figure_4_kl(content: Content) -> Iterator[Finding]:
 def figure_4_rest(content: Content) -> Iterator[Finding]:
   """Yield the multipliers in units of those at which the ELBO rests."""
   for name, row in content.items():
-    points = figure_4_plane.of(row, 'geco')
+    points = figure_4_plane.points_of(row, 'geco')
     units = [2 * (p.kappa or 0) ** 2 * (p.multiplier or 0) for p in points]
-    (elbo,) = figure_4_plane.of(row, 'elbo')
+    (elbo,) = figure_4_plane.points_of(row, 'elbo')
     yield Finding(
       f'{name}: 2 kappa^2 lambda, kappa {points[0].kappa:g} to '
       f"{points[-1].kappa:g}; the ELBO's RMSE",
@@ -100,8 +100,8 @@ def figure_4_rest(content: Content) -> Iterator[Finding]:
 def figure_4_nll(content: Content) -> Iterator[Finding]:
   """Yield whether the ELBO's NLL is below all of GECO's."""
   for name, row in content.items():
-    (elbo,) = figure_4_plane.of(row, 'elbo')
-    nll = [p.nll_nats_per_dim for p in figure_4_plane.of(row, 'geco')]
+    (elbo,) = figure_4_plane.points_of(row, 'elbo')
+    nll = [p.nll_nats_per_dim for p in figure_4_plane.points_of(row, 'geco')]
     yield Finding(
       f'{name}: NLL of the ELBO, and of GECO',
       'ELBO lower',
@@ -113,7 +113,7 @@ def figure_4_nll(content: Content) -> Iterator[Finding]:
 def figure_4_monotone(content: Content) -> Iterator[Finding]:
   """Yield whether KL falls as kappa grows."""
   for name, row in content.items():
-    points = figure_4_plane.of(row, 'geco')
+    points = figure_4_plane.points_of(row, 'geco')
     yield Finding(
       f'{name}: KL in nats, kappa ascending',
       'falls',
@@ -125,7 +125,7 @@ def figure_4_monotone(content: Content) -> Iterator[Finding]:
 def figure_4_met(content: Content) -> Iterator[Finding]:
   """Yield a row's violations, whose largest at a feasible kappa counts."""
   for name, row in content.items():
-    points = figure_4_plane.of(row, 'geco')
+    points = figure_4_plane.points_of(row, 'geco')
     reached = {point.verdict for point in points}
     yield Finding(
       f'{name}: C / scale, kappa {points[0].kappa:g} to {points[-1].kappa:g}',
@@ -143,7 +143,7 @@ def figure_4_gaussian(content: Content) -> Iterator[Finding]:
   """Yield GECO's KL over the rate of a Gaussian with the data's covariance."""
   for name, row in content.items():
     rates = row['gaussian']['rate_nats']
-    points = figure_4_plane.of(row, 'geco')
+    points = figure_4_plane.points_of(row, 'geco')
     ratios = [p.kl_nats / r for p, r in zip(points, rates, strict=True)]
     yield Finding(
       f"{name}: GECO's KL over the Gaussian's rate, kappa ascending",

@@ -48,7 +48,7 @@ def points(row: Mapping[str, Any]) -> list[Point]:
   return [_point(groups[key]) for key in sorted(groups)]
 
 
-def of(row: Mapping[str, Any], objective: str) -> list[Point]:
+def points_of(row: Mapping[str, Any], objective: str) -> list[Point]:
   """Return a row's points of one objective."""
   return [point for point in points(row) if point.objective == objective]
 
@@ -93,7 +93,7 @@ def table(rows: Mapping[str, Any]) -> str:
     ' NLL/dim    KL/nats          ELBO/this  Gaussian'
   ]
   for name, row in rows.items():
-    (elbo,) = of(row, 'elbo') or [None]
+    (elbo,) = points_of(row, 'elbo') or [None]
     rates = dict(
       zip(row['gaussian']['kappas'], row['gaussian']['rate_nats'], strict=True)
     )
@@ -174,7 +174,7 @@ def _draw_row(axes: Axes, row: Mapping[str, Any], color: str) -> Line2D:
     linewidth=1,
   )
   for objective, marker in _MARKERS.items():
-    shown = of(row, objective)
+    shown = points_of(row, objective)
     axes.plot(
       [point.nll_nats_per_dim for point in shown],
       [point.kl_nats for point in shown],

@@ -14,8 +14,8 @@ BETAS = np.array([0.01, 0.1])
 def test_contenders_end_at_the_same_points():
   ours = benchmark.compiled(DATA, INITIAL, BETAS, 20)()
   for log_space in (True, False):
-    theirs = benchmark.plain(DATA, INITIAL, BETAS, 20, log_space)()
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    plain = benchmark.plain(DATA, INITIAL, BETAS, 20, log_space)()
+    np.testing.assert_allclose(ours, plain, atol=1e-5)
 
 
 def test_the_equations_as_printed_are_nan_at_small_beta():

@@ -12,11 +12,11 @@ from geco_jax.sweep import grid
 @pytest.fixture
 def commands(monkeypatch):
   """Return a list in which a contender's command lines are put."""
-  made = []
+  calls = []
   monkeypatch.setattr(
-    benchmark, '_python', lambda module, *flags: made.append((module, flags))
+    benchmark, '_python', lambda module, *flags: calls.append((module, flags))
   )
-  return made
+  return calls
 
 
 def values(flags):

@@ -109,15 +109,15 @@ def test_pi_update_is_projected_and_does_not_wind_up_below():
 )
 def test_log_multipliers_stay_in_their_range(rule, error, end):
   """Whether a constraint is never met, always met or not a number."""
-  made = multipliers_of(rule)
-  initial = made.initial_log_multipliers['re']
+  multipliers = multipliers_of(rule)
+  initial = multipliers.initial_log_multipliers['re']
   errors = np.full(20_000, error)
   errors[3::7] = np.nan
-  trace = follow(made.transformation, initial, errors)
+  trace = follow(multipliers.transformation, initial, errors)
   assert np.isfinite(trace).all()
   assert trace.min() >= -10.0 and trace.max() <= 14.0
   if end is not None and rule != 'geco':
-    assert trace[-1] == end == made.highest_log_multiplier
+    assert trace[-1] == end == multipliers.highest_log_multiplier
   if error == np.inf:
     np.testing.assert_array_equal(trace, np.float32(initial))
   if error < 0:

@@ -19,14 +19,14 @@ from tests.experiments.figure_5_test import made_row as row_of_figure_5
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 
 
-def verdicts(found):
-  return [finding.holds for finding in found if finding.holds is not None]
+def verdicts(lines):
+  return [finding.holds for finding in lines if finding.holds is not None]
 
 
 def test_committed_page_is_what_the_command_makes_of_the_committed_results():
-  made = results_page.page(os.path.join(ROOT, 'results'))
+  text = results_page.page(os.path.join(ROOT, 'results'))
   with open(os.path.join(ROOT, 'RESULTS.md')) as file:
-    assert file.read() == made, 'run python -m experiments.results_page'
+    assert file.read() == text, 'run python -m experiments.results_page'
 
 
 def test_claims_name_commands_that_exist():
@@ -128,9 +128,9 @@ def test_seeds_of_figure_4_are_told_with_their_spread():
 
 
 def test_rows_of_figure_4_that_lack_are_named():
-  found = [*findings.figure_4_kl({'mnist': row_of_figure_4()})]
-  assert len(found) == len(ROWS)
-  assert 'not run yet: `--only=cifar10`' in [finding.ours for finding in found]
+  lines = [*findings.figure_4_kl({'mnist': row_of_figure_4()})]
+  assert len(lines) == len(ROWS)
+  assert 'not run yet: `--only=cifar10`' in [finding.ours for finding in lines]
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_table_2_compares_with_the_papers_ratio():
     True,
     True,
   ]
-  found = [*findings.table_2({'color_mnist': row(200, 20)})]
-  assert verdicts(found) == [True, False]
-  assert (found[1].paper, found[1].ours) == ('17.7', '10.0')
+  lines = [*findings.table_2({'color_mnist': row(200, 20)})]
+  assert verdicts(lines) == [True, False]
+  assert (lines[1].paper, lines[1].ours) == ('17.7', '10.0')
 
 
 def test_figure_3_wants_validity_first_and_a_falling_kl_after():
@@ -221,11 +221,11 @@ def test_constraints_that_are_out_of_reach_do_not_count():
       run(1e-4, 9.0, ['constraint re is infeasible in this run: ...']),
     ]
   }
-  found = [*findings.constraints_of_runs(content)]
-  assert [finding.holds for finding in found] == [True, False, None]
-  words = [finding.verdict for finding in found]
+  lines = [*findings.constraints_of_runs(content)]
+  assert [finding.holds for finding in lines] == [True, False, None]
+  words = [finding.verdict for finding in lines]
   assert words == ['met', 'violated', 'infeasible']
-  assert all(f.what.startswith('made, 300 steps: re, RMSE') for f in found)
+  assert all(f.what.startswith('made, 300 steps: re, RMSE') for f in lines)
 
 
 def test_figure_2_wants_points_to_merge_and_the_last_transition_in_place():
@@ -258,8 +258,8 @@ def test_figure_7_judges_constrained_slopes_alone():
     }
     for bound, slope in ((None, 50.0), (1.0, 1.005), (1.0, 1.2))
   ]
-  found = theory_findings.figure_7({'panels': panels})
-  assert verdicts(found) == [True, False]
+  lines = theory_findings.figure_7({'panels': panels})
+  assert verdicts(lines) == [True, False]
 
 
 @pytest.mark.parametrize(

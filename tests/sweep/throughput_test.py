@@ -15,11 +15,11 @@ def test_only_what_can_win_is_measured():
   assert throughput._widths(3, num_devices=4, backend='cpu') == [1, 3]
   assert throughput._widths(10, num_devices=1, backend='gpu') == [1, 3, 5, 10]
   assert throughput._widths(2, num_devices=1, backend='gpu') == [1, 2]
-  assert throughput._widths(10, num_devices=4, backend='gpu') == [1, 3, 4, 5, 10]
+  assert throughput._widths(9, num_devices=4, backend='gpu') == [1, 3, 4, 5, 9]
 
 
 @pytest.mark.parametrize(
-  ('rates', 'best', 'said'),
+  ('rates', 'best', 'message'),
   [
     ({1: 50.0, 10: 40.0}, 1, 'one run after another: .*are 50 .*40 with 10'),
     ({1: 50.0, 10: 60.0}, 10, '10 runs at once: .*are 50 .*60 with 10'),
@@ -27,7 +27,7 @@ def test_only_what_can_win_is_measured():
   ],
 )
 def test_the_fastest_that_fits_is_chosen_and_its_rates_are_said(
-  rates, best, said, monkeypatch, capsys
+  rates, best, message, monkeypatch, capsys
 ):
   def measured(experiment, points):
     del experiment
@@ -38,7 +38,7 @@ def test_the_fastest_that_fits_is_chosen_and_its_rates_are_said(
   monkeypatch.setattr(throughput, '_widths', lambda *_: [1, 10])
   monkeypatch.setattr(throughput, '_steps_per_second', measured)
   assert throughput.fastest_width(None, [None] * 10) == best
-  assert re.search(said, capsys.readouterr().err)
+  assert re.search(message, capsys.readouterr().err)
 
 
 def test_a_choice_is_made_once_per_sweep(monkeypatch, tmp_path):
