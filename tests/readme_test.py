@@ -131,8 +131,8 @@ def test_figure_4_is_that_of_the_result_file(readme):
     rows = json.load(file)
   ratios = {}
   for name, row in rows.items():
-    (elbo,) = figure_4_plane.of(row, 'elbo')
-    points = figure_4_plane.of(row, 'geco')
+    (elbo,) = figure_4_plane.points_of(row, 'elbo')
+    points = figure_4_plane.points_of(row, 'geco')
     ratios[name] = [elbo.kl_nats / point.kl_nats for point in points]
   below = {name for name, r in ratios.items() if min(r) > 1}
   assert below == {'mnist', 'cifar10', 'celeb_a', 'mnist_sum', 'mnist_rotate'}

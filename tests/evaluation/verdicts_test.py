@@ -115,7 +115,7 @@ def test_files_of_earlier_versions_are_read():
   with open(os.path.join(ROOT, 'results', 'figure_4.json')) as file:
     row = json.load(file)['cifar10_nvp']
   assert 'verdict' not in row['runs'][2]['evaluation']['constraints']['re']
-  read = [point.verdict for point in figure_4_plane.of(row, 'geco')]
+  read = [point.verdict for point in figure_4_plane.points_of(row, 'geco')]
   assert read == [verdicts.INFEASIBLE] * 3 + [verdicts.MET] * 2
   report = {'holds': False}
   evaluation = {'constraints': {'re': report, 'fre': report}}
