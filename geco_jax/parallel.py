@@ -1,4 +1,4 @@
-"""Everything that knows how many devices and processes there are.
+"""Everything that knows which and how many devices and processes there are.
 
 A program is pmapped over all devices of all processes. State and data are
 replicated; a device tells its share of the global batch by `device_index`.
@@ -53,8 +53,18 @@ def num_devices() -> int:
   return jax.device_count()
 
 
+def on_accelerator() -> bool:
+  """Return whether what is traced is to run on a GPU or TPU.
+
+  Decided while tracing: `jax.lax.platform_dependent` would let the platform
+  decide that a program is lowered for, but trace a training step twice, which
+  costs half as much time again.
+  """
+  return jax.default_backend() != 'cpu'
+
+
 def check_batch_size(batch_size: int) -> None:
-  """Refuses a global batch that the devices cannot share equally.
+  """Refuse a global batch that the devices cannot share equally.
 
   Raises:
     UserError: if their number does not divide `config.batch_size`.

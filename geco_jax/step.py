@@ -42,9 +42,9 @@ def init_state(experiment: Experiment, inputs: RunInputs) -> TrainState:
   # It runs once, so that what counts is how fast it compiles. Measured on CPUs,
   # where compiling ConvDRAW's takes a fifth of the time so.
   options = {'xla_backend_optimization_level': 0}
-  on_cpu = jax.default_backend() == 'cpu'
   init = jax.jit(
-    experiment.model.init, compiler_options=options if on_cpu else None
+    experiment.model.init,
+    compiler_options=None if parallel.on_accelerator() else options,
   )
   inputs = inputs._replace(seed=jnp.uint32(inputs.seed))
   return _first_state(experiment, inputs, init)

@@ -26,7 +26,6 @@ from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.evaluation import measures
 from geco_jax.evaluation import pictures
-from geco_jax.models import base
 
 SHAPES = {
   'celeb_a': (64, 64, 3),
@@ -45,7 +44,7 @@ FAST_CONV_DRAW = [('cifar10_conv_draw', 'gpu')]
 
 @pytest.fixture(autouse=True)
 def _on_accelerator(monkeypatch):
-  monkeypatch.setattr(base, 'on_accelerator', lambda: True)
+  monkeypatch.setattr(parallel, 'on_accelerator', lambda: True)
 
 
 def build_on_black_images(name, variant, **model_kwargs):

@@ -117,16 +117,6 @@ def as_model(
   )
 
 
-def on_accelerator() -> bool:
-  """Return whether what is traced is to run on a GPU or TPU.
-
-  Decided while tracing: `jax.lax.platform_dependent` would let the platform
-  decide that a program is lowered for, but trace a training step twice, which
-  costs half as much time again.
-  """
-  return jax.default_backend() != 'cpu'
-
-
 def with_policy(network: Callable, policy: jmp.Policy) -> Callable:
   """Return the network computing in the policy's type, float32 at its ends."""
 

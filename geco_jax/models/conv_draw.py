@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import jmp
 
+from geco_jax import parallel
 from geco_jax.distributions import DiagonalGaussian
 from geco_jax.distributions import per_example_normal
 from geco_jax.models import base
@@ -260,11 +261,10 @@ class ConvDraw:
     rest = jax.tree.map(lambda x: x[1:], per_step)
     state, output = step(self._initial_state(batch_size), first)
     outputs = jax.tree.map(lambda x: x[jnp.newaxis], output)
-    if self.num_steps > 1:
-      unroll = num_unrolled(self.num_steps - 1)
-      stacked = _STACKED_WEIGHT_GRADIENTS and base.on_accelerator()
+    if length := self.num_steps - 1:
+      stacked = _STACKED_WEIGHT_GRADIENTS and parallel.on_accelerator()
       scan = stacked_gradients.scan if stacked and not self.remat else hk.scan
-      state, more = scan(step, state, rest, unroll=unroll)
+      state, more = scan(step, state, rest, unroll=num_unrolled(length))
       outputs = jax.tree.map(lambda *x: jnp.concatenate(x), outputs, more)
     return depth_to_space(state.canvas, self.reduction), outputs
 
@@ -371,7 +371,7 @@ class ConvDraw:
 
   def _convolution(self, output_channels, name, **kwargs):
     """Create a convolution on the grid, computing in the policy's type."""
-    multiple = _CHANNEL_MULTIPLE if base.on_accelerator() else 1
+    multiple = _CHANNEL_MULTIPLE if parallel.on_accelerator() else 1
     kwargs |= dict(channel_multiple=multiple, name=name)
     convolution = Conv2D(output_channels, self.kernel_size, **kwargs)
     return base.with_policy(convolution, self.policy)
@@ -403,7 +403,7 @@ class ConvDraw:
 
 def num_unrolled(length: int) -> int:
   """Return how many of a loop's steps an iteration of its program takes."""
-  if not base.on_accelerator():
+  if not parallel.on_accelerator():
     return 1
   # In equal shares: what is left over is written out as well. An iteration of
   # more steps than there are is none, so that no loop of one step is left.

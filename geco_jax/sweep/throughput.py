@@ -65,7 +65,9 @@ def fastest_width(experiment: Experiment, points: Sequence[Point]) -> int:
     experiment: of all of the runs.
     points: the runs, two or more.
   """
-  widths = _widths(len(points), parallel.num_devices(), jax.default_backend())
+  widths = _widths(
+    len(points), parallel.num_devices(), parallel.on_accelerator()
+  )
   if len(widths) == 1:
     say('one run after another: a CPU that is one device gains by nothing else')
     return 1
@@ -80,10 +82,10 @@ def fastest_width(experiment: Experiment, points: Sequence[Point]) -> int:
   return best
 
 
-def _widths(num_runs: int, num_devices: int, backend: str) -> list[int]:
+def _widths(num_runs: int, num_devices: int, accelerated: bool) -> list[int]:
   """Return the numbers of runs at once that are worth a measurement."""
   widths = {1, min(num_devices, num_runs)}
-  if backend != 'cpu':
+  if accelerated:
     # All, a half, a quarter: a card may hold five that does not hold ten.
     widths |= {math.ceil(num_runs / parts) for parts in (1, 2, 4)}
   return sorted(widths)

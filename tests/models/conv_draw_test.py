@@ -9,9 +9,9 @@ import jmp
 import numpy as np
 import pytest
 
+from geco_jax import parallel
 from geco_jax.distributions import DiagonalGaussian
 from geco_jax.distributions import per_example_normal
-from geco_jax.models import base
 from geco_jax.models.conv_draw import conv_draw
 from geco_jax.models.conv_draw import depth_to_space
 from geco_jax.models.conv_draw import num_unrolled
@@ -99,7 +99,7 @@ def textbook(params, keys, image, *, hidden_to_hidden):
 def test_equals_the_unrolled_textbook_model(
   hidden_to_hidden, remat, on_accelerator, monkeypatch
 ):
-  monkeypatch.setattr(base, 'on_accelerator', lambda: on_accelerator)
+  monkeypatch.setattr(parallel, 'on_accelerator', lambda: on_accelerator)
   model, params, keys, image = make(
     hidden_to_hidden=hidden_to_hidden, remat=remat
   )
@@ -166,7 +166,7 @@ def test_information_is_added_step_by_step():
 
 
 def test_program_does_not_grow_with_the_steps_on_cpus(monkeypatch):
-  monkeypatch.setattr(base, 'on_accelerator', lambda: False)
+  monkeypatch.setattr(parallel, 'on_accelerator', lambda: False)
 
   def num_lines(num_steps):
     model, params, keys, image = make(num_steps=num_steps)
@@ -185,7 +185,7 @@ def test_iterations_are_long_but_not_too_long_on_accelerators(
   length, monkeypatch
 ):
   assert num_unrolled(length) == 1
-  monkeypatch.setattr(base, 'on_accelerator', lambda: True)
+  monkeypatch.setattr(parallel, 'on_accelerator', lambda: True)
   written_out = num_unrolled(length) + length % num_unrolled(length)
   if length <= 16:
     assert divmod(length, num_unrolled(length)) in ((1, 0), (0, length))

@@ -10,12 +10,23 @@ from geco_jax.sweep import throughput
 
 
 def test_only_what_can_win_is_measured():
-  assert throughput._widths(10, num_devices=1, backend='cpu') == [1]
-  assert throughput._widths(10, num_devices=4, backend='cpu') == [1, 4]
-  assert throughput._widths(3, num_devices=4, backend='cpu') == [1, 3]
-  assert throughput._widths(10, num_devices=1, backend='gpu') == [1, 3, 5, 10]
-  assert throughput._widths(2, num_devices=1, backend='gpu') == [1, 2]
-  assert throughput._widths(9, num_devices=4, backend='gpu') == [1, 3, 4, 5, 9]
+  assert throughput._widths(10, num_devices=1, accelerated=False) == [1]
+  assert throughput._widths(10, num_devices=4, accelerated=False) == [1, 4]
+  assert throughput._widths(3, num_devices=4, accelerated=False) == [1, 3]
+  assert throughput._widths(10, num_devices=1, accelerated=True) == [
+    1,
+    3,
+    5,
+    10,
+  ]
+  assert throughput._widths(2, num_devices=1, accelerated=True) == [1, 2]
+  assert throughput._widths(9, num_devices=4, accelerated=True) == [
+    1,
+    3,
+    4,
+    5,
+    9,
+  ]
 
 
 @pytest.mark.parametrize(
