@@ -22,7 +22,9 @@ class GecoState(NamedTuple):
   """Memory of `geco`, in float32 or wider whatever the multipliers' dtype."""
 
   count: jax.Array  # int32 [], updates made so far.
-  # Average of the errors, structured like the constraints; infinite at first.
+  # Structured like the constraints, infinite at first: the average of the
+  # constraints over a few steps, and that of the errors over many.
+  short_average: Any
   moving_average: Any
 
 
@@ -40,9 +42,13 @@ class ScheduledState(NamedTuple):
 
 
 ERRORS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  'asinh': jnp.arcsinh,
-  'linear': lambda constraint: constraint,
+  'asinh': lambda c: _LINEAR_UP_TO * jnp.arcsinh(c / _LINEAR_UP_TO),
+  'linear': lambda c: c,
 }
+# The relative violation up to which 'asinh' is all but linear.
+_LINEAR_UP_TO = 3.0
+# Weight of a step in the short average over that in the moving average.
+_SHORT = 10.0
 # Time constants of the moving average by which the error is extrapolated.
 _LEAD = 4.0
 
@@ -62,20 +68,23 @@ def geco(
   Feed it relative violations C / scale, where scale is what C is measured
   against (kappa, D kappa^2, ...), and choose one number, the step size:
 
-      e <- asinh(C / scale)
-      a_old, a <- a, (1 - step_size) a + step_size e        (at first: a = e)
+      c <- (1 - 10 step_size) c + 10 step_size C / scale
+      e <- 3 asinh(c / 3)
+      a_old, a <- a, (1 - step_size) a + step_size e
       log lambda <- log lambda + step_size clip(a + 4 (e - a_old), -1, top)
       top = 1 / (1 + lambda / natural_multiplier), or 1 without one
 
-  `asinh` makes a factor a factor: log-like far from 0, linear near it. a
-  integrates, the second term is the proportional one; together they are the
-  error extrapolated four time constants of a ahead, so that lambda stops
-  growing as soon as the model is on its way to meet the constraint within
-  these 4 / step_size steps. The clip bounds lambda's speed, whatever the
-  constraint; `top` ends its growth where no rate-distortion function is
-  steeper, beyond which a constraint waits for the optimization, not for lambda
-  (docs/multipliers.md). `step_size = 40 / num_steps` is the configs': lambda
-  may travel 40 nepers in a run, and nothing else needs to be known of it.
+  Both averages begin with their first value. c rids what follows, which is not
+  linear, of a batch's noise, whose skewness would become an offset. `asinh`
+  makes a factor a factor: log-like far from 0, linear near it. a integrates,
+  the second term is the proportional one; together they are the error
+  extrapolated four time constants of a ahead: lambda stops growing when the
+  model is on its way to meet the constraint within these 4 / step_size steps.
+  The clip bounds lambda's speed, whatever the constraint; `top` ends its growth
+  where no rate-distortion function is steeper, beyond which a constraint waits
+  for the optimization, not for lambda (docs/multipliers.md). `step_size =
+  40 / num_steps` is the configs': lambda may travel 40 nepers in a run, and
+  nothing else needs to be known of it.
 
   It is Algorithm 1 of Rezende & Viola 2018 (`algorithm_1`, to the letter) with
   the error of a PI controller (nuPI, Sohrabi et al. 2024; PID Lagrangian,
@@ -89,10 +98,10 @@ def geco(
   Args:
     step_size: largest change of log lambda per step, or a schedule of it over
       the number of updates; finite and >= 0.
-    decay: of the moving average (a low-pass filter), in [0, 1); None is
-      1 - step_size.
+    decay: of the moving average a (a low-pass filter), in [0, 1); None is
+      1 - step_size. c's weight is 10 (1 - decay), at most 1.
     error: 'asinh', which compresses large violations as a logarithm does, or
-      'linear', C itself, as in Algorithm 1.
+      'linear', e = C, as in Algorithm 1.
     damping: >= 0, in steps: how far ahead the average is extrapolated along its
       last change, the proportional gain over the integral one; None is
       4 / (1 - decay).
@@ -132,23 +141,25 @@ def geco(
   lowest, highest = _checked_range(log_multiplier_range)
 
   def init(log_multipliers):
-    return GecoState(
-      count=jnp.zeros([], jnp.int32),
-      moving_average=jax.tree.map(
-        lambda m: jnp.full_like(m, jnp.inf), log_multipliers
-      ),
+    averages = (
+      jax.tree.map(lambda m: jnp.full_like(m, jnp.inf), log_multipliers)
+      for _ in range(2)
     )
+    return GecoState(jnp.zeros([], jnp.int32), *averages)
 
   def update(constraints, state, log_multipliers):
     rate: Any = step_size(state.count) if callable(step_size) else step_size
     weight = jnp.minimum(rate, 1.0) if decay is None else 1 - decay
     lead = _LEAD if damping is None else damping * weight
 
-    def move(constraint, average, log_multiplier, natural):
+    def move(constraint, short, average, log_multiplier, natural):
       finite = jnp.isfinite(constraint)
-      e = ERRORS[error](jnp.where(finite, constraint, 0)).astype(average.dtype)
+      c = jnp.where(finite, constraint, 0).astype(average.dtype)
+      if error != 'linear':
+        c = _averaged(short, c, jnp.minimum(_SHORT * weight, 1.0))
+      e = ERRORS[error](c)
       old = jnp.where(jnp.isinf(average), e, average)
-      new = (old + weight * (e - old)).astype(average.dtype)
+      new = _averaged(average, e, weight)
       signal = new + lead * (e - old)
       if violation_clip is not None:
         top = violation_clip
@@ -156,21 +167,17 @@ def geco(
           top = top / (1 + jnp.exp(log_multiplier - jnp.log(natural)))
         signal = jnp.clip(signal, -violation_clip, top)
       target = jnp.clip(log_multiplier + rate * signal, lowest, highest)
-      change = jnp.where(finite, target - log_multiplier, 0)
-      return (
-        change.astype(log_multiplier.dtype),
-        jnp.where(finite, new, average),
-      )
+      change = (target - log_multiplier).astype(log_multiplier.dtype)
+      moves = (change, 0), (c, short), (new, average)
+      return [jnp.where(finite, moved, kept) for moved, kept in moves]
 
     naturals = _naturals(natural_multiplier, log_multipliers)
     treedef = jax.tree.structure(log_multipliers)
-    trees = constraints, state.moving_average, log_multipliers, naturals
+    trees = constraints, *state[1:], log_multipliers, naturals
     rows = zip(*(treedef.flatten_up_to(tree) for tree in trees), strict=True)
-    moves = [move(*row) for row in rows]
-    return treedef.unflatten(change for change, _ in moves), GecoState(
-      count=optax.safe_increment(state.count),
-      moving_average=treedef.unflatten(average for _, average in moves),
-    )
+    columns = [*zip(*(move(*row) for row in rows), strict=True)] or [()] * 3
+    updates, *averages = map(treedef.unflatten, columns)
+    return updates, GecoState(optax.safe_increment(state.count), *averages)
 
   return _checked('geco', _compensated(init, update))
 
@@ -191,8 +198,7 @@ def algorithm_1(
   belongs to this state and the model's loss needs only C. The paper writes
   alpha both for the decay and for the step size; they are two numbers.
 
-  Departs from the paper: log-multipliers stay in `log_multiplier_range`, so
-  that no unreachable constraint overflows.
+  Departs from the paper: log-multipliers stay in `log_multiplier_range`.
 
   Args:
     step_size: change of log lambda per unit of C_ma and step, or a schedule of
@@ -300,6 +306,12 @@ def _checked_range(log_multiplier_range):
   )
 
 
+def _averaged(average, value, weight):
+  """Return an exponential moving average, which begins with its first value."""
+  moved = (average + weight * (value - average)).astype(average.dtype)
+  return jnp.where(jnp.isinf(average), value, moved)
+
+
 def _naturals(natural_multiplier, log_multipliers):
   """Return a natural multiplier for each log-multiplier."""
   if natural_multiplier is None:
@@ -340,12 +352,8 @@ def _checked(name, transformation) -> optax.GradientTransformation:
         f'{name}.update needs a constraint for each log-multiplier, got '
         f'constraints {structures[0]} and log-multipliers {structures[1]}'
       )
-    paired = zip(
-      jax.tree.leaves_with_path(constraints),
-      jax.tree.leaves(params),
-      strict=True,
-    )
-    for (path, constraint), log_multiplier in paired:
+    leaves = jax.tree.leaves_with_path(constraints), jax.tree.leaves(params)
+    for (path, constraint), log_multiplier in zip(*leaves, strict=True):
       shapes = jnp.shape(constraint), jnp.shape(log_multiplier)
       if shapes[0] != shapes[1]:
         raise ValueError(
@@ -428,17 +436,14 @@ def _check_number(name, value, low=None, above=None, below=None):
     return
   if isinstance(value, bool) or not isinstance(value, numbers.Real):
     raise ValueError(f'{name} must be a number, got {value!r}')
-  conditions = [
-    *([f'>= {low:g}'] if low is not None else []),
-    *([f'> {above:g}'] if above is not None else []),
-    *([f'< {below:g}'] if below is not None else []),
-  ]
-  if (
-    not math.isfinite(value)
-    or (low is not None and value < low)
-    or (above is not None and value <= above)
-    or (below is not None and value >= below)
+  bounds = {'>=': low, '>': above, '<': below}
+  if not (
+    math.isfinite(value)
+    and (low is None or value >= low)
+    and (above is None or value > above)
+    and (below is None or value < below)
   ):
+    given = [f'{sign} {b:g}' for sign, b in bounds.items() if b is not None]
     raise ValueError(
-      f'{name} must be finite and {" and ".join(conditions)}, got {value}'
+      f'{name} must be finite and {" and ".join(given)}, got {value}'
     )

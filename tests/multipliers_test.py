@@ -215,8 +215,11 @@ def test_first_moving_average_is_the_constraint():
 def pi_controller(constraints, step_size, natural=np.inf):
   """Return log lambda after each step by the docstring's equations."""
   log_multiplier, log_multipliers = 0.0, []
-  average = np.arcsinh(constraints[0])
-  for error in np.arcsinh(constraints):
+  c = constraints[0]
+  average = 3 * np.arcsinh(c / 3)
+  for constraint in constraints:
+    c = (1 - 10 * step_size) * c + 10 * step_size * constraint
+    error = 3 * np.arcsinh(c / 3)
     old, average = average, (1 - step_size) * average + step_size * error
     top = 1 / (1 + np.exp(log_multiplier) / natural)
     signal = min(np.clip(average + 4 * (error - old), -1, 1), top)
@@ -243,13 +246,13 @@ def test_geco_equals_its_docstrings_equations(seed, natural):
 def test_log_multiplier_is_the_integral_and_four_times_the_average():
   """Where nothing is clipped: the PI form of Sohrabi et al. 2024."""
   errors = 0.05 * jnp.sin(jnp.arange(200.0) / 9)
-  rate, averages = 0.05, [errors[0]]
+  rate, averages = 0.1, [errors[0]]  # The short average is the last step.
   for error in errors:
     averages.append((1 - rate) * averages[-1] + rate * error)
   averages = jnp.array(averages)
   expected = rate * jnp.cumsum(averages[1:]) + 4 * (averages[1:] - averages[0])
   np.testing.assert_allclose(
-    trajectory(geco(rate), jnp.sinh(errors)), expected, atol=2e-6
+    trajectory(geco(rate), 3 * jnp.sinh(errors / 3)), expected, atol=2e-6
   )
 
 
@@ -306,11 +309,28 @@ def test_only_the_element_that_is_not_finite_is_passed_over():
     jnp.array([1.0, jnp.nan, -1.0]), update.init(logs), logs
   )
   np.testing.assert_allclose(
-    updates, 0.1 * np.arcsinh([1.0, 0.0, -1.0]), rtol=1e-5
+    updates, 0.3 * np.arcsinh([1 / 3, 0.0, -1 / 3]), rtol=1e-5
   )
   np.testing.assert_allclose(
-    state.moving_average, np.arcsinh([1.0, np.inf, -1.0]), rtol=1e-5
+    state.moving_average, 3 * np.arcsinh([1 / 3, np.inf, -1 / 3]), rtol=1e-5
   )
+
+
+def test_skewed_noise_of_batches_leaves_the_constraint_met():
+  """At the end C is 0 in the mean, not a function of its batches' skewness."""
+  noise = jax.random.exponential(jax.random.key(0), (8, 4_000)) - 1
+  update = geco(0.01)
+
+  def run(noise):
+    def step(carry, noise):
+      constraint = 2 * jnp.exp(-carry[1]) * (1 + 0.5 * noise) - 1
+      return advance(update, constraint, *carry), carry[1]
+
+    start = jnp.float32(0.0)
+    return jax.lax.scan(step, (update.init(start), start), noise)[1]
+
+  mean = 2 * jnp.exp(-jax.vmap(run)(noise)[:, -1_000:]).mean() - 1
+  assert abs(mean) < 0.02
 
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
@@ -686,7 +706,7 @@ def test_geco_finds_the_maximum_entropy_die():
     return weights / weights.sum()
 
   tilt = optimize.brentq(lambda t: boltzmann(t) @ np.arange(1, 7) - 4.5, -5, 5)
-  update = geco(0.03)
+  update = geco(0.1)
 
   def loss(p, logs):
     total, mean = p.sum() - 1, (p @ faces) / 4.5 - 1
