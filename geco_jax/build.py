@@ -1,28 +1,32 @@
 """From a config to the parts of a run, which it names."""
 
 import copy
-import difflib
 import functools
 import json
 import math
-import numbers
 from typing import Any
 
-import jax.numpy as jnp
-import jmp
 from ml_collections.config_dict import ConfigDict
 import optax
 
+from geco_jax import base_config
+from geco_jax import choices
+from geco_jax import config_schema
 from geco_jax import parallel
+from geco_jax.choices import COMPOSITIONS
+from geco_jax.choices import OPTIMIZERS
+from geco_jax.choices import SCHEDULES
 from geco_jax.classifiers import pretrained
+from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.config_tree import flatten
+from geco_jax.config_tree import SWEEP
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.constraints import Entry
 from geco_jax.constraints import natural_multiplier
-from geco_jax.datasets import compositions
-from geco_jax.datasets import sources
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.checks import check_images
+from geco_jax.datasets.checks import check_labels
 from geco_jax.errors import UserError
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
@@ -32,42 +36,19 @@ from geco_jax.models.vae import mlp_vae
 from geco_jax.models.vae import vae_nvp
 from geco_jax.rules import MULTIPLIERS
 
-
-def _sgdw(learning_rate, *, weight_decay: float = 5e-4, **kwargs):
-  # Decayed before momentum, as for residual networks since He et al. 2016.
-  return optax.chain(
-    optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, **kwargs)
-  )
-
-
 MODELS = {
   'mlp_vae': mlp_vae,
   'conv_vae': conv_vae,
   'vae_nvp': vae_nvp,
   'conv_draw': conv_draw,
 }
-COMPOSITIONS = {
-  'color_mnist': compositions.color_mnist,
-  'micro_mnist': compositions.micro_mnist,
-  'mnist_rotate': compositions.mnist_rotate,
-  'mnist_sum': compositions.mnist_sum,
-  'mnist_sum_hard': compositions.mnist_sum_hard,
-  'mnist_triplets': compositions.mnist_triplets,
-}
-OPTIMIZERS = {
-  'adam': optax.adam,
-  'adamw': optax.adamw,
-  'rmsprop': optax.rmsprop,
-  'sgd': optax.sgd,
-  'sgdw': _sgdw,
-}
-SCHEDULES = {
-  'constant': optax.constant_schedule,
-  'cosine': optax.cosine_decay_schedule,
-  'exponential': optax.exponential_decay,
-  'linear': optax.linear_schedule,
-  'warmup_cosine': optax.warmup_cosine_decay_schedule,
-}
+# Valid configs, which have the keys of all and values of their types.
+_TEMPLATE = base_config.get_base_config('geco', kappa=0.1, num_steps=1)
+_TEMPLATE.dataset = base_config.group('digits')
+_TEMPLATE.model = base_config.group('mlp_vae')
+_CLASSIFIER_TEMPLATE = base_config.get_classifier_config(
+  _TEMPLATE.dataset, base_config.group('cnn'), num_steps=1, max_shift=0
+)
 # Which argument scales the schedule. warmup_cosine's takes no traced one.
 _RATE_ARGUMENTS = {
   'constant': 'value',
@@ -87,6 +68,62 @@ _HOST_KEYS = (
 )
 
 
+def check_config(config: Any) -> None:
+  """Check a run's config, whole, before anything is built of it.
+
+  Args:
+    config: see `base_config`, which names every key.
+
+  Raises:
+    UserError: if a key is missing or unknown, a value has the wrong type or is
+      out of its range; names the key.
+  """
+  config_schema.check_keys(config, _TEMPLATE, optional=(SWEEP,))
+  _check_counts(config)
+  choices.check_groups(config, (MODELS, 2))
+  config_schema.check_choice('multipliers', config.multipliers, MULTIPLIERS, 1)
+  choices.check_constraints(config.constraints)
+  if not config.tolerance >= 0:
+    raise UserError(f'config.tolerance must be >= 0, got {config.tolerance}')
+  choices.policy(config.policy)
+
+
+def check_classifier_config(config: Any) -> None:
+  """Check the config of a classifier's training, as `check_config`."""
+  config_schema.check_keys(config, _CLASSIFIER_TEMPLATE)
+  _check_counts(config)
+  choices.check_groups(config, (CLASSIFIERS, 1))
+  for name, interval in (
+    ('max_shift', '[0, inf)'),
+    ('label_smoothing', '[0, 1)'),
+  ):
+    config_schema.check_range(f'config.{name}', config[name], interval)
+
+
+def _check_counts(config):
+  """Check the numbers that more than one part depends on."""
+  for name in ('num_steps', 'batch_size', 'steps_per_dispatch'):
+    if config[name] < 1:
+      raise UserError(f'config.{name} must be >= 1, got {config[name]}')
+  for name in ('num_steps', 'checkpoint_every'):
+    if config[name] % config.steps_per_dispatch or config[name] < 1:
+      raise UserError(
+        f'config.{name} must be a multiple of config.steps_per_dispatch='
+        f'{config.steps_per_dispatch}, got {config[name]}'
+      )
+  parallel.check_batch_size(config.batch_size)
+  if config.num_steps * config.batch_size >= 2**31:
+    raise UserError(
+      'config.num_steps * config.batch_size must stay below 2**31 examples, '
+      f'got {config.num_steps} * {config.batch_size}'
+    )
+  if not 0 <= config.seed < 2**32:
+    raise UserError(f'config.seed must be in [0, 2**32), got {config.seed}')
+  clip = config.max_gradient_norm
+  if clip is not None and not clip > 0:
+    raise UserError(f'config.max_gradient_norm must be > 0, got {clip}')
+
+
 def build(config: ConfigDict, dataset: Dataset) -> Experiment:
   """Build what is compiled of the run that the config describes.
 
@@ -98,7 +135,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     UserError: if a name is unknown or a value out of its range, also one of
       those that `run_inputs` returns.
   """
-  _check_counts(config)
+  check_config(config)
+  check_images(dataset.name, dataset.splits)
   kappas, step_sizes = _kappas(config), _step_sizes(config)
   constraints = _constraints(config, dataset)
   config = copy.deepcopy(config)  # What is built reads it when it is called.
@@ -107,12 +145,12 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     return _multipliers(config, step_sizes, kappas, constraints, dataset)
 
   build_optimizer(config)  # So that bad values are refused here.
-  model = _construct(
+  model = choices.construct(
     'model',
     MODELS,
     config.model.name,
     dataset.image_shape,
-    _policy(config.policy),
+    choices.policy(config.policy),
     **config.model.kwargs,
   )
   if model.conditional and dataset.context_shape is None:
@@ -146,9 +184,9 @@ def run_inputs(config: ConfigDict, experiment: Experiment) -> RunInputs:
     UserError: if a value is out of its range.
     ValueError: if the experiment is that of another config.
   """
+  check_config(config)
   if experiment.key != experiment_key(config):
     raise ValueError('this is the experiment of another config')
-  _check_counts(config)
   kappas, step_sizes = _kappas(config), _step_sizes(config)
   rule = _multipliers(
     config, step_sizes, kappas, experiment.constraints, experiment.dataset
@@ -191,64 +229,56 @@ def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
     data_dir: of TFDS; None is TFDS's own default or TFDS_DATA_DIR.
 
   Raises:
-    UserError: if it is unknown, not prepared or its options are wrong.
+    UserError: if it is unknown, not prepared, its options are wrong, or what
+      it holds is no data set of images.
   """
+  choices.check_dataset_group(config)
   name, kwargs = config.dataset.name, config.dataset.kwargs
   if name in COMPOSITIONS:
-    constructors = {
-      name: functools.partial(_composed, function, data_dir)
-      for name, function in COMPOSITIONS.items()
-    }
-    return _construct('dataset', constructors, name, **kwargs)
-  return as_dataset(_image_set(name, data_dir, **kwargs))
-
-
-def _composed(composition, data_dir, base='mnist'):
-  return composition(_image_set(base, data_dir))
-
-
-def _image_set(name, data_dir, **kwargs):
-  constructors = {
-    # A name that none of the others has is TFDS's to know or to refuse.
-    name: functools.partial(sources.tfds_images, name, data_dir=data_dir),
-    'celeb_a': functools.partial(sources.celeb_a, data_dir=data_dir),
-    'digits': sources.digits,
-  }
-  return _construct('dataset', constructors, name, **kwargs)
+    dataset = choices.construct(
+      'dataset', choices.composed_sets(data_dir), name, **kwargs
+    )
+  else:
+    constructors = choices.image_sets(name, data_dir)
+    dataset = as_dataset(
+      choices.construct('dataset', constructors, name, **kwargs)
+    )
+  check_images(dataset.name, dataset.splits)
+  return dataset
 
 
 def _kappas(config):
-  """Return the kappas by constraint, names and ranges checked."""
-  if not config.constraints:
-    raise UserError('config.constraints is empty; name at least one')
-  checks = {name: entry.check_kappa for name, entry in CONSTRAINTS.items()}
-  for name, group in config.constraints.items():
-    if 'kappa' not in group:
-      raise UserError(f'config.constraints.{name}.kappa is missing')
-    _construct(f'constraints.{name}', checks, name, group.kappa)
+  """Return the kappas by constraint."""
   return {name: group.kappa for name, group in config.constraints.items()}
 
 
 def _constraints(config, dataset):
   """Return the config's constraints by name."""
   constructors = {
-    name: functools.partial(_constraint, entry, dataset)
+    name: functools.partial(_constraint, name, entry, dataset)
     for name, entry in CONSTRAINTS.items()
   }
   return {
-    name: _construct(f'constraints.{name}', constructors, name, **group)
+    name: choices.construct(f'constraints.{name}', constructors, name, **group)
     for name, group in config.constraints.items()
   }
 
 
-def _constraint(entry: Entry, dataset: Dataset, *, kappa: Any, **options):
+def _constraint(
+  name: str, entry: Entry, dataset: Dataset, *, kappa: Any, **options
+):
   """Return an entry's constraint, the same for every kappa."""
   del kappa
-  if entry.needs_labels and dataset.splits['train'].label.min() < 0:
-    raise ValueError(f'{dataset.name} has no labels')
   if 'network' in options:
     options['network'] = pretrained.load(options['network'])
-  return entry.make(dataset.image_shape, **options)
+  constraint = entry.make(dataset.image_shape, **options)
+  if entry.needs_labels:
+    check_labels(
+      f'config.constraints.{name}: {dataset.name}',
+      dataset.splits,
+      options['network'].num_classes if 'network' in options else None,
+    )
+  return constraint
 
 
 def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -294,7 +324,7 @@ def _multipliers(config, step_sizes, kappas, constraints, dataset):
     name: natural_multiplier(constraint, kappas[name], num_dims)
     for name, constraint in constraints.items()
   }
-  return _construct(
+  return choices.construct(
     'multipliers',
     MULTIPLIERS,
     config.multipliers.name,
@@ -304,13 +334,13 @@ def _multipliers(config, step_sizes, kappas, constraints, dataset):
 
 
 def _optimizer(config, step_sizes):
-  rate = _construct(
+  rate = choices.construct(
     'learning_rate',
     SCHEDULES,
     config.learning_rate.name,
     **_kwargs_at(config, 'learning_rate', step_sizes),
   )
-  optimizer = _construct(
+  optimizer = choices.construct(
     'optimizer',
     OPTIMIZERS,
     config.optimizer.name,
@@ -319,64 +349,6 @@ def _optimizer(config, step_sizes):
   )
   if config.max_gradient_norm is None:
     return optimizer
-  if not config.max_gradient_norm > 0:
-    raise UserError(
-      f'config.max_gradient_norm must be > 0, got {config.max_gradient_norm}'
-    )
   return optax.chain(
     optax.clip_by_global_norm(config.max_gradient_norm), optimizer
   )
-
-
-def _policy(text):
-  try:
-    policy = jmp.get_policy(text)
-  except (ValueError, KeyError) as error:
-    raise UserError(
-      f'config.policy must be one of jmp, like '
-      f'"params=float32,compute=bfloat16,output=float32", got "{text}"'
-    ) from error
-  if jnp.dtype(policy.compute_dtype) == jnp.float16:
-    raise UserError(
-      f'config.policy: float16 would need loss scaling; use bfloat16, got '
-      f'"{text}"'
-    )
-  return policy
-
-
-def _construct(where, constructors, name, *args, **kwargs):
-  """Call a constructor by name; its complaints name the config's group."""
-  if name not in constructors:
-    close = difflib.get_close_matches(name, constructors, n=1)
-    hint = f' (did you mean {close[0]}?)' if close else ''
-    raise UserError(
-      f'config.{where}: unknown name {name!r}{hint}; '
-      f'choose from {", ".join(sorted(constructors))}'
-    )
-  try:
-    return constructors[name](*args, **kwargs)
-  except (TypeError, ValueError) as error:
-    raise UserError(f'config.{where}: {error}') from error
-
-
-def _check_counts(config):
-  """Check the numbers that more than one part depends on."""
-  for name in ('num_steps', 'batch_size', 'steps_per_dispatch'):
-    if config[name] < 1:
-      raise UserError(f'config.{name} must be >= 1, got {config[name]}')
-  for name in ('num_steps', 'checkpoint_every'):
-    if config[name] % config.steps_per_dispatch or config[name] < 1:
-      raise UserError(
-        f'config.{name} must be a multiple of config.steps_per_dispatch='
-        f'{config.steps_per_dispatch}, got {config[name]}'
-      )
-  parallel.check_batch_size(config.batch_size)
-  if config.num_steps * config.batch_size >= 2**31:
-    raise UserError(
-      'config.num_steps * config.batch_size must stay below 2**31 examples, '
-      f'got {config.num_steps} * {config.batch_size}'
-    )
-  if not isinstance(config.tolerance, numbers.Real) or config.tolerance < 0:
-    raise UserError(f'config.tolerance must be >= 0, got {config.tolerance}')
-  if not 0 <= config.seed < 2**32:
-    raise UserError(f'config.seed must be in [0, 2**32), got {config.seed}')

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from geco_jax import multipliers
+from geco_jax.config_schema import passes_to
 
 # Where GECO's multipliers start, in natural ones, if the config does not say.
 # Measured: from 1/100 to 1/10 the digits' VAE ends within 4% of one KL, from
@@ -30,6 +31,7 @@ class Multipliers(NamedTuple):
   highest_log_multiplier: float = math.inf  # Its upper clip.
 
 
+@passes_to(multipliers.geco)
 def _geco(
   naturals: Mapping[str, Any],
   *,
@@ -70,6 +72,7 @@ def _initial_log_multiplier(initial, natural, log_multiplier_range):
   return math.log(initial)
 
 
+@passes_to(multipliers.algorithm_1)
 def _algorithm_1(
   naturals: Mapping[str, Any],
   *,
@@ -97,6 +100,7 @@ def _fixed(naturals: Mapping[str, Any], *, beta: float = 1.0):
   )
 
 
+@passes_to(multipliers.annealed_beta)
 def _annealed_beta(naturals: Mapping[str, Any], **kwargs):
   schedule = multipliers.annealed_beta(**kwargs)
   with jax.ensure_compile_time_eval():  # A number, also while a step is traced.

@@ -37,7 +37,10 @@ def set_leaf(config, name, value):
   [
     ('model.name', 'mlp_va', 'mlp_va.*did you mean mlp_vae.*conv_vae, mlp_vae'),
     ('model.kwargs.latent_size', 0, 'config.model: latent_size'),
-    ('model.kwargs.latent', 3, "config.model: .*unexpected.*'latent'"),
+    (
+      *('model.kwargs.latent', 3),
+      "config.model.kwargs: unexpected 'latent' .did you mean latent_size",
+    ),
     ('constraints.re.kappa', 0.0, 'config.constraints.re: kappa must be > 0'),
     ('constraints.re.kappa', -0.1, 'kappa must be > 0 .* got -0.1'),
     ('multipliers.name', 'gecko', 'gecko.*did you mean geco'),
@@ -120,14 +123,14 @@ def test_wrong_options_of_a_constraint_are_named(
 def network(tmp_path):
   """Return the folder of a small classifier of 4x4 images, untrained."""
   kwargs = dict(channels=(2,), hidden_size=3)
-  classifier = CLASSIFIERS['cnn'](2, **kwargs)
+  classifier = CLASSIFIERS['cnn'](12, **kwargs)
   params, state = classifier.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
   folder = str(tmp_path)
   pretrained.save(
     folder,
     model={'name': 'cnn', 'kwargs': kwargs},
     image_shape=(4, 4, 1),
-    num_classes=2,
+    num_classes=12,
     params=params,
     state=state,
     feature_stddevs={'conv_1': np.ones(2)},
@@ -242,7 +245,7 @@ def test_compositions_are_of_mnist_in_data_dir_unless_told_otherwise(
   ('kwargs', 'message'),
   [
     ({'base': 'digitz'}, "unknown data set 'digitz'.*digits"),
-    ({'bass': 'digits'}, "config.dataset: .*unexpected.*'bass'"),
+    ({'bass': 'digits'}, "config.dataset.kwargs: unexpected 'bass'.*base"),
   ],
 )
 def test_a_composition_names_what_is_wrong_with_its_options(

@@ -4,7 +4,7 @@ Each is a function of a base, any set of gray images with the labels 0 to 9. A
 batch is composed on the device. Example i contains the base's image i, so that
 every image comes once per epoch; the other images are drawn from the same split
 by the example's own key. To add one, write a function `base -> Dataset` and
-enter it in `build.COMPOSITIONS`.
+enter it in `choices.COMPOSITIONS`.
 """
 
 from collections.abc import Mapping

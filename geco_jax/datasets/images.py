@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+SPLITS = ('train', 'validation', 'test')
+
 
 class Images(NamedTuple):
   """The images of one split, on the host or on a device."""
@@ -17,4 +19,4 @@ class ImageSet(NamedTuple):
   """A data set on the host: fixed splits of decoded images."""
 
   name: str
-  splits: Mapping[str, Images]  # 'train', 'validation' and 'test', all there.
+  splits: Mapping[str, Images]  # Those of `SPLITS`, all there.

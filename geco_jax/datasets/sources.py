@@ -12,10 +12,10 @@ from geco_jax.datasets import cache
 from geco_jax.datasets import tfds_source
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
+from geco_jax.datasets.images import SPLITS
 from geco_jax.errors import UserError
 from geco_jax.io import files
 
-_SPLITS = ('train', 'validation', 'test')
 _VALIDATION_SIZES = {'mnist': 5_000, 'cifar10': 5_000}  # Others: a tenth.
 _CELEB_A_CROP = 140
 
@@ -34,7 +34,7 @@ def digits() -> ImageSet:
   images = Images(pixels.reshape(-1, 8, 8, 1), labels.astype(np.int32))
   parts = np.split(_fixed_permutation(len(labels)), [1_437, 1_617])
   splits = {
-    name: _take(images, part) for name, part in zip(_SPLITS, parts, strict=True)
+    name: _take(images, part) for name, part in zip(SPLITS, parts, strict=True)
   }
   return ImageSet('digits', splits)
 
@@ -120,7 +120,7 @@ def _decode(
   sizes = {
     split: info.num_examples
     for split, info in builder.info.splits.items()
-    if split in _SPLITS and info.num_examples
+    if split in SPLITS and info.num_examples
   }
   if 'train' not in sizes:
     raise UserError(
@@ -152,7 +152,7 @@ def _with_missing_splits(
       complete[name] = _take(train, rest[:size])
       rest = rest[size:]
       complete['train'] = _take(train, rest)
-  return {name: complete[name] for name in _SPLITS}
+  return {name: complete[name] for name in SPLITS}
 
 
 def _fixed_permutation(count: int) -> np.ndarray:
@@ -207,5 +207,5 @@ def _to_arrays(splits: Mapping[str, Images]) -> cache.Arrays:
 def _from_arrays(arrays: cache.Arrays) -> dict[str, Images]:
   return {
     name: Images(arrays[f'{name}_image'], arrays[f'{name}_label'])
-    for name in _SPLITS
+    for name in SPLITS
   }

@@ -1,0 +1,188 @@
+"""What the groups of a config can name, and the checks of the groups.
+
+To add an optimizer, a schedule or a composed data set, enter it here: its
+signature says what the config's group may hold.
+"""
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+import jmp
+import optax
+
+from geco_jax import config_schema
+from geco_jax.constraints import CONSTRAINTS
+from geco_jax.datasets import compositions
+from geco_jax.datasets import sources
+from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.images import ImageSet
+from geco_jax.errors import UserError
+
+_T = TypeVar('_T')
+
+
+@config_schema.passes_to(optax.sgd)
+def _sgdw(learning_rate, *, weight_decay: float = 5e-4, **kwargs):
+  # Decayed before momentum, as for residual networks since He et al. 2016.
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, **kwargs)
+  )
+
+
+COMPOSITIONS = {
+  'color_mnist': compositions.color_mnist,
+  'micro_mnist': compositions.micro_mnist,
+  'mnist_rotate': compositions.mnist_rotate,
+  'mnist_sum': compositions.mnist_sum,
+  'mnist_sum_hard': compositions.mnist_sum_hard,
+  'mnist_triplets': compositions.mnist_triplets,
+}
+OPTIMIZERS = {
+  'adam': optax.adam,
+  'adamw': optax.adamw,
+  'rmsprop': optax.rmsprop,
+  'sgd': optax.sgd,
+  'sgdw': _sgdw,
+}
+SCHEDULES = {
+  'constant': optax.constant_schedule,
+  'cosine': optax.cosine_decay_schedule,
+  'exponential': optax.exponential_decay,
+  'linear': optax.linear_schedule,
+  'warmup_cosine': optax.warmup_cosine_decay_schedule,
+}
+
+
+# What a group's name stands for, and how many of its first arguments are not
+# the config's.
+Choices = tuple[Mapping[str, Callable], int]
+
+
+def check_groups(config: Any, models: Choices) -> None:
+  """Check the groups that every config has against what their names stand for.
+
+  Args:
+    config: has these groups.
+    models: what `config.model` can name.
+
+  Raises:
+    UserError: as `config_schema.check_choice`.
+  """
+  check_dataset_group(config)
+  config_schema.check_choice('model', config.model, *models)
+  config_schema.check_choice('optimizer', config.optimizer, OPTIMIZERS, 1)
+  config_schema.check_choice(
+    'learning_rate', config.learning_rate, SCHEDULES, 0
+  )
+
+
+def check_dataset_group(config: Any) -> None:
+  """Check `config.dataset` alone, as `check_config` does.
+
+  Whether TensorFlow Datasets knows a name turns out when it is opened.
+  """
+  if 'dataset' not in config:
+    raise UserError('config.dataset is missing')
+  config_schema.check_leaves('config.dataset', config.dataset)
+  config_schema.check_group('dataset', config.dataset)
+  choices = {**image_sets(config.dataset.name, None), **composed_sets(None)}
+  config_schema.check_choice('dataset', config.dataset, choices, 0)
+
+
+def image_sets(
+  name: str, data_dir: str | None
+) -> Mapping[str, Callable[..., ImageSet]]:
+  """Return what reads image sets, by name, one called `name` among them.
+
+  Args:
+    name: TFDS's to know or to refuse if none of the others has it.
+    data_dir: of TFDS.
+  """
+  return {
+    name: functools.partial(sources.tfds_images, name, data_dir=data_dir),
+    'celeb_a': functools.partial(sources.celeb_a, data_dir=data_dir),
+    'digits': sources.digits,
+  }
+
+
+def composed_sets(data_dir: str | None) -> Mapping[str, Callable[..., Dataset]]:
+  """Return what composes data sets of the images of a base, by name."""
+  return {
+    name: functools.partial(_composed, function, data_dir)
+    for name, function in COMPOSITIONS.items()
+  }
+
+
+def _composed(composition, data_dir, base: str = 'mnist'):
+  return composition(construct('dataset', image_sets(base, data_dir), base))
+
+
+def policy(text: str) -> jmp.Policy:
+  """Return the precision that `config.policy` names.
+
+  Raises:
+    UserError: if there is none or it would need loss scaling.
+  """
+  try:
+    named = jmp.get_policy(text)
+  except (ValueError, KeyError) as error:
+    raise UserError(
+      f'config.policy must be one of jmp, like '
+      f'"params=float32,compute=bfloat16,output=float32", got "{text}"'
+    ) from error
+  if jnp.dtype(named.compute_dtype) == jnp.float16:
+    raise UserError(
+      f'config.policy: float16 would need loss scaling; use bfloat16, got '
+      f'"{text}"'
+    )
+  return named
+
+
+def check_constraints(groups: Mapping[str, Any]) -> None:
+  """Check the options of constraints, by name, and their kappas.
+
+  Raises:
+    UserError: if there is none, or one is unknown or has wrong options.
+  """
+  if not groups:
+    raise UserError('config.constraints is empty; name at least one')
+  for name, group in groups.items():
+    where = f'constraints.{name}'
+    if name not in CONSTRAINTS:
+      raise UserError(
+        f'config.{where}: unknown name {name!r}'
+        f'{config_schema.hint(name, CONSTRAINTS)}; choose from '
+        f'{", ".join(sorted(CONSTRAINTS))}'
+      )
+    entry = CONSTRAINTS[name]
+    known = config_schema.parameters(_kappa_of, 0)
+    known |= config_schema.parameters(entry.make, 1)
+    if 'network' in known:  # By name or path.
+      known['network'] = known['network'].replace(annotation=str)
+    config_schema.check_arguments(where, group, known, name)
+    construct(where, {name: entry.check_kappa}, name, group.kappa)
+
+
+def _kappa_of(kappa: float) -> float:
+  """Have the parameter that every constraint has in a config."""
+  return kappa
+
+
+def construct(
+  where: str,
+  constructors: Mapping[str, Callable[..., _T]],
+  name: str,
+  *args: Any,
+  **kwargs: Any,
+) -> _T:
+  """Call a constructor by name.
+
+  Raises:
+    UserError: if it complains of its arguments; names the config's group.
+  """
+  try:
+    return constructors[name](*args, **kwargs)
+  except (TypeError, ValueError, ArithmeticError) as error:
+    raise UserError(f'config.{where}: {error}') from error

@@ -1,0 +1,94 @@
+"""What is checked of a data set before anything is made of it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from geco_jax.datasets.images import Images
+from geco_jax.datasets.images import SPLITS
+from geco_jax.errors import UserError
+
+# Where the brightest pixel of a whole split is below it, a scale is missing.
+_DARKEST = 64
+
+
+def check_images(name: str, splits: Mapping[str, Images]) -> None:
+  """Check that splits hold images as the rest of the package takes them.
+
+  Args:
+    name: of the data set.
+    splits: by name.
+
+  Raises:
+    UserError: if a split is missing or empty, or its images are not uint8
+      [n, height, width, channels] of one shape that use the range 0 to 255.
+  """
+  for split in SPLITS:
+    if split not in splits:
+      raise UserError(
+        f'{name} has no {split} split; it has {", ".join(splits)}'
+      )
+    image, label = splits[split]
+    _check_array(f'{name}: images of the {split} split', image)
+    shape = splits[SPLITS[0]].image.shape[1:]
+    if image.shape[1:] != shape:
+      raise UserError(
+        f'{name}: images of the {split} split are {image.shape[1:]}, those of '
+        f'{SPLITS[0]} {shape}; all must have one shape'
+      )
+    if not np.issubdtype(label.dtype, np.integer) or len(label) != len(image):
+      raise UserError(
+        f'{name}: the {split} split needs an integer label for each of its '
+        f'{len(image)} images (-1 is none), got {label.dtype} {label.shape}'
+      )
+
+
+def _check_array(what: str, image: np.ndarray) -> None:
+  if image.dtype != np.uint8:
+    raise UserError(
+      f'{what} must be uint8 from 0 to 255, got {image.dtype}; for pixels x in '
+      '[0, 1]: np.round(255 * x).astype(np.uint8)'
+    )
+  if image.ndim != 4 or 0 in image.shape[1:]:
+    raise UserError(
+      f'{what} must be [n, height, width, channels], got {image.shape}'
+    )
+  if not len(image):
+    raise UserError(f'{what}: there are none, the split is empty')
+  # The first images tell, as a rule; all black ones are nothing to scale.
+  brightest = int(image[:100].max())
+  if brightest < _DARKEST:
+    brightest = int(image.max())
+  if 0 < brightest < _DARKEST:
+    raise UserError(
+      f'{what} reach {brightest} of 255 only, and 255 is white: scale them, '
+      f'for 0 to {brightest} by {255 // brightest}'
+    )
+
+
+def check_labels(
+  name: str, splits: Mapping[str, Images], num_classes: int | None = None
+) -> None:
+  """Check that every image of every split has a label.
+
+  Args:
+    name: of the data set.
+    splits: by name.
+    num_classes: labels must be below it; None is no such bound.
+
+  Raises:
+    UserError: if one has none, or one of no class.
+  """
+  for split, images in splits.items():
+    lowest, highest = int(images.label.min()), int(images.label.max())
+    if lowest < 0:
+      count = int((images.label < 0).sum())
+      raise UserError(
+        f'{name} has no labels for {count} of the {len(images.label)} images '
+        f'of its {split} split'
+      )
+    if num_classes is not None and highest >= num_classes:
+      raise UserError(
+        f'{name} has the label {highest} in its {split} split, the network '
+        f'knows 0 to {num_classes - 1}'
+      )
