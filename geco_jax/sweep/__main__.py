@@ -68,15 +68,18 @@ def main(argv: Sequence[str]) -> int:
     print(_listing(grid, workdir))
     return 0
   failed = _run(grid, workdir)
-  _report(grid, workdir)
-  for point in failed:
-    log = os.path.join(workdir, point.name, sweeping.ERROR_LOG)
-    print(f'failed: {point.name}, see {log}')
-  return _EXIT_FAILURES if failed else 0
+  problems = [f'failed: {name}: {reason}' for name, reason in failed.items()]
+  try:
+    _report(grid, workdir)
+  except OSError as error:
+    problems.append(f'the report could not be written whole: {error}')
+  for problem in problems:
+    print(problem)
+  return _EXIT_FAILURES if problems else 0
 
 
-def _run(grid: Sequence[Point], workdir: str) -> list[Point]:
-  """Run what is not finished; return what failed."""
+def _run(grid: Sequence[Point], workdir: str) -> dict[str, str]:
+  """Run what is not finished; return why each run that failed did."""
   if flags.FLAGS.executor == 'slurm':
     return slurm.run_jobs(
       grid,

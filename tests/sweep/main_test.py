@@ -68,10 +68,15 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
 def test_a_run_that_fails_is_named_at_the_end_with_its_log(tmp_path):
   (tmp_path / RUNS[1]).mkdir()
   (tmp_path / RUNS[1] / 'checkpoints').write_text('not a folder')
-  code, out, _ = sweep(f'--workdir={tmp_path}', '--executor=local')
+  (tmp_path / 'tensorboard').write_text('not a folder')
+  code, out, err = sweep(f'--workdir={tmp_path}', '--executor=local')
   assert code == 1
+  assert 'Traceback' not in out + err
   log = os.path.join(tmp_path, RUNS[1], 'error.log')
-  assert out.splitlines()[-1] == f'failed: {RUNS[1]}, see {log}'
+  *_, failed, unreported = out.splitlines()
+  assert failed.startswith(f'failed: {RUNS[1]}: ')
+  assert failed.endswith(f'(see {log})')
+  assert unreported.startswith('the report could not be written whole: ')
   assert os.path.exists(log)
   page = (tmp_path / 'report.html').read_text()
   assert f'Not finished: {RUNS[1]}' in page

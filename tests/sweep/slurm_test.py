@@ -66,13 +66,30 @@ def test_every_run_is_a_job_and_those_that_die_are_named(
   )
   failed = slurm.run_jobs(grid, str(tmp_path), 'local')
   assert len(executor.jobs) == 2
-  assert [point.name for point in failed] == ['seed_1']
+  assert [*failed] == ['seed_1']
+  assert str(tmp_path / 'seed_1' / local.ERROR_LOG) in failed['seed_1']
   log = (tmp_path / 'seed_1' / local.ERROR_LOG).read_text()
   assert os.path.join(str(tmp_path), 'jobs', '1_0_log.err') in log
 
   # The finished one is not submitted again, the other one is.
   slurm.run_jobs(grid, str(tmp_path), 'local')
   assert len(executor.jobs) == 3
+
+
+def test_jobs_that_die_on_a_full_disk_are_named(
+  grid, executor, tmp_path, monkeypatch, caplog
+):
+  def fail(path, content):
+    del content
+    raise OSError(f'No space left on device: {path}')
+
+  monkeypatch.setattr(local, 'run_here', lambda *_, **__: None)
+  monkeypatch.setattr('geco_jax.io.files.write_bytes', fail)
+  failed = slurm.run_jobs(grid, str(tmp_path), 'local')
+  assert len(executor.jobs) == 2
+  assert [*failed] == ['seed_0', 'seed_1']
+  assert 'no error.log: No space left on device' in failed['seed_1']
+  assert 'ids.json' in caplog.text
 
 
 def test_no_more_jobs_than_asked_run_at_a_time(
