@@ -1,4 +1,4 @@
-"""JSON files that can be made anew: a damaged one stops nothing.
+"""JSON files that can be made anew or missed: a damaged one stops nothing.
 
 What a person or a crash left in such a file is not trusted to have the form
 that it was written in.
@@ -6,11 +6,15 @@ that it was written in.
 
 from collections.abc import Callable
 import json
+import os
 from typing import Any, TypeVar
 
 from absl import logging
 
+from geco_jax.io.files import write_json
+
 _T = TypeVar('_T')
+_RUNS_AT_ONCE = 'runs_at_once.json'  # In the folder of a run.
 
 
 def read(path: str, parse: Callable[[Any], _T]) -> _T | None:
@@ -61,3 +65,29 @@ def check(value: Any, kinds: type | tuple[type, ...], name: str) -> None:
     listed = ()
   if not isinstance(value, listed):
     raise ValueError(f'{name} is {json.dumps(value)[:60]}')
+
+
+def counts(content: Any) -> dict[str, int]:
+  """Return a JSON object of numbers from 1 on; `parse` of `read`.
+
+  Raises:
+    ValueError: if it is anything else.
+  """
+  for name, value in mapping(content, int).items():
+    if value < 1:
+      raise ValueError(f'{name} is {value}')
+  return content
+
+
+def note_runs_at_once(workdir: str, width: int) -> None:
+  """Note in a run's folder with how many at once it is trained.
+
+  Its numbers depend on that in their rounding.
+  """
+  write_json(os.path.join(workdir, _RUNS_AT_ONCE), {'runs_at_once': width})
+
+
+def runs_at_once(workdir: str) -> int:
+  """Return with how many at once a run was trained, 1 where none is noted."""
+  path = os.path.join(workdir, _RUNS_AT_ONCE)
+  return read(path, lambda x: counts(x)['runs_at_once']) or 1

@@ -19,6 +19,7 @@ from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import evaluate
 from geco_jax.experiment import Experiment
+from geco_jax.io import by_products
 from geco_jax.io import files
 from geco_jax.io import run_folder
 from geco_jax.io.checkpoint import latest_step
@@ -107,10 +108,10 @@ def _run_group(points, workdir, experiment: Experiment, width, show_progress):
   """Run points that share an experiment; return failures as `run_here` does."""
   failed = {}
   for start in range(0, len(points), width):
-    chunk = {p.name: p.config for p in points[start : start + width]}
-    say(', '.join(chunk))
+    chunk = points[start : start + width]
+    say(', '.join(point.name for point in chunk))
     errors = _train(chunk, workdir, experiment, width, show_progress)
-    for name in chunk:
+    for name in (point.name for point in chunk):
       folder = os.path.join(workdir, name)
       if name not in errors:
         with _failing(errors, [name]):
@@ -130,17 +131,24 @@ def _is_trained(point: Point, workdir: str) -> bool:
 
 def _train(chunk, workdir, experiment, width, show_progress):
   """Train the runs of a chunk; return what went wrong, by name."""
-  errors: dict[str, Exception] = {}
-  configs = {os.path.join(workdir, name): c for name, c in chunk.items()}
   options = {'experiment': experiment, 'show_progress': show_progress}
-  with _failing(errors, chunk):
-    if width > 1:
-      outcomes = loop.train_together(configs, **options)
-      outcomes = zip(chunk, outcomes.values(), strict=True)
-      errors |= {name: error for name, error in outcomes if error}
-    else:
-      ((folder, config),) = configs.items()
-      loop.train(config, folder, **options)
+  errors: dict[str, Exception] = {}
+  if width == 1:
+    (point,) = chunk
+    with _failing(errors, [point.name]):
+      loop.train(point.config, os.path.join(workdir, point.name), **options)
+    return errors
+  configs, names = {}, {}
+  for point in chunk:
+    folder = os.path.join(workdir, point.name)
+    with _failing(errors, [point.name]):
+      if not _is_trained(point, workdir):
+        run_folder.create(folder)
+        by_products.note_runs_at_once(folder, width)
+      configs[folder], names[folder] = point.config, point.name
+  with _failing(errors, names.values()):
+    outcomes = loop.train_together(configs, **options)
+    errors |= {names[folder]: e for folder, e in outcomes.items() if e}
   return errors
 
 

@@ -124,6 +124,13 @@ def test_together_equals_one_after_another_but_for_rounding(
   _, failed = sweep(tmp_path / 'together', groups, width=2)
   assert not failed
   for point in grid:
+    for way, width in (('in_turn', 1), ('together', 2)):
+      folder = tmp_path / way / point.name
+      assert files(folder)['evaluation']['runs_at_once'] == width
+      # The command for a single run keeps it.
+      experiment = build(point.config, make_dataset())
+      again = evaluate(str(folder), experiment=experiment)
+      assert again['runs_at_once'] == width
     for a, b in zip(
       final_leaves(
         tmp_path / 'in_turn' / point.name, point.config, make_dataset()
@@ -166,6 +173,18 @@ def test_one_failure_leaves_the_others_alone_and_is_started_again(
   assert not (tmp_path / 'seed_1' / local.ERROR_LOG).exists()
   assert files(tmp_path / 'seed_0') == before
   assert all(is_finished(point, str(tmp_path)) for point in grid)
+
+
+def test_a_damaged_evaluation_is_made_again(
+  sweep, tmp_path, monkeypatch, caplog
+):
+  sweep(tmp_path, {'seed': [0]})
+  before = files(tmp_path / 'seed_0')
+  (tmp_path / 'seed_0' / 'evaluation.json').write_text('{}')
+  monkeypatch.setattr(Recorder, 'save', None)  # Nothing is trained again.
+  assert sweep(tmp_path, {'seed': [0]})[1] == []
+  assert files(tmp_path / 'seed_0') == before
+  assert 'evaluation.json is damaged' in caplog.text
 
 
 @pytest.mark.slow

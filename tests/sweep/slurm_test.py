@@ -62,7 +62,7 @@ def test_every_run_is_a_job_and_those_that_die_are_named(
 
   monkeypatch.setattr(local, 'run_here', run_here)
   monkeypatch.setattr(
-    completion, 'is_finished', lambda p, _: p.name in finished
+    completion, 'is_finished', lambda p, *_: p.name in finished
   )
   failed = slurm.run_jobs(grid, str(tmp_path), 'local')
   assert len(executor.jobs) == 2
@@ -124,6 +124,17 @@ def test_jobs_of_an_earlier_process_are_waited_for_not_submitted_again(
   slurm.run_jobs(grid, str(tmp_path), 'local')
   assert polled_ids == ['11'] * 4
   assert len(executor.jobs) == 1  # That of seed_1.
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"seed_0": 11}', '3'])
+def test_damaged_ids_are_passed_over(
+  content, grid, executor, tmp_path, monkeypatch
+):
+  (tmp_path / 'jobs').mkdir()
+  (tmp_path / 'jobs' / 'ids.json').write_text(content)
+  monkeypatch.setattr(local, 'run_here', lambda *_, **__: None)
+  slurm.run_jobs(grid, str(tmp_path), 'local')
+  assert len(executor.jobs) == 2
 
 
 def test_options_are_submitits_words():
