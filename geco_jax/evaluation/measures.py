@@ -23,6 +23,7 @@ from geco_jax.evaluation import verdicts
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import once_per_experiment
 from geco_jax.experiment import RunInputs
+from geco_jax.io import by_products
 from geco_jax.io import files
 from geco_jax.io import run_folder
 from geco_jax.io.checkpoint import Checkpointer
@@ -277,6 +278,8 @@ def evaluate(
   inputs = run_inputs(config, experiment)
   state = restore_state(workdir, experiment, step)
   evaluation = evaluate_state(experiment, inputs, state, splits)
+  # On which the rounding of all these numbers depends.
+  evaluation['runs_at_once'] = by_products.runs_at_once(workdir)
   if parallel.is_main_process():
     files.write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
     for split in splits:

@@ -16,6 +16,7 @@ from absl import flags
 
 from geco_jax import cli
 from geco_jax import parallel
+from geco_jax.errors import UserError
 from geco_jax.sweep import curves as sweep_curves
 from geco_jax.sweep import grid as grids
 from geco_jax.sweep import local as sweeping
@@ -39,6 +40,14 @@ def define_flags() -> None:
     'local: one run after another, each as geco_jax.train would. vectorized: '
     'several at once where that is measured to be faster, a CPU split into a '
     'device per core. auto: vectorized. slurm: a job per run.',
+  )
+  flags.DEFINE_integer(
+    'runs_at_once',
+    None,
+    'How many runs to train at once, else as many as is measured to be '
+    'fastest. The numbers of a run depend on it in their rounding; its '
+    'evaluation.json says how many there were.',
+    lower_bound=1,
   )
   flags.DEFINE_enum(
     'cluster',
@@ -68,16 +77,25 @@ def main(argv: Sequence[str]) -> int:
     print(_listing(grid, workdir))
     return 0
   failed = _run(grid, workdir)
-  _report(grid, workdir)
-  for point in failed:
-    log = os.path.join(workdir, point.name, sweeping.ERROR_LOG)
-    print(f'failed: {point.name}, see {log}')
-  return _EXIT_FAILURES if failed else 0
+  problems = [f'failed: {name}: {reason}' for name, reason in failed.items()]
+  try:
+    _report(grid, workdir)
+  except OSError as error:
+    problems.append(f'the report could not be written whole: {error}')
+  for problem in problems:
+    print(problem)
+  return _EXIT_FAILURES if problems else 0
 
 
-def _run(grid: Sequence[Point], workdir: str) -> list[Point]:
-  """Run what is not finished; return what failed."""
-  if flags.FLAGS.executor == 'slurm':
+def _run(grid: Sequence[Point], workdir: str) -> dict[str, str]:
+  """Run what is not finished; return why each run that failed did."""
+  executor, width = flags.FLAGS.executor, flags.FLAGS.runs_at_once
+  if width is not None and executor in ('local', 'slurm'):
+    raise UserError(
+      f'--runs_at_once={width} is for --executor=vectorized; '
+      f'--executor={executor} trains each run alone'
+    )
+  if executor == 'slurm':
     return slurm.run_jobs(
       grid,
       workdir,
@@ -86,13 +104,16 @@ def _run(grid: Sequence[Point], workdir: str) -> list[Point]:
       flags.FLAGS.max_jobs,
       data_dir=cli.DATA_DIR.value,
     )
-  local = flags.FLAGS.executor == 'local'
-  if not local:
+  choose_width = sweeping.in_turn
+  if executor != 'local':
     parallel.split_cpu(_num_cpu_devices(grid))
+    choose_width = (
+      (lambda *_: width) if width else throughput.remembered_width(workdir)
+    )
   return sweeping.run_here(
     grid,
     workdir,
-    sweeping.in_turn if local else throughput.remembered_width(workdir),
+    choose_width,
     data_dir=cli.DATA_DIR.value,
     show_progress=flags.FLAGS.progress,
   )

@@ -1,17 +1,39 @@
 """Which runs of a grid are trained and evaluated to their ends."""
 
-from collections.abc import Sequence
-import json
+from collections.abc import Mapping, Sequence
 import os
+from typing import Any
 
 from geco_jax.evaluation import pictures
+from geco_jax.evaluation import verdicts
+from geco_jax.io import by_products
 from geco_jax.io import run_folder
 from geco_jax.sweep.grid import Point
 
 SPLITS = ('train', 'test')  # What each run is evaluated on.
+_NUMBER = (int, float)
+# What has to be in an evaluation, of each split and of each constraint.
+_RECORD = {
+  'split': str,
+  'step': int,
+  'rmse': _NUMBER,
+  'kl_nats': _NUMBER,
+  'nll_nats_per_dim': _NUMBER,
+  'constraints': dict,
+}
+_CONSTRAINT = {
+  'kappa': _NUMBER,
+  'value': _NUMBER,
+  'unit': str,
+  'violation': _NUMBER,
+  'multiplier': _NUMBER,
+  'holds': bool,
+}
 
 
-def unfinished(grid: Sequence[Point], workdir: str) -> list[Point]:
+def unfinished(
+  grid: Sequence[Point], workdir: str, splits: Sequence[str] = SPLITS
+) -> list[Point]:
   """Return the runs that are not trained and evaluated to the end yet.
 
   Raises:
@@ -21,22 +43,62 @@ def unfinished(grid: Sequence[Point], workdir: str) -> list[Point]:
     folder = os.path.join(workdir, point.name)
     if run_folder.holds_run(folder):
       run_folder.check_same(folder, point.config)
-  return [point for point in grid if not is_finished(point, workdir)]
+  return [point for point in grid if not is_finished(point, workdir, splits)]
 
 
-def is_finished(point: Point, workdir: str) -> bool:
+def is_finished(
+  point: Point, workdir: str, splits: Sequence[str] = SPLITS
+) -> bool:
   """Return whether a run's final evaluation and its pictures are there."""
   folder = os.path.join(workdir, point.name)
   try:
-    with open(os.path.join(folder, 'evaluation.json')) as file:
-      evaluation = json.load(file)
-    for split in SPLITS:
+    for split in splits:
       pictures.read_rows(os.path.join(folder, f'reconstructions_{split}.png'))
-  except (OSError, ValueError):
+  except Exception:  # A damaged picture makes its reader raise anything.
     return False
-  first, *others = SPLITS
-  return (
+  return read_evaluation(point, workdir, splits) is not None
+
+
+def read_evaluation(
+  point: Point, workdir: str, splits: Sequence[str] = SPLITS
+) -> Mapping[str, Any] | None:
+  """Return a run's final evaluation (`measures.evaluate`).
+
+  None where there is none of these splits at the run's last step. Where
+  evaluation.json is damaged a warning says so.
+
+  Args:
+    point: the run.
+    workdir: of the sweep.
+    splits: of the evaluation, the first at its top level; it may have more.
+  """
+
+  def parse(content):
+    _check_record(content, point)
+    for record in content['other_splits'].values():
+      _check_record(record, point)
+    for name in content['constraints']:
+      verdicts.worst([verdicts.read(content, name)])
+    return content
+
+  path = os.path.join(workdir, point.name, 'evaluation.json')
+  evaluation = by_products.read(path, parse)
+  if evaluation is None:
+    return None
+  first, *others = splits
+  is_final = (
     evaluation['step'] == point.config.num_steps
     and evaluation['split'] == first
     and set(others) <= set(evaluation['other_splits'])
   )
+  return evaluation if is_final else None
+
+
+def _check_record(record, point):
+  """Raise a ValueError, or LookupError, unless a split's record is whole."""
+  for name, kinds in _RECORD.items():
+    by_products.check(record[name], kinds, name)
+  for constraint in point.config.constraints:
+    for name, kinds in _CONSTRAINT.items():
+      value = record['constraints'][constraint][name]
+      by_products.check(value, kinds, f'{constraint} {name}')

@@ -1,9 +1,9 @@
 """The rates of a linear model on the data sets of a sweep."""
 
 from collections.abc import Mapping, Sequence
-import json
 import math
 import os
+from typing import Any
 
 from ml_collections.config_dict import ConfigDict
 import numpy as np
@@ -12,6 +12,7 @@ from geco_jax.build import build_dataset
 from geco_jax.console import say
 from geco_jax.evaluation.gaussian_rate import Curve
 from geco_jax.evaluation.gaussian_rate import curve
+from geco_jax.io import by_products
 from geco_jax.io.files import write_json
 from geco_jax.sweep.grid import Point
 
@@ -67,12 +68,15 @@ def _curve_kappas(kappas: Sequence[float]) -> list[float]:
 
 
 def _read(workdir: str) -> dict[str, Curve]:
-  try:
-    with open(os.path.join(workdir, _FILE)) as file:
-      stored = json.load(file)
-  except (OSError, ValueError):
-    return {}
-  return {name: Curve(*map(np.array, xs)) for name, xs in stored.items()}
+  return by_products.read(os.path.join(workdir, _FILE), _curves) or {}
+
+
+def _curves(content: Any) -> dict[str, Curve]:
+  """Return what a file of curves holds; raise a ValueError if it is none."""
+  results = {}
+  for name, lists in by_products.mapping(content, list).items():
+    results[name] = Curve(*np.array(lists, float))
+  return results
 
 
 def _write(workdir: str, results: Mapping[str, Curve]) -> None:

@@ -35,7 +35,7 @@ def plane(
     _plane_line(axes, line, 'train', color)
     _plane_line(axes, line, 'test', color)
   for name, curve in (curves or {}).items():
-    label = f'Gaussian with the covariance of {name}'
+    label = _literal(f'Gaussian with the covariance of {name}')
     axes.plot(curve.nll_nats_per_dim, curve.rate_nats, 'k:', label=label)
   axes.set(
     xlabel=r'NLL at $\sigma_{opt}$ [nats per dimension]', ylabel='KL [nats]'
@@ -51,7 +51,7 @@ def _plane_line(axes, line: Line, split: str, color: str) -> None:
     for place, results in line.places.items()
   }
   means = np.array([seeds.mean(axis=0) for seeds in points.values()])
-  label = f'{line.name} {split}'.strip()
+  label = _literal(f'{line.name} {split}'.strip())
   style = 'o-' if split == 'train' else 's--'
   axes.plot(*means.T, style, color=color, label=label, markersize=5)
   for (place, seeds), mean in zip(points.items(), means, strict=True):
@@ -59,7 +59,7 @@ def _plane_line(axes, line: Line, split: str, color: str) -> None:
       axes.plot(*seeds.T, '.', color=color, alpha=0.6, markersize=4)
     if split == 'train':
       axes.annotate(
-        place,
+        _literal(place),
         mean,
         xytext=(6, 4),
         textcoords='offset points',
@@ -123,7 +123,7 @@ def _trace_line(axes, line: Line, key: str, style: str, log: bool) -> None:
           style,
           color=color,
           linewidth=1,
-          label='' if number else f'{line.name} {place}'.strip(),
+          label='' if number else _literal(f'{line.name} {place}'.strip()),
         )
 
 
@@ -164,7 +164,7 @@ def strip(line: Line) -> Figure:
     panel.text(
       -0.01,
       0.5,
-      label,
+      _literal(label),
       transform=panel.transAxes,
       ha='right',
       va='center',
@@ -178,6 +178,11 @@ def _rows(result: Result) -> dict[str, np.ndarray]:
   path = os.path.join(result.folder, 'reconstructions_train.png')
   rows = pictures.read_rows(path)
   return dict(zip(_ROWS, rows[-len(_ROWS) :], strict=True))
+
+
+def _literal(text: str) -> str:
+  """Return a text in which Matplotlib sees no formulas."""
+  return text.replace('$', r'\$')
 
 
 def _colors(count: int):

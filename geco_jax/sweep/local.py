@@ -5,7 +5,8 @@ Runs that agree in all but what enters a program as an array
 one shared by all devices, or several at once, every one whole on its device.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+import contextlib
 import os
 import traceback
 
@@ -14,8 +15,11 @@ from geco_jax.build import build_dataset
 from geco_jax.build import experiment_key
 from geco_jax.build import run_inputs
 from geco_jax.console import say
+from geco_jax.errors import Interrupted
+from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import evaluate
 from geco_jax.experiment import Experiment
+from geco_jax.io import by_products
 from geco_jax.io import files
 from geco_jax.io import run_folder
 from geco_jax.io.checkpoint import latest_step
@@ -43,7 +47,7 @@ def run_here(
   *,
   data_dir: str | None = None,
   show_progress: bool = True,
-) -> list[Point]:
+) -> dict[str, str]:
   """Train and evaluate those runs of a grid that are not finished.
 
   Args:
@@ -54,16 +58,17 @@ def run_here(
     show_progress: whether to draw progress bars on stderr.
 
   Returns:
-    The runs that failed; `ERROR_LOG` in the folder of each says why.
+    Why each run that failed did, for people, by name; `ERROR_LOG` in its
+    folder has the traceback if it could be written. The others are finished.
 
   Raises:
     UserError: if a config is refused or a folder is another run's; then
       nothing is trained.
-    training.Interrupted: after SIGTERM or SIGINT, what was trained saved.
+    Interrupted: after SIGTERM or SIGINT, what was trained saved.
   """
   todo = unfinished(grid, workdir)
   experiments = _experiments(todo, data_dir)  # Refused here, not in an hour.
-  failed = []
+  failed = {}
   names = {point.name for point in todo}
   # Grouped over the whole grid: what is left is trained as it would have been.
   for key, group in _by_experiment(grid).items():
@@ -73,7 +78,7 @@ def run_here(
       untrained = any(not _is_trained(point, workdir) for point in left)
       choose = untrained and len(group) > 1
       width = choose_width(experiment, group) if choose else 1
-      failed += _run_group(left, workdir, experiment, width, show_progress)
+      failed |= _run_group(left, workdir, experiment, width, show_progress)
   return failed
 
 
@@ -100,17 +105,22 @@ def _by_experiment(points: Sequence[Point]) -> dict[str, list[Point]]:
 
 
 def _run_group(points, workdir, experiment: Experiment, width, show_progress):
-  """Run points that share an experiment; return those that failed."""
-  failed = []
+  """Run points that share an experiment; return failures as `run_here` does."""
+  failed = {}
   for start in range(0, len(points), width):
     chunk = points[start : start + width]
     say(', '.join(point.name for point in chunk))
-    failures = _train(chunk, workdir, experiment, width, show_progress)
-    for point in chunk:
-      folder = os.path.join(workdir, point.name)
-      failure = failures[folder] or _evaluate(folder, experiment)
-      _write_error_log(folder, failure)
-      failed += [point] if failure else []
+    errors = _train(chunk, workdir, experiment, width, show_progress)
+    for name in (point.name for point in chunk):
+      folder = os.path.join(workdir, name)
+      if name not in errors:
+        with _failing(errors, [name]):
+          evaluate(folder, SPLITS, experiment=experiment)
+      if name in errors:
+        failed[name] = _explain(folder, errors[name])
+        say(f'failed: {name}: {failed[name]}; the others go on')
+      else:
+        _remove_error_log(folder)
   return failed
 
 
@@ -120,38 +130,60 @@ def _is_trained(point: Point, workdir: str) -> bool:
 
 
 def _train(chunk, workdir, experiment, width, show_progress):
-  """Train the runs of a chunk; return what went wrong, by folder."""
-  configs = {os.path.join(workdir, p.name): p.config for p in chunk}
-  if width > 1:
-    return loop.train_together(configs, experiment, show_progress=show_progress)
-  ((folder, config),) = configs.items()
+  """Train the runs of a chunk; return what went wrong, by name."""
+  options = {'experiment': experiment, 'show_progress': show_progress}
+  errors: dict[str, Exception] = {}
+  if width == 1:
+    (point,) = chunk
+    with _failing(errors, [point.name]):
+      loop.train(point.config, os.path.join(workdir, point.name), **options)
+    return errors
+  configs, names = {}, {}
+  for point in chunk:
+    folder = os.path.join(workdir, point.name)
+    with _failing(errors, [point.name]):
+      if not _is_trained(point, workdir):
+        run_folder.create(folder)
+        by_products.note_runs_at_once(folder, width)
+      configs[folder], names[folder] = point.config, point.name
+  with _failing(errors, names.values()):
+    outcomes = loop.train_together(configs, **options)
+    errors |= {names[folder]: e for folder, e in outcomes.items() if e}
+  return errors
+
+
+@contextlib.contextmanager
+def _failing(errors: dict[str, Exception], names: Iterable[str]):
+  """Make an error that of runs; the others go on."""
   try:
-    loop.train(
-      config, folder, experiment=experiment, show_progress=show_progress
-    )
-  except loop.Interrupted:
+    yield
+  except Interrupted:
     raise
-  except Exception as error:  # The others go on.
-    return {folder: error}
-  return {folder: None}
+  except Exception as error:  # Full disks, losses that are not finite, ...
+    errors |= dict.fromkeys(names, error)
 
 
-def _evaluate(folder, experiment):
-  """Evaluate a run; return what went wrong, or None."""
-  try:
-    evaluate(folder, SPLITS, experiment=experiment)
-  except Exception as error:  # The others go on.
-    return error
+def _explain(folder: str, error: Exception) -> str:
+  """Return why a run failed, for people; leave the traceback in its folder."""
+  reason = ' '.join(str(error).split())
+  if not isinstance(error, UserError):
+    reason = f'{type(error).__name__}: {reason}'
+  text = ''.join(traceback.format_exception(error))
+  return f'{reason} ({write_error_log(folder, text)})'
 
 
-def _write_error_log(folder, failure) -> None:
-  """Leave a failure's traceback in a run's folder, or remove an old one."""
+def write_error_log(folder: str, text: str) -> str:
+  """Write a run's `ERROR_LOG`; return where it is, or why it is not there."""
   path = os.path.join(folder, ERROR_LOG)
-  if failure is None:
-    if os.path.exists(path):
-      os.remove(path)
-    return
-  run_folder.create(folder)
-  text = ''.join(traceback.format_exception(failure))
-  files.write_bytes(path, text.encode())
-  say(f'failed: {failure} (see {path}); the others go on')
+  try:
+    run_folder.create(folder)
+    files.write_bytes(path, text.encode())
+  except (OSError, UserError) as error:  # A full disk may be why it failed.
+    return f'no {ERROR_LOG}: {error}'
+  return f'see {path}'
+
+
+def _remove_error_log(folder: str) -> None:
+  """Remove the log of an earlier failure, if there is one."""
+  with contextlib.suppress(OSError):
+    os.remove(os.path.join(folder, ERROR_LOG))

@@ -41,8 +41,8 @@ def write(
 ) -> list[Result]:
   """Write a sweep's report, of the runs that are finished.
 
-  It depends on the folders of the runs alone: not on when or how they were
-  trained.
+  It depends on the folders of the runs alone: not on when they were trained,
+  nor how, but for the number of runs at once.
 
   Args:
     grid: the runs.
@@ -107,7 +107,8 @@ def _page(grid, results: Sequence[Result], figures: Mapping[str, bytes]) -> str:
 <h1>{html.escape(title)}</h1>
 <p>{len(results)} runs over {html.escape(', '.join(grid[0].values))}. A
 constraint is met where C/scale on the training images is at most
-{config.tolerance:g}.</p>
+{config.tolerance:g}. The rounding of all numbers depends on how many runs were
+trained at once, which --runs_at_once fixes.</p>
 {left_out}
 {_html_table(sweep_results.table(results))}
 {images}

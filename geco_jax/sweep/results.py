@@ -1,7 +1,6 @@
 """What the folders of a sweep's runs say, in the order of its grid."""
 
 from collections.abc import Mapping, Sequence
-import json
 import os
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 from geco_jax.evaluation import verdicts
 from geco_jax.io.logs import read_metrics
 from geco_jax.sweep.completion import is_finished
+from geco_jax.sweep.completion import read_evaluation
 from geco_jax.sweep.grid import Point
 from geco_jax.sweep.grid import short_names
 
@@ -34,10 +34,9 @@ def read(grid: Sequence[Point], workdir: str) -> list[Result]:
   """Return the finished runs of a grid."""
   results = []
   for point in grid:
-    if is_finished(point, workdir):
+    evaluation = read_evaluation(point, workdir)
+    if evaluation is not None and is_finished(point, workdir):
       folder = os.path.join(workdir, point.name)
-      with open(os.path.join(folder, 'evaluation.json')) as file:
-        evaluation = json.load(file)
       results.append(Result(point, folder, evaluation, read_metrics(folder)))
   return results
 
@@ -77,6 +76,7 @@ def table(results: Sequence[Result]) -> list[dict[str, str]]:
     row['test RMSE'] = f'{test["rmse"]:.4f}'
     row['test KL/nats'] = f'{test["kl_nats"]:.3f}'
     row['test NLL/dim'] = f'{test["nll_nats_per_dim"]:.3f}'
+    row['at once'] = str(train.get('runs_at_once', 1))
     row['steps'] = str(train['step'])
     rows.append(row)
   return rows
@@ -95,7 +95,7 @@ def as_text(rows: Sequence[Mapping[str, str]]) -> str:
 
 def seconds(result: Result) -> float:
   """Return how long the training of a run took, evaluations aside."""
-  rate = result.logged['steps_per_second']
+  rate = result.logged.get('steps_per_second', np.array([]))
   steps = result.point.config.steps_per_dispatch
   return float(np.nansum(steps / rate))
 

@@ -7,13 +7,15 @@ again and goes on from its run's latest checkpoint.
 
 import ast
 from collections.abc import Mapping, Sequence
-import json
 import os
 import time
 from typing import Any, NamedTuple
 
+from absl import logging
+
 from geco_jax.console import say
 from geco_jax.errors import UserError
+from geco_jax.io import by_products
 from geco_jax.io import files
 from geco_jax.io import run_folder
 from geco_jax.sweep import completion
@@ -52,7 +54,7 @@ def run_jobs(
   max_jobs: int | None = None,
   *,
   data_dir: str | None = None,
-) -> list[Point]:
+) -> dict[str, str]:
   """Submit the runs that are not finished and wait for them.
 
   Jobs that an earlier call submitted and that still run are waited for, not
@@ -67,7 +69,7 @@ def run_jobs(
     data_dir: TFDS's folder.
 
   Returns:
-    The runs that failed.
+    Where to read why, by name, of the runs that failed.
 
   Raises:
     UserError: if submitit or the cluster is not there, an option is unknown or
@@ -81,10 +83,11 @@ def run_jobs(
       queue.submit(waiting.pop(0))
     time.sleep(_POLL_SECONDS[cluster])
     queue.drop_ended()
-  failed = [p for p in unfinished if not completion.is_finished(p, workdir)]
-  for point in failed:
-    queue.explain(point)
-  return failed
+  return {
+    point.name: queue.explain(point)
+    for point in unfinished
+    if not completion.is_finished(point, workdir)
+  }
 
 
 class _Queue:
@@ -97,7 +100,9 @@ class _Queue:
     run_folder.create(self._folder)
     self._cluster = cluster
     self._executor = _executor(self._folder, cluster, options)
-    self._ids = self._read_ids()
+    path = os.path.join(self._folder, _IDS)
+    ids = by_products.read(path, lambda x: by_products.mapping(x, str))
+    self._ids: dict[str, str] = ids or {}
     self._jobs: dict[str, Any] = {}  # Run -> job that this process submitted.
 
   def take_over(self, point: Point) -> bool:
@@ -113,8 +118,13 @@ class _Queue:
     job = self._executor.submit(_Job(point, self._workdir, self._data_dir))
     self._jobs[point.name] = job
     self.running[point.name] = self._ids[point.name] = job.job_id
-    files.write_json(os.path.join(self._folder, _IDS), self._ids)
     say(f'job {job.job_id}: {point.name}')
+    try:
+      files.write_json(os.path.join(self._folder, _IDS), self._ids)
+    except OSError as error:
+      logging.warning(
+        'the same command would not wait for these jobs: %s', error
+      )
 
   def drop_ended(self) -> None:
     """Drop the jobs that have ended."""
@@ -123,15 +133,15 @@ class _Queue:
         del self.running[name]
         say(f'job {job_id} has ended: {name}')
 
-  def explain(self, point: Point) -> None:
-    """Write an error log for a job that died without writing one."""
-    log = os.path.join(self._workdir, point.name, local.ERROR_LOG)
-    if not os.path.exists(log):
-      run_folder.create(os.path.dirname(log))
-      name = f'{self._ids[point.name]}_0_log.err'
-      submitit_log = os.path.join(self._folder, name)
-      text = f'the job ended early; see {submitit_log}\n'
-      files.write_bytes(log, text.encode())
+  def explain(self, point: Point) -> str:
+    """Return where a job's error log is, written if it died without one."""
+    folder = os.path.join(self._workdir, point.name)
+    log = os.path.join(folder, local.ERROR_LOG)
+    if os.path.exists(log):
+      return f'see {log}'
+    name = f'{self._ids[point.name]}_0_log.err'
+    text = f'the job ended early; see {os.path.join(self._folder, name)}'
+    return f'{text} ({local.write_error_log(folder, text)})'
 
   def _goes_on(self, name, job_id) -> bool:
     job = self._jobs.get(name)
@@ -141,13 +151,6 @@ class _Queue:
       return not job.done()
     # A local job's id is its process's, which another may have by now.
     return _MODULE in _command_line(job_id)
-
-  def _read_ids(self) -> dict[str, str]:
-    try:
-      with open(os.path.join(self._folder, _IDS)) as file:
-        return json.load(file)
-    except (OSError, ValueError):
-      return {}
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:

@@ -7,11 +7,11 @@ saves the splitting of every batch, an accelerator is filled by many small runs.
 
 from collections.abc import Mapping, Sequence
 import hashlib
-import json
 import math
 import os
 import time
 
+from absl import logging
 import jax
 import numpy as np
 
@@ -19,6 +19,7 @@ from geco_jax import parallel
 from geco_jax.build import run_inputs
 from geco_jax.console import say
 from geco_jax.experiment import Experiment
+from geco_jax.io import by_products
 from geco_jax.io import files
 from geco_jax.io import run_folder
 from geco_jax.step import dispatch
@@ -39,17 +40,16 @@ def remembered_width(workdir: str) -> ChooseWidth:
   path = os.path.join(workdir, _FILE)
 
   def choose(experiment, points):
-    try:
-      with open(path) as file:
-        known = json.load(file)
-    except (OSError, ValueError):
-      known = {}
+    known = by_products.read(path, by_products.counts) or {}
     setting = f'[{experiment.key}, {parallel.num_devices()}]'
     key = hashlib.sha256(setting.encode()).hexdigest()[:16]
     if key not in known:
       known[key] = fastest_width(experiment, points)
       run_folder.create(workdir)
-      files.write_json(path, known)
+      try:
+        files.write_json(path, known)
+      except OSError as error:
+        logging.warning('the choice is not kept for later: %s', error)
     return known[key]
 
   return choose
@@ -77,7 +77,7 @@ def fastest_width(experiment: Experiment, points: Sequence[Point]) -> int:
       rates[width] = _steps_per_second(experiment, points[:width])
     except jax.errors.JaxRuntimeError as error:  # Out of memory.
       say(f'{_words(width)} cannot be: {str(error).splitlines()[0]}')
-  best = max(rates, key=rates.__getitem__)
+  best = max(rates, key=rates.__getitem__, default=1)
   say(f'{_words(best)}: {_report(rates)}')
   return best
 

@@ -23,6 +23,7 @@ from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import logs
 from geco_jax.io import run_folder
+from geco_jax.io.checkpoint import latest_step
 from geco_jax.step import dispatch
 from geco_jax.step import TrainState
 from geco_jax.training.recorder import Recorder
@@ -55,8 +56,8 @@ def train(
   config = without_sweep(config)
   if experiment is None:
     experiment = build(config, build_dataset(config, data_dir))
-  with contextlib.closing(_open(config, workdir, experiment)) as run:
-    (failure,) = _train_all([run], parallel.SHARED, show_progress)
+  run = _open(config, workdir, experiment)
+  (failure,) = _train_all([run], parallel.SHARED, show_progress)
   if failure is not None:
     raise failure
   return run.state
@@ -85,18 +86,15 @@ def train_together(
     Interrupted: after SIGTERM or SIGINT, the states saved.
   """
   failures: dict[str, Exception | None] = dict.fromkeys(configs)
-  with contextlib.ExitStack() as stack:
-    runs = []
-    for workdir, config in configs.items():
-      try:
-        run = _open(without_sweep(config), workdir, experiment)
-      except Exception as error:  # Damaged checkpoints, folders of others, ...
-        failures[workdir] = error
-      else:
-        runs.append(stack.enter_context(contextlib.closing(run)))
-    if runs:
-      trained = _train_all(runs, parallel.SPREAD, show_progress)
-      failures |= zip((run.workdir for run in runs), trained, strict=True)
+  runs = []
+  for workdir, config in configs.items():
+    try:
+      runs.append(_open(without_sweep(config), workdir, experiment))
+    except Exception as error:  # Damaged checkpoints, folders of others, ...
+      failures[workdir] = error
+  if runs:
+    trained = _train_all(runs, parallel.SPREAD, show_progress)
+    failures |= zip((run.workdir for run in runs), trained, strict=True)
   return failures
 
 
@@ -109,20 +107,37 @@ def _open(config, workdir, experiment) -> Recorder:
 
 
 def _train_all(runs, layout, show_progress):
-  """Train runs to their ends; return what went wrong with each, or None."""
-  loop = _Loop(runs, layout, show_progress)
+  """Train runs to their ends and close them; return each's failure or None."""
+  failures: list[Exception | None] = [None] * len(runs)
+  with _stop_signals() as stopped:
+    try:
+      number = _Loop(runs, layout, failures, show_progress).run(stopped)
+    finally:
+      for index, run in enumerate(runs):
+        with _failing(failures, index):  # Its last save may fail only now.
+          run.close()
+    number = number or stopped()  # Which may have come during the last save.
+  if number:
+    for failure in filter(None, failures):
+      logging.warning('%s', failure)
+    raise Interrupted(number, min(latest_step(r.workdir) or 0 for r in runs))
+  for index, run in enumerate(runs):
+    if failures[index] is None:
+      with _failing(failures, index):
+        for line in infeasible(
+          run.workdir, run.experiment, run.inputs, run.state.log_multipliers
+        ):
+          logging.warning(line)
+  return failures
+
+
+@contextlib.contextmanager
+def _failing(failures: list[Exception | None], index: int):
+  """Make an error that of one run, which then stops; its first one is kept."""
   try:
-    with _stop_signals() as stopped:
-      loop.run(stopped)
-  finally:
-    loop.close()
-  for run, failure in zip(runs, loop.failures, strict=True):
-    if failure is None:
-      for line in infeasible(
-        run.workdir, run.experiment, run.inputs, run.state.log_multipliers
-      ):
-        logging.warning(line)
-  return loop.failures
+    yield
+  except Exception as error:  # Full disks, losses that are not finite, ...
+    failures[index] = failures[index] or error
 
 
 class _Loop:
@@ -132,10 +147,11 @@ class _Loop:
     self,
     runs: Sequence[Recorder],
     layout: parallel.Layout,
+    failures: list[Exception | None],
     show_progress: bool,
   ):
-    self.failures: list[Exception | None] = [None] * len(runs)
     self._runs = runs
+    self._failures = failures  # Of each run, filled in here.
     self._layout = layout
     experiment = runs[0].experiment  # That of all.
     self._take_steps = dispatch(experiment, layout)
@@ -149,31 +165,28 @@ class _Loop:
       show_progress and parallel.is_main_process(),
     )
 
-  def run(self, stopped) -> None:
-    """Train to the last step; save and raise if a signal comes."""
+  def run(self, stopped) -> int | None:
+    """Train to the last step; if a signal comes, save and return its number."""
     states = self._layout.place([run.state for run in self._runs])
     inputs = self._layout.place([run.inputs.as_arrays() for run in self._runs])
     self._since = time.monotonic()
-    while active := self._active():
-      states, step_metrics = self._take_steps(states, inputs, self._images)
-      for index in active:
-        self._runs[index].step += self._steps_per_dispatch
-      # While the devices are busy with these steps, those before are logged.
-      self._log_pending()
-      self._pending = {i: self._runs[i].step for i in active}, step_metrics
-      number = stopped()
-      stop = parallel.any_process(number is not None)
-      due = [i for i in active if stop or self._runs[i].is_checkpoint_due]
-      if due:
+    with contextlib.closing(self._progress):
+      while active := self._active():
+        states, step_metrics = self._take_steps(states, inputs, self._images)
+        for index in active:
+          self._runs[index].step += self._steps_per_dispatch
+        # While the devices are busy with these steps, those before are logged.
         self._log_pending()
-        self._save(due, states)
-      if stop and self._active():
-        step = min(self._runs[i].step for i in self._active())
-        raise Interrupted(number or signal.SIGTERM, step)
-
-  def close(self) -> None:
-    """Leave the progress bar as it stands."""
-    self._progress.close()
+        self._pending = {i: self._runs[i].step for i in active}, step_metrics
+        number = stopped()
+        stop = parallel.any_process(number is not None)
+        due = [i for i in active if stop or self._runs[i].is_checkpoint_due]
+        if due:
+          self._log_pending()
+          self._save(due, states)
+        if stop:
+          return number or signal.SIGTERM
+    return None
 
   def _log_pending(self) -> None:
     """Log the latest dispatch, when it is complete."""
@@ -186,8 +199,8 @@ class _Loop:
     seconds, self._since = now - self._since, now
     texts = []
     for index, step in steps.items():
-      if self.failures[index] is None:
-        with self._failing(index):
+      if self._failures[index] is None:
+        with _failing(self._failures, index):
           texts.append(self._runs[index].log(step, per_run[index], seconds))
     if len(self._runs) > 1:
       rate = len(steps) * self._steps_per_dispatch / seconds
@@ -197,25 +210,17 @@ class _Loop:
   def _save(self, indices, states) -> None:
     fetched = self._layout.fetch(states, len(self._runs))
     for index in indices:
-      if self.failures[index] is None:
-        with self._failing(index):
+      if self._failures[index] is None:
+        with _failing(self._failures, index):
           self._runs[index].save(fetched[index])
     self._since = time.monotonic()
-
-  @contextlib.contextmanager
-  def _failing(self, index):
-    """Make an error that of one run, which then stops."""
-    try:
-      yield
-    except Exception as error:  # Full disks, losses that are not finite, ...
-      self.failures[index] = error
 
   def _active(self) -> list[int]:
     """Return which runs go on. The others' numbers are passed over."""
     return [
       index
       for index, run in enumerate(self._runs)
-      if self.failures[index] is None and not run.is_finished
+      if self._failures[index] is None and not run.is_finished
     ]
 
 

@@ -2,15 +2,18 @@
 
 import json
 import os
+import signal
 
 import jax
 import numpy as np
 import pytest
 
 from geco_jax.build import build
+from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import evaluate
 from geco_jax.evaluation.measures import restore_state
+from geco_jax.io.checkpoint import Checkpointer
 from geco_jax.sweep import local
 from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.grid import points
@@ -33,7 +36,7 @@ def sweep(tiny_config, make_dataset, monkeypatch):
     failed = local.run_here(
       grid, str(workdir), lambda *_: width, show_progress=False
     )
-    return grid, [point.name for point in failed]
+    return grid, [*failed]
 
   return run
 
@@ -121,6 +124,13 @@ def test_together_equals_one_after_another_but_for_rounding(
   _, failed = sweep(tmp_path / 'together', groups, width=2)
   assert not failed
   for point in grid:
+    for way, width in (('in_turn', 1), ('together', 2)):
+      folder = tmp_path / way / point.name
+      assert files(folder)['evaluation']['runs_at_once'] == width
+      # The command for a single run keeps it.
+      experiment = build(point.config, make_dataset())
+      again = evaluate(str(folder), experiment=experiment)
+      assert again['runs_at_once'] == width
     for a, b in zip(
       final_leaves(
         tmp_path / 'in_turn' / point.name, point.config, make_dataset()
@@ -163,6 +173,111 @@ def test_one_failure_leaves_the_others_alone_and_is_started_again(
   assert not (tmp_path / 'seed_1' / local.ERROR_LOG).exists()
   assert files(tmp_path / 'seed_0') == before
   assert all(is_finished(point, str(tmp_path)) for point in grid)
+
+
+def test_a_damaged_evaluation_is_made_again(
+  sweep, tmp_path, monkeypatch, caplog
+):
+  sweep(tmp_path, {'seed': [0]})
+  before = files(tmp_path / 'seed_0')
+  (tmp_path / 'seed_0' / 'evaluation.json').write_text('{}')
+  monkeypatch.setattr(Recorder, 'save', None)  # Nothing is trained again.
+  assert sweep(tmp_path, {'seed': [0]})[1] == []
+  assert files(tmp_path / 'seed_0') == before
+  assert 'evaluation.json is damaged' in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('width', [1, 4])
+def test_whatever_fails_of_a_run_the_others_are_finished(
+  width, sweep, tmp_path, monkeypatch, capsys
+):
+  """A background write, an evaluation, and the writing of why it failed."""
+  close = Checkpointer.close
+
+  def fail_to_close(self):
+    close(self)
+    if 'seed_1' in str(self._directory):
+      raise OSError('No space left on device')
+
+  def fail_to_evaluate(folder, *args, **kwargs):
+    if 'seed_2' in folder:
+      raise KeyError('image')
+    return evaluate(folder, *args, **kwargs)
+
+  monkeypatch.setattr(Checkpointer, 'close', fail_to_close)
+  monkeypatch.setattr(local, 'evaluate', fail_to_evaluate)
+  (tmp_path / 'seed_2' / local.ERROR_LOG).mkdir(parents=True)
+  grid, failed = sweep(tmp_path, {'seed': [0, 1, 2, 3]}, width=width)
+  assert failed == ['seed_1', 'seed_2']
+  finished = [is_finished(point, str(tmp_path)) for point in grid]
+  assert finished == [True, False, False, True]
+  log = tmp_path / 'seed_1' / local.ERROR_LOG
+  assert 'Traceback' in log.read_text()
+  said = capsys.readouterr().err
+  assert f'seed_1: OSError: No space left on device (see {log})' in said
+  assert "seed_2: KeyError: 'image' (no error.log: " in said
+
+
+def test_what_fails_of_all_runs_that_are_together_leaves_the_next_alone(
+  sweep, tmp_path, monkeypatch
+):
+  trained = []
+
+  def train_together(configs, **kwargs):
+    del kwargs
+    trained.append([os.path.basename(folder) for folder in configs])
+    if len(trained) == 1:
+      raise RuntimeError('RESOURCE_EXHAUSTED: out of memory')
+    return dict.fromkeys(configs)
+
+  monkeypatch.setattr(loop, 'train_together', train_together)
+  monkeypatch.setattr(local, 'evaluate', lambda *_, **__: None)
+  _, failed = sweep(tmp_path, {'seed': [0, 1, 2]}, width=2)
+  assert trained == [['seed_0', 'seed_1'], ['seed_2']]
+  assert failed == ['seed_0', 'seed_1']
+
+
+@pytest.mark.parametrize(
+  ('width', 'moment', 'number'),
+  [
+    (1, 'save', signal.SIGTERM),
+    pytest.param(1, 'log', signal.SIGINT, marks=pytest.mark.slow),
+    pytest.param(1, 'close', signal.SIGTERM, marks=pytest.mark.slow),
+    pytest.param(2, 'save', signal.SIGTERM, marks=pytest.mark.slow),
+    pytest.param(2, 'close', signal.SIGINT, marks=pytest.mark.slow),
+  ],
+)
+def test_a_signal_at_the_end_of_a_run_stops_the_sweep(
+  width, moment, number, sweep, tmp_path, monkeypatch
+):
+  method, sent = getattr(Recorder, moment), []
+
+  def interrupt(self, *args):
+    if self.step == self.config.num_steps and not sent:
+      sent.append(number)
+      os.kill(os.getpid(), number)
+    return method(self, *args)
+
+  monkeypatch.setattr(Recorder, moment, interrupt)
+  groups = {'seed': [0, 1, 2]}
+  with pytest.raises(Interrupted, match='saved at step 20') as stopped:
+    sweep(tmp_path, groups, width=width)
+  assert stopped.value.signal_number == number
+  assert sorted(os.listdir(tmp_path)) == ['seed_0', 'seed_1'][:width]
+  monkeypatch.setattr(local, 'evaluate', lambda *_, **__: None)
+  assert sweep(tmp_path, groups, width=width)[1] == []
+
+
+def test_a_failure_does_not_hide_a_signal(sweep, tmp_path, monkeypatch):
+  def fail(self, state):
+    del self, state
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise OSError('No space left on device')
+
+  monkeypatch.setattr(Recorder, 'save', fail)
+  with pytest.raises(Interrupted, match='SIGTERM, saved at step 0'):
+    sweep(tmp_path, {'seed': [0, 1]})
 
 
 @pytest.mark.slow

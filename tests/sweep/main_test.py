@@ -1,5 +1,6 @@
 """The sweep as a person types it: killed, wrong, listed, reported."""
 
+import json
 import os
 import re
 import signal
@@ -68,10 +69,15 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
 def test_a_run_that_fails_is_named_at_the_end_with_its_log(tmp_path):
   (tmp_path / RUNS[1]).mkdir()
   (tmp_path / RUNS[1] / 'checkpoints').write_text('not a folder')
-  code, out, _ = sweep(f'--workdir={tmp_path}', '--executor=local')
+  (tmp_path / 'tensorboard').write_text('not a folder')
+  code, out, err = sweep(f'--workdir={tmp_path}', '--executor=local')
   assert code == 1
+  assert 'Traceback' not in out + err
   log = os.path.join(tmp_path, RUNS[1], 'error.log')
-  assert out.splitlines()[-1] == f'failed: {RUNS[1]}, see {log}'
+  *_, failed, unreported = out.splitlines()
+  assert failed.startswith(f'failed: {RUNS[1]}: ')
+  assert failed.endswith(f'(see {log})')
+  assert unreported.startswith('the report could not be written whole: ')
   assert os.path.exists(log)
   page = (tmp_path / 'report.html').read_text()
   assert f'Not finished: {RUNS[1]}' in page
@@ -98,6 +104,30 @@ def test_jobs_of_this_machine_train_the_same_runs(tmp_path):
   assert code == 0, err
   page = (local / 'report.html').read_bytes()
   assert (jobs / 'report.html').read_bytes() == page
+
+
+@pytest.mark.parametrize(
+  'executor', ['local', pytest.param('slurm', marks=pytest.mark.slow)]
+)
+def test_a_width_is_for_runs_that_are_trained_together(executor, tmp_path):
+  workdir = tmp_path / 'sweep'
+  code, _, err = sweep(
+    f'--workdir={workdir}', f'--executor={executor}', '--runs_at_once=2'
+  )
+  assert code == 2
+  assert '--runs_at_once=2 is for --executor=vectorized' in err
+  assert not workdir.exists()
+
+
+@pytest.mark.slow
+def test_a_width_that_is_given_is_that_of_every_run(tmp_path):
+  code, out, err = sweep(f'--workdir={tmp_path}', '--runs_at_once=2')
+  assert code == 0, err
+  assert 'steps per second are' not in err  # Nothing was measured.
+  for name in RUNS:
+    evaluation = json.loads((tmp_path / name / 'evaluation.json').read_text())
+    assert evaluation['runs_at_once'] == 2
+  assert 'at once' in out.splitlines()[0]
 
 
 def test_a_wrong_grid_is_one_line_and_leaves_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """The report says what the folders of the runs say, and nothing else."""
 
+import functools
 import glob
 import json
 import re
@@ -10,6 +11,8 @@ import pytest
 from geco_jax.evaluation import pictures
 from geco_jax.evaluation.gaussian_rate import Curve
 from geco_jax.io.files import write_json
+from geco_jax.sweep import completion
+from geco_jax.sweep import curves
 from geco_jax.sweep import report
 from geco_jax.sweep import results as sweep_results
 from geco_jax.sweep.grid import points
@@ -108,6 +111,7 @@ def test_page_needs_nothing_else_and_is_the_same_every_time(grid, sweep):
   assert str(sweep) not in page
   assert f'Not finished: {grid[-1].name}.' in page
   assert 'num_steps: 20' in page and 'constraints.re.kappa:' not in page
+  assert 'at once' in page and '--runs_at_once' in page
   for name in ('plane', 'constraints', 'multipliers', 'strip_0', 'strip_1'):
     assert (sweep / f'{name}.png').exists()
 
@@ -118,6 +122,93 @@ def test_tensorboard_has_a_session_per_run_once(grid, sweep):
     report.write_tensorboard(results, str(sweep / 'tensorboard'))
   files = glob.glob(f'{sweep}/tensorboard/*/events*')
   assert len(files) == len(grid) - 1
+
+
+def without(evaluation, *names):
+  """Return a copy without the leaf of these names."""
+  copy = json.loads(json.dumps(evaluation))
+  *parents, leaf = names
+  functools.reduce(dict.__getitem__, parents, copy).pop(leaf)
+  return copy
+
+
+DAMAGES = {
+  'nothing': lambda _: '',
+  'no_text': lambda _: b'\xff\x00',
+  'no_json': lambda e: json.dumps(e)[:-9],
+  **{text: lambda _, text=text: text for text in ('{}', '[]', 'null', '3')},
+  'no_step': lambda e: without(e, 'step'),
+  'no_kl_on_test': lambda e: without(e, 'other_splits', 'test', 'kl_nats'),
+  'no_constraint': lambda e: without(e, 'constraints', 're'),
+  'no_multiplier': lambda e: without(e, 'constraints', 're', 'multiplier'),
+  'word_for_a_number': lambda e: {**e, 'rmse': 'low'},
+  'truth_for_a_number': lambda e: {**e, 'kl_nats': True},
+  'list_of_splits': lambda e: {**e, 'other_splits': []},
+  'other_splits_are_words': lambda e: {**e, 'other_splits': {'test': 'x'}},
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_an_evaluation_of_another_form_is_none_and_said(
+  damage, grid, tmp_path, caplog
+):
+  for point in grid[:2]:
+    write_run(tmp_path / point.name, point)
+  path = tmp_path / grid[1].name / 'evaluation.json'
+  content = DAMAGES[damage](json.loads(path.read_text()))
+  if not isinstance(content, (str, bytes)):
+    content = json.dumps(content)
+  path.write_bytes(content if isinstance(content, bytes) else content.encode())
+  (result,) = sweep_results.read(grid, str(tmp_path))
+  assert result.point == grid[0]
+  assert f'{path} is damaged' in caplog.text
+  assert grid[1] in completion.unfinished(grid, str(tmp_path))
+
+
+def test_an_evaluation_at_another_step_or_with_a_damaged_picture_is_not_final(
+  grid, tmp_path, caplog
+):
+  for point in grid[:3]:
+    write_run(tmp_path / point.name, point)
+  path = tmp_path / grid[0].name / 'evaluation.json'
+  write_json(str(path), {**json.loads(path.read_text()), 'step': 10})
+  picture = tmp_path / grid[1].name / 'reconstructions_test.png'
+  picture.write_bytes(picture.read_bytes()[:60])
+  assert [r.point for r in sweep_results.read(grid, str(tmp_path))] == [grid[2]]
+  assert not caplog.records
+
+
+def test_values_with_dollars_are_drawn_as_they_are(tiny_config, tmp_path):
+  config = tiny_config()
+  config.sweep = (
+    {'optimizer.name': ['$a', 'b^{$', r'\$c_$']},
+    {'constraints.re.kappa': [0.2, 0.3]},
+  )
+  grid = points(config)
+  for point in grid:
+    write_run(tmp_path / point.name, point)
+  curve = Curve(np.array([0.1, 0.3]), np.array([9.0, 2.0]), np.array([0.3, 1]))
+  assert len(report.write(grid, str(tmp_path), {'$x^{$': curve})) == 6
+  page = (tmp_path / 'report.html').read_text()
+  assert 'Reconstructions and samples, name b^{$' in page
+
+
+@pytest.mark.parametrize(
+  'content', ['', '[]', '3', '{"digits": 3}', '{"digits": [[1], [2]]}']
+)
+def test_a_damaged_file_of_curves_is_made_anew(
+  content, grid, make_dataset, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(curves, 'build_dataset', lambda *_: make_dataset())
+  path = tmp_path / 'gaussian_rate.json'
+  path.write_text(content)
+  results = curves.curves(grid, str(tmp_path))
+  assert [*results] == ['digits']
+  np.testing.assert_array_equal(results['digits'].kappas, [0.1, 0.2, 0.3])
+  stored = json.loads(path.read_text())
+  assert stored['digits'][0] == [0.1, 0.2, 0.3]
+  monkeypatch.setattr(curves, 'build_dataset', None)  # Is not called again.
+  assert [*curves.curves(grid, str(tmp_path))] == ['digits']
 
 
 def test_without_a_finished_run_there_is_no_report(grid, tmp_path):

@@ -62,17 +62,34 @@ def test_every_run_is_a_job_and_those_that_die_are_named(
 
   monkeypatch.setattr(local, 'run_here', run_here)
   monkeypatch.setattr(
-    completion, 'is_finished', lambda p, _: p.name in finished
+    completion, 'is_finished', lambda p, *_: p.name in finished
   )
   failed = slurm.run_jobs(grid, str(tmp_path), 'local')
   assert len(executor.jobs) == 2
-  assert [point.name for point in failed] == ['seed_1']
+  assert [*failed] == ['seed_1']
+  assert str(tmp_path / 'seed_1' / local.ERROR_LOG) in failed['seed_1']
   log = (tmp_path / 'seed_1' / local.ERROR_LOG).read_text()
   assert os.path.join(str(tmp_path), 'jobs', '1_0_log.err') in log
 
   # The finished one is not submitted again, the other one is.
   slurm.run_jobs(grid, str(tmp_path), 'local')
   assert len(executor.jobs) == 3
+
+
+def test_jobs_that_die_on_a_full_disk_are_named(
+  grid, executor, tmp_path, monkeypatch, caplog
+):
+  def fail(path, content):
+    del content
+    raise OSError(f'No space left on device: {path}')
+
+  monkeypatch.setattr(local, 'run_here', lambda *_, **__: None)
+  monkeypatch.setattr('geco_jax.io.files.write_bytes', fail)
+  failed = slurm.run_jobs(grid, str(tmp_path), 'local')
+  assert len(executor.jobs) == 2
+  assert [*failed] == ['seed_0', 'seed_1']
+  assert 'no error.log: No space left on device' in failed['seed_1']
+  assert 'ids.json' in caplog.text
 
 
 def test_no_more_jobs_than_asked_run_at_a_time(
@@ -107,6 +124,17 @@ def test_jobs_of_an_earlier_process_are_waited_for_not_submitted_again(
   slurm.run_jobs(grid, str(tmp_path), 'local')
   assert polled_ids == ['11'] * 4
   assert len(executor.jobs) == 1  # That of seed_1.
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"seed_0": 11}', '3'])
+def test_damaged_ids_are_passed_over(
+  content, grid, executor, tmp_path, monkeypatch
+):
+  (tmp_path / 'jobs').mkdir()
+  (tmp_path / 'jobs' / 'ids.json').write_text(content)
+  monkeypatch.setattr(local, 'run_here', lambda *_, **__: None)
+  slurm.run_jobs(grid, str(tmp_path), 'local')
+  assert len(executor.jobs) == 2
 
 
 def test_options_are_submitits_words():

@@ -1,5 +1,6 @@
 """What was measured to be fastest is chosen, and said."""
 
+import json
 import re
 import types
 
@@ -35,6 +36,7 @@ def test_only_what_can_win_is_measured():
     ({1: 50.0, 10: 40.0}, 1, 'one run after another: .*are 50 .*40 with 10'),
     ({1: 50.0, 10: 60.0}, 10, '10 runs at once: .*are 50 .*60 with 10'),
     ({1: 50.0}, 1, '10 runs at once cannot be: RESOURCE_EXHAUSTED'),
+    ({}, 1, 'one run after another cannot be: RESOURCE_EXHAUSTED'),
   ],
 )
 def test_the_fastest_that_fits_is_chosen_and_its_rates_are_said(
@@ -61,3 +63,32 @@ def test_a_choice_is_made_once_per_sweep(monkeypatch, tmp_path):
     assert throughput.remembered_width(workdir)(experiment, []) == 2
   experiment.key = '{"batch_size": 16}'
   assert throughput.remembered_width(workdir)(experiment, []) == 3
+
+
+@pytest.mark.parametrize(
+  'content', ['', '[]', '"2"', '{"KEY": -1}', '{"KEY": "2"}', '{"KEY": [2]}']
+)
+def test_a_choice_of_another_form_is_made_anew(
+  content, monkeypatch, tmp_path, caplog
+):
+  monkeypatch.setattr(throughput, 'fastest_width', lambda *_: 2)
+  experiment = types.SimpleNamespace(key='{"batch_size": 8}')
+  choose = throughput.remembered_width(str(tmp_path))
+  assert choose(experiment, []) == 2
+  path = tmp_path / 'runs_at_once.json'
+  (key,) = json.loads(path.read_text())
+  path.write_text(content.replace('KEY', key))
+  assert choose(experiment, []) == 2
+  assert f'{path} is damaged' in caplog.text
+  assert json.loads(path.read_text()) == {key: 2}
+
+
+def test_a_choice_that_cannot_be_kept_is_warned_of(
+  monkeypatch, tmp_path, caplog
+):
+  (tmp_path / 'runs_at_once.json').mkdir()
+  monkeypatch.setattr(throughput, 'fastest_width', lambda *_: 2)
+  experiment = types.SimpleNamespace(key='{"batch_size": 8}')
+  choose = throughput.remembered_width(str(tmp_path))
+  assert choose(experiment, []) == 2
+  assert 'not kept' in caplog.text

@@ -1,0 +1,93 @@
+"""JSON files that can be made anew or missed: a damaged one stops nothing.
+
+What a person or a crash left in such a file is not trusted to have the form
+that it was written in.
+"""
+
+from collections.abc import Callable
+import json
+import os
+from typing import Any, TypeVar
+
+from absl import logging
+
+from geco_jax.io.files import write_json
+
+_T = TypeVar('_T')
+_RUNS_AT_ONCE = 'runs_at_once.json'  # In the folder of a run.
+
+
+def read(path: str, parse: Callable[[Any], _T]) -> _T | None:
+  """Return what a file holds, None if there is none.
+
+  A file that cannot be read, or is of another form, is passed over with a
+  warning that says why.
+
+  Args:
+    path: of the file.
+    parse: its content -> what is returned; raises a ValueError, or what
+      values of wrong types raise, where the form is another.
+  """
+  try:
+    with open(path, encoding='utf-8') as file:
+      return parse(json.load(file))
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+  except (
+    *(OSError, ValueError, RecursionError),
+    *(TypeError, LookupError, AttributeError),
+  ) as error:
+    reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+    logging.warning('%s is damaged and passed over: %s', path, reason)
+    return None
+
+
+def mapping(content: Any, kinds: type | tuple[type, ...]) -> dict[str, Any]:
+  """Return a JSON object whose values are all of some types; `parse` of `read`.
+
+  Raises:
+    ValueError: if it is anything else.
+  """
+  check(content, dict, 'the content')
+  for name, value in content.items():
+    check(value, kinds, name)
+  return content
+
+
+def check(value: Any, kinds: type | tuple[type, ...], name: str) -> None:
+  """Refuse a value of other types; a bool is no number.
+
+  Raises:
+    ValueError: naming it.
+  """
+  listed = kinds if isinstance(kinds, tuple) else (kinds,)
+  if isinstance(value, bool) and bool not in listed:
+    listed = ()
+  if not isinstance(value, listed):
+    raise ValueError(f'{name} is {json.dumps(value)[:60]}')
+
+
+def counts(content: Any) -> dict[str, int]:
+  """Return a JSON object of numbers from 1 on; `parse` of `read`.
+
+  Raises:
+    ValueError: if it is anything else.
+  """
+  for name, value in mapping(content, int).items():
+    if value < 1:
+      raise ValueError(f'{name} is {value}')
+  return content
+
+
+def note_runs_at_once(workdir: str, width: int) -> None:
+  """Note in a run's folder with how many at once it is trained.
+
+  Its numbers depend on that in their rounding.
+  """
+  write_json(os.path.join(workdir, _RUNS_AT_ONCE), {'runs_at_once': width})
+
+
+def runs_at_once(workdir: str) -> int:
+  """Return with how many at once a run was trained, 1 where none is noted."""
+  path = os.path.join(workdir, _RUNS_AT_ONCE)
+  return read(path, lambda x: counts(x)['runs_at_once']) or 1
