@@ -1,12 +1,16 @@
 """Checkpoints: written in the background, verified when read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import functools
 import glob
 import hashlib
 import json
 import os
+import shutil
+import sys
 import tempfile
+import time
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -17,9 +21,17 @@ from orbax.checkpoint import checkpoint_managers
 
 from geco_jax import parallel
 from geco_jax.errors import UserError
-from geco_jax.io.files import write_json
+from geco_jax.io import files
+from geco_jax.io import lock
+from geco_jax.io import manifest
+from geco_jax.io import run_folder
+from geco_jax.io.system_errors import reason
+from geco_jax.io.system_errors import refusal
+from geco_jax.io.system_errors import refusal_of_files
 
 _LATEST_KEPT = 3
+_SET_ASIDE = 'set_aside'
+_SECONDS_BEFORE_READS = (0.0, 0.1, 1.0)
 
 
 class Restored(NamedTuple):
@@ -30,18 +42,24 @@ class Restored(NamedTuple):
 
 
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):
-  """The policy that keeps the last few checkpoints and the best of all."""
+  """The policy that keeps the last few checkpoints and the best of all.
 
-  def __init__(self):
+  Those off schedule are not among the last few: they are kept until one on
+  schedule is there, so that what is left tells nothing of interruptions.
+  """
+
+  def __init__(self, is_scheduled: Callable[[int], bool]):
     self.best_step: int | None = None
+    self._is_scheduled = is_scheduled
 
   def should_preserve(self, checkpoints, *, context):
     """Return a flag per checkpoint."""
     del context
-    latest = {info.step for info in checkpoints[-_LATEST_KEPT:]}
-    return [
-      info.step in latest or info.step == self.best_step for info in checkpoints
-    ]
+    steps = [info.step for info in checkpoints]
+    scheduled = [step for step in steps if self._is_scheduled(step)]
+    kept = {*scheduled[-_LATEST_KEPT:], self.best_step}
+    newest = max(scheduled, default=-1)
+    return [step in kept or step > newest for step in steps]
 
 
 class Checkpointer:
@@ -49,53 +67,102 @@ class Checkpointer:
 
   The best one's step and score stand in best.json beside the checkpoints'
   folder. A checkpoint carries a digest of its arrays: one that cannot be read
-  or does not match its digest is passed over for the one before.
+  or does not match its digest is passed over for the one before. What is passed
+  over is set aside, and removed when a newer one is whole.
   """
 
-  def __init__(self, workdir: str | os.PathLike, *, read_only: bool = False):
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    *,
+    read_only: bool = False,
+    is_scheduled: Callable[[int], bool] = lambda step: True,
+  ):
     """Open the checkpoints folder of a run.
 
     Args:
       workdir: of the run.
       read_only: whether to leave the folder as it is, for a run that another
-        process may be training; otherwise it is created and swept.
-    """
-    self._directory = os.path.join(os.path.abspath(workdir), 'checkpoints')
-    self._links = contextlib.ExitStack()
-    self._best_path = os.path.join(os.path.abspath(workdir), 'best.json')
-    self._policy = _LatestAndBest()
-    self._manager = ocp.CheckpointManager(
-      self._without_patterns(workdir, create=not read_only),
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=self._policy,
-        # Orbax's own read_only warns at every start.
-        create=not read_only,
-        cleanup_tmp_directories=not read_only,
-      ),
-    )
+        process may be training; otherwise it is created, locked and swept.
+      is_scheduled: step -> whether an uninterrupted run saves it.
 
-  def save(self, step: int, state: Any, score: float) -> None:
+    Raises:
+      UserError: if another process has the folder open to write, or it cannot
+        be read or written.
+    """
+    self._workdir = os.path.abspath(workdir)
+    self._directory = os.path.join(self._workdir, manifest.FOLDER)
+    self._best_path = os.path.join(self._workdir, 'best.json')
+    self._read_only = read_only
+    self._run = run_folder.identity(self._workdir)
+    self._policy = _LatestAndBest(is_scheduled)
+    self._saved: tuple[int, Any] | None = None
+    manifest.steps(self._workdir)  # Refuses what is not a folder.
+    with contextlib.ExitStack() as opened:
+      if not read_only and parallel.is_main_process():
+        opened.enter_context(lock.hold(self._workdir))
+      _quiet_orbax()
+      with files.writing(self._directory):
+        self._manager = ocp.CheckpointManager(
+          self._plain_path(opened),
+          options=ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy,
+            # Orbax's own read_only warns at every start.
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+          ),
+        )
+      self._opened = opened.pop_all()
+
+  def save(self, step: int, state: Any, score: float | None) -> None:
     """Start to write a checkpoint; return before it is on the disk.
 
     Args:
       step: of the state.
       state: pytree of NumPy arrays, which must not change any more.
-      score: the run's lowest is kept as its best.
+      score: the run's lowest is kept as its best; None is off schedule, and has
+        none.
+
+    Raises:
+      UserError: if this or the one before cannot be written.
     """
     best = self.best()
-    if best is None or score <= best['score']:
+    if score is not None and (best is None or score <= best['score']):
       best = {'step': step, 'score': score}
       if parallel.is_main_process():
-        write_json(self._best_path, best)
-    self._policy.best_step = best['step']
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        manifest=ocp.args.JsonSave({'sha256': _digest(state)}),
-      ),
-      force=True,
-    )
+        files.write_json(self._best_path, best)
+    self._policy.best_step = None if best is None else best['step']
+    with self._reporting_writes():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          manifest=ocp.args.JsonSave(manifest.seal(_digest(state), self._run)),
+        ),
+        force=True,
+      )
+    self._saved = step, state
+
+  def finish(self) -> None:
+    """Wait until the latest save is on the disk, and read it back.
+
+    Raises:
+      UserError: if it cannot be written, or reads back as another.
+    """
+    with self._reporting_writes():
+      self._manager.wait_until_finished()
+    if self._saved is None:
+      return
+    step, state = self._saved
+    try:
+      self._read(state, step)
+    except Exception as error:
+      raise UserError(
+        f'the checkpoint of step {step} in {self._directory} was written but '
+        f'cannot be read back: {reason(error)}'
+      ) from error
+    if parallel.is_main_process():
+      self._remove_set_aside(step)
 
   def steps(self) -> list[int]:
     """Return the steps of the checkpoints on the disk, oldest first."""
@@ -104,9 +171,10 @@ class Checkpointer:
   def best(self) -> dict[str, Any] | None:
     """Return the best checkpoint's step and score, None without checkpoints."""
     try:
-      with open(self._best_path) as file:
+      with open(self._best_path, encoding='utf-8') as file:
         best = json.load(file)
-    except (OSError, ValueError):
+      best = {'step': best['step'], 'score': float(best['score'])}
+    except (OSError, ValueError, TypeError, KeyError):
       return None
     return best if best['step'] in self.steps() else None
 
@@ -118,54 +186,118 @@ class Checkpointer:
       step: of the checkpoint; None is the latest that is intact.
 
     Raises:
-      UserError: if checkpoints are there but none could be read.
+      UserError: if checkpoints are there but none could be read, or the system
+        fails to read one, which says nothing about what it holds.
     """
     candidates = self.steps() if step is None else [step]
+    refused = {}
     for candidate in reversed(candidates):
       try:
-        return Restored(candidate, self._read(like, candidate))
-      except Exception as error:  # noqa: BLE001 pylint: disable=broad-except
-        # A damaged file makes its reader raise anything.
-        reason = str(error).split('\n')[0][:200]
+        restored = Restored(candidate, self._read_patiently(like, candidate))
+      except _UnusableError as error:
+        refused[candidate] = error
         logging.warning(
-          'checkpoint of step %d in %s is damaged (%s); trying the one before',
+          'checkpoint of step %d in %s %s; trying the one before',
           candidate,
           self._directory,
-          reason,
+          error,
         )
-    if candidates:
+      else:
+        self._set_aside(refused)
+        return restored
+    if refused:
+      newest = refused[max(refused)]
       raise UserError(
         f'no checkpoint in {self._directory} could be read (tried steps '
-        f'{", ".join(map(str, candidates))}); delete the folder to start again'
+        f'{", ".join(map(str, candidates))}; the newest {newest}); '
+        + (
+          'go on with the version and the config that wrote them, or choose '
+          'another workdir'
+          if newest.is_of_other_form
+          else 'delete the folder to start again'
+        )
       )
     return None
 
-  def delete_after(self, step: int) -> None:
-    """Remove checkpoints later than `step`, which were passed over."""
-    for later in self.steps():
-      if later > step:
-        self._manager.delete(later)
-
   def close(self) -> None:
-    """Wait until everything is on the disk."""
-    with self._links:
+    """Wait until everything is on the disk.
+
+    Raises:
+      UserError: if something cannot be written.
+    """
+    with self._opened, self._reporting_writes():
       self._manager.wait_until_finished()
       self._manager.close()
 
-  def _without_patterns(self, workdir, create):
-    """Return the checkpoints' folder by a path that is not read as a pattern.
+  @property
+  def _aside(self):
+    return os.path.join(self._workdir, _SET_ASIDE)
 
-    Orbax looks for files with `glob`, to which the [1] of "exp [1]" is one.
+  def _set_aside(self, steps):
+    """Move checkpoints that were passed over out of the way of newer ones."""
+    if self._read_only or not steps:
+      return
+    if parallel.is_main_process():
+      for step in steps:
+        target = os.path.join(self._aside, str(step))
+        with files.writing(self._aside):
+          os.makedirs(self._aside, exist_ok=True)
+          if os.path.lexists(target):  # Damaged at an earlier start.
+            files.set_aside(target)
+          os.rename(os.path.join(self._directory, str(step)), target)
+    parallel.any_process(False)  # The others wait for that.
+    self._manager.reload()
+
+  def _remove_set_aside(self, newest):
+    """Remove what was set aside up to the step of one that is whole."""
+    with contextlib.suppress(OSError):  # Nothing was.
+      for name in os.listdir(self._aside):
+        if int(name.partition('.')[0]) <= newest:
+          shutil.rmtree(os.path.join(self._aside, name), ignore_errors=True)
+      os.rmdir(self._aside)
+
+  def _plain_path(self, opened):
+    """Return the checkpoints' folder by a path that any library can take.
+
+    Orbax looks for files with `glob`, to which the [1] of "exp [1]" is a
+    pattern; and its names are UTF-8, which the locale's need not be.
     """
-    workdir = os.path.abspath(workdir)
-    if glob.escape(workdir) == workdir:
+    if not self._read_only:
+      os.makedirs(self._workdir, exist_ok=True)
+    if self._workdir.isascii() and glob.escape(self._workdir) == self._workdir:
       return self._directory
-    folder = self._links.enter_context(tempfile.TemporaryDirectory())
+    folder = opened.enter_context(tempfile.TemporaryDirectory())
     link = os.path.join(folder, 'workdir')
-    if create:
-      os.makedirs(workdir, exist_ok=True)
-    os.symlink(workdir, link)
-    return os.path.join(link, 'checkpoints')
+    os.symlink(self._workdir, link)
+    return os.path.join(link, manifest.FOLDER)
+
+  def _read_patiently(self, like, step):
+    """Return a state; read again what fails, as disks may fail once.
+
+    Raises:
+      _UnusableError: if it stays damaged, or of another form.
+      UserError: if the system does not let it be read.
+    """
+    folder = os.path.join(self._directory, str(step))
+    answer, num_damaged, failure = None, 0, Exception()
+    for pause in _SECONDS_BEFORE_READS:
+      time.sleep(pause)
+      try:
+        return self._read(like, step)
+      except Exception as error:  # noqa: BLE001 pylint: disable=broad-except
+        failure = error  # A damaged file makes its reader raise anything.
+      answer = refusal(failure) or refusal_of_files(folder)
+      num_damaged += answer is None
+      if num_damaged == 2:
+        difference = self._difference(like, step)
+        if difference:
+          raise _UnusableError(f'is of another form ({difference})', True)
+        raise _UnusableError(f'is damaged ({reason(failure)})')
+    raise UserError(
+      f'the checkpoint of step {step} in {self._directory} cannot be read: '
+      f'{answer or reason(failure)}; nothing was changed, so try again when it '
+      'can be'
+    ) from failure
 
   def _read(self, like, step):
     restored = self._manager.restore(
@@ -175,16 +307,62 @@ class Checkpointer:
         manifest=ocp.args.JsonRestore(),
       ),
     )
-    if _digest(restored['state']) != restored['manifest']['sha256']:
+    manifest.check(restored['manifest'])
+    state = restored['state']
+    if _digest(state) != restored['manifest']['sha256']:
       raise ValueError('its arrays do not match their digest')
-    return restored['state']
+    if _shapes(state) != _shapes(like):
+      raise ValueError('its arrays have other shapes')
+    if int(getattr(state, 'step', step)) != step:
+      raise ValueError(f'it is that of step {int(state.step)}')
+    return state
+
+  def _difference(self, like, step):
+    """Return what a state's tree has that it should not, or has not."""
+    try:
+      metadata = self._manager.item_metadata(step)['state'].tree
+      there, expected = _shapes(metadata), _shapes(like)
+    except Exception:  # noqa: BLE001 pylint: disable=broad-except
+      return ''  # Damaged too.
+    differences = [
+      f'{name} is {there.get(name, "missing")}, not '
+      f'{expected.get(name, "expected")}'
+      for name in sorted(there.keys() | expected.keys())
+      if there.get(name) != expected.get(name)
+    ]
+    more = f' and {len(differences) - 1} more' if len(differences) > 1 else ''
+    return ''.join(differences[:1]) + more
+
+  @contextlib.contextmanager
+  def _reporting_writes(self) -> Iterator[None]:
+    """Turn the error of a checkpoint's writer into a sentence."""
+    try:
+      yield
+    except UserError:
+      raise
+    except Exception as error:  # It depends on what the disk is.
+      left = max(manifest.steps(self._workdir), default=None)
+      raise UserError(
+        f'{self._directory} cannot be written: {reason(error)}; '
+        + (
+          'there was no checkpoint yet'
+          if left is None
+          else f'the checkpoint of step {left} is intact'
+        )
+      ) from error
+
+
+class _UnusableError(Exception):
+  """Why a checkpoint is passed over, as a predicate."""
+
+  def __init__(self, predicate: str, is_of_other_form: bool = False):
+    super().__init__(predicate)
+    self.is_of_other_form = is_of_other_form
 
 
 def latest_step(workdir: str) -> int | None:
   """Return the step of a run's latest checkpoint, which may be damaged."""
-  folder = os.path.join(workdir, 'checkpoints')
-  names = os.listdir(folder) if os.path.isdir(folder) else []
-  return max((int(name) for name in names if name.isdigit()), default=None)
+  return max(manifest.steps(workdir), default=None)
 
 
 def score(kl_nats: float, violations: Mapping[str, float], tolerance: float):
@@ -201,6 +379,35 @@ def score(kl_nats: float, violations: Mapping[str, float], tolerance: float):
   """
   worst = max(violations.values())
   return kl_nats if worst <= tolerance else 1e9 * (1 + worst)
+
+
+@functools.cache
+def _quiet_orbax() -> None:
+  """Keep Orbax from writing the traceback of what it raises as well."""
+
+  def is_news(record):
+    return record.levelno < logging.ERROR or 'orbax' not in record.pathname
+
+  logging.get_absl_logger().addFilter(is_news)
+  hook = sys.unraisablehook
+
+  def pass_on_news(unraisable):
+    # What TensorStore has to say to a write that has failed.
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      hook(unraisable)
+
+  sys.unraisablehook = pass_on_news
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+  """Return types and shapes of a tree's arrays, by names as Orbax has them."""
+  return {
+    '.'.join(str(jax.tree_util.keystr((key,), simple=True)) for key in path): (
+      f'{np.dtype(leaf.dtype).name}{list(leaf.shape)}'
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    if hasattr(leaf, 'shape')
+  }
 
 
 def _digest(state: Any) -> str:

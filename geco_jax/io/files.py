@@ -1,5 +1,6 @@
 """Files written whole or not at all, and where the caches are."""
 
+from collections.abc import Iterator
 import contextlib
 import io
 import json
@@ -10,17 +11,57 @@ import uuid
 
 import numpy as np
 
+from geco_jax.errors import UserError
+
+
+class UnwritableError(UserError, OSError):
+  """A file that cannot be written: its path, and what the system says."""
+
 
 def cache_folder() -> pathlib.Path:
-  """Return $GECO_JAX_CACHE, else geco_jax in the user's cache folder."""
+  """Return $GECO_JAX_CACHE, else geco_jax in the user's cache folder.
+
+  Raises:
+    UserError: if neither that nor a home is known.
+  """
   if folder := os.environ.get('GECO_JAX_CACHE'):
-    return pathlib.Path(folder).expanduser()
+    return _in_home(folder)
   caches = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return pathlib.Path(caches).expanduser() / 'geco_jax'
+  return _in_home(caches) / 'geco_jax'
 
 
-def write_json(path: str, value: Any) -> None:
-  """Write a JSON file, whole or not at all."""
+def _in_home(path) -> pathlib.Path:
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError as error:  # Containers' users may have none.
+    raise UserError(
+      f'no folder for caches: {path} names a home folder, and this user has '
+      'none; set HOME, or GECO_JAX_CACHE to a folder'
+    ) from error
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+  """Turn the error of a path that cannot be written into a sentence.
+
+  Raises:
+    UnwritableError: where an `OSError` would have been.
+  """
+  try:
+    yield
+  except UnwritableError:
+    raise
+  except OSError as error:
+    reason = error.strerror or error
+    raise UnwritableError(f'{path} cannot be written: {reason}') from error
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Write a JSON file, whole or not at all.
+
+  Raises:
+    UnwritableError: if it cannot be written, by this and the next two.
+  """
   write_bytes(path, f'{json.dumps(value, indent=2)}\n'.encode())
 
 
@@ -36,12 +77,27 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
   # A name of its own: two processes may write one file at once.
   temporary = f'{path}.{uuid.uuid4().hex}.tmp'
   try:
-    with open(temporary, 'wb') as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with writing(path):
+      with open(temporary, 'wb') as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
   except BaseException:
     with contextlib.suppress(OSError):
       os.remove(temporary)
     raise
+
+
+def set_aside(path: str | os.PathLike) -> str:
+  """Rename what stands in a file's or folder's place; return its new path.
+
+  Raises:
+    UnwritableError: if it cannot be renamed.
+  """
+  number = 0
+  while os.path.lexists(aside := f'{path}.set_aside{number or ""}'):
+    number += 1
+  with writing(path):
+    os.rename(path, aside)
+  return aside

@@ -1,90 +1,249 @@
 """Where a run's numbers go: metrics.jsonl and TensorBoard."""
 
-from collections.abc import Iterator, Mapping
+import array
+from collections.abc import Mapping
 import json
+import mmap
 import os
-from typing import Any
+import time
+from typing import Any, BinaryIO
+import uuid
 
+from absl import logging
 import numpy as np
 import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import SessionLog
 
-from geco_jax.io.files import write_bytes
+from geco_jax.errors import UserError
+from geco_jax.io import files
 
 _FILE = 'metrics.jsonl'
+_TENSORBOARD = 'tensorboard'
+_SECONDS_BETWEEN_FLUSHES = 30
+_MAX_INTEGER = 2**63 - 1  # Of an array.
 
 
 class MetricsWriter:
   """Writes scalars, pictures and hyperparameters of a run."""
 
   def __init__(self, workdir: str, first_step: int):
-    """Open the run's logs and cut off their entries after `first_step`."""
-    path = os.path.join(workdir, _FILE)
-    kept = [line for line in _lines(path) if line['step'] <= first_step]
-    text = ''.join(f'{json.dumps(line)}\n' for line in kept)
-    write_bytes(path, text.encode())
-    self._file = open(path, 'a', buffering=1)
-    self._tensorboard = tensorboardX.SummaryWriter(
-      os.path.join(workdir, 'tensorboard'), purge_step=first_step + 1
+    """Open the run's logs and cut off their entries after `first_step`.
+
+    Raises:
+      UserError: if the file of scalars cannot be written.
+    """
+    self._path = os.path.join(workdir, _FILE)
+    if os.path.isdir(self._path):
+      aside = files.set_aside(self._path)
+      logging.warning('%s was a folder, it is now %s', self._path, aside)
+    if first_step and not os.path.exists(self._path):
+      logging.warning(
+        '%s is missing; it begins anew after step %d', self._path, first_step
+      )
+    with files.writing(self._path):
+      self._file = open(self._path, 'a+b', buffering=0)
+      self._file.truncate(_end_of_kept(self._file, first_step))
+    self._tensorboard = _TensorBoard(
+      os.path.join(workdir, _TENSORBOARD), first_step + 1
     )
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Write one line of scalars by name."""
+    """Write one line of scalars by name.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
     line = {'step': step, **{k: float(v) for k, v in values.items()}}
-    self._file.write(json.dumps(line) + '\n')
+    with files.writing(self._path):
+      self._file.write(f'{json.dumps(line)}\n'.encode())
     for name, value in values.items():
-      self._tensorboard.add_scalar(name, value, step)
+      self._tensorboard.add(tensorboardX.summary.scalar(name, value), step)
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     """Write a picture, uint8 [height, width, channels]."""
-    self._tensorboard.add_image(name, image, step, dataformats='HWC')
+    summary = tensorboardX.summary.image(name, image, dataformats='HWC')
+    self._tensorboard.add(summary, step)
 
   def hyperparameters(
     self, config: Mapping[str, Any], results: Mapping[str, float]
   ) -> None:
     """Write the run's row of TensorBoard's HPARAMS table."""
-    _add_hyperparameters(self._tensorboard, config, results)
+    self._tensorboard.add_hyperparameters(config, results)
 
   def close(self) -> None:
     """Flush and close the logs."""
-    self._file.close()
     self._tensorboard.close()
+    with files.writing(self._path):
+      self._file.close()
+
+
+class _TensorBoard:
+  """TensorBoard's file of a run, which costs a warning if it cannot be written.
+
+  tensorboardX's own writer hands events to a thread: when that dies of a full
+  disk, the next events wait for it for ever.
+  """
+
+  def __init__(self, folder: str, purge_step: int | None = None):
+    """Open a new file; entries of others from `purge_step` on are hidden."""
+    self._folder = folder
+    self._events: EventsWriter | None = None
+    self._next_flush = 0.0
+    try:
+      if os.path.lexists(folder) and not os.path.isdir(folder):
+        aside = files.set_aside(folder)
+        logging.warning('%s was a file, it is now %s', folder, aside)
+      os.makedirs(folder, exist_ok=True)
+      # Of two writers in one second each has a file.
+      self._events = EventsWriter(
+        os.path.join(os.path.abspath(folder), 'events'), f'.{uuid.uuid4().hex}'
+      )
+    except OSError as error:
+      self._give_up(error)
+    if purge_step is not None:
+      self._write(Event(step=purge_step, file_version='brain.Event:2'))
+      start = SessionLog(status=SessionLog.START)
+      self._write(Event(step=purge_step, session_log=start))
+
+  def add(self, summary: Any, step: int = 0) -> None:
+    """Write a summary of tensorboardX's."""
+    self._write(Event(step=step, summary=summary))
+
+  def add_hyperparameters(
+    self, values: Mapping[str, Any], results: Mapping[str, float]
+  ) -> None:
+    """Write a row of the HPARAMS table."""
+    row = tensorboardX.summary.hparams(
+      {k: _tensorboard_value(v) for k, v in values.items()}, dict(results)
+    )
+    scalars = (tensorboardX.summary.scalar(*item) for item in results.items())
+    for summary in (*row, *scalars):
+      self.add(summary)
+
+  def close(self) -> None:
+    """Close the file."""
+    self._try(lambda events: events.close())
+    self._events = None
+
+  def _write(self, event):
+    event.wall_time = time.time()
+    self._try(lambda events: events.write_event(event))
+    if event.wall_time > self._next_flush:
+      self._try(lambda events: events.flush())
+      self._next_flush = event.wall_time + _SECONDS_BETWEEN_FLUSHES
+
+  def _try(self, action):
+    if self._events is not None:
+      try:
+        action(self._events)
+      except OSError as error:
+        self._give_up(error)
+
+  def _give_up(self, error):
+    self._events = None
+    logging.warning(
+      'Going on without TensorBoard: %s cannot be written: %s',
+      self._folder,
+      error.strerror or error,
+    )
 
 
 def write_hyperparameters(
   folder: str, values: Mapping[str, Any], results: Mapping[str, float]
 ) -> None:
   """Write one row of TensorBoard's HPARAMS table to a folder of its own."""
-  with tensorboardX.SummaryWriter(folder) as writer:
-    _add_hyperparameters(writer, values, results)
+  tensorboard = _TensorBoard(folder)
+  tensorboard.add_hyperparameters(values, results)
+  tensorboard.close()
 
 
 def read_metrics(workdir: str) -> dict[str, np.ndarray]:
-  """Return the scalars of a run by name, each [lines], `step` among them."""
-  lines = list(_lines(os.path.join(workdir, _FILE)))
-  names = {name: None for line in lines for name in line}
+  """Return the scalars of a run by name, each [lines], `step` among them.
+
+  Lines that hold no scalars are passed over with a warning.
+
+  Raises:
+    UserError: if the file is there but cannot be read.
+  """
+  path = os.path.join(workdir, _FILE)
+  steps = array.array('q')
+  columns: dict[str, Any] = {}
+  bad_lines = []
+  try:
+    with open(path, 'rb') as file:
+      for number, line in enumerate(file, 1):
+        scalars = _scalars(line)
+        if scalars is None:
+          bad_lines.append(number)
+          continue
+        for name, value in scalars.items():
+          if name not in columns:
+            columns[name] = array.array('d', [np.nan] * len(steps))
+          columns[name].append(value)
+        steps.append(int(scalars['step']))
+        if len(scalars) < len(columns):
+          for column in columns.values():
+            if len(column) < len(steps):
+              column.append(np.nan)
+  except FileNotFoundError:
+    return {}
+  except IsADirectoryError:
+    logging.warning('%s is a folder: no scalars are read', path)
+    return {}
+  except OSError as error:
+    raise UserError(f'{path} cannot be read: {error.strerror}') from error
+  if bad_lines:
+    logging.warning(
+      '%s: %d lines hold no scalars and are passed over, the first is line %d',
+      path,
+      len(bad_lines),
+      bad_lines[0],
+    )
+  if not steps:
+    return {}
   return {
-    name: np.array([line.get(name, np.nan) for line in lines]) for name in names
+    **{k: np.array(v) for k, v in columns.items()},
+    'step': np.array(steps),
   }
 
 
-def _lines(path: str) -> Iterator[dict[str, float]]:
-  """Yield the lines of a log; a last one that was cut off is left out."""
-  if not os.path.exists(path):
-    return
-  with open(path) as file:
-    for line in file:
-      if line.endswith('\n'):
-        yield json.loads(line)
+def _scalars(line: bytes) -> dict[str, float] | None:
+  """Return a line's scalars by name, None if it is not as it was written."""
+  if not line.endswith(b'\n'):
+    return None
+  try:
+    scalars = json.loads(line)
+  except (ValueError, RecursionError):
+    return None
+  if not isinstance(scalars, dict) or type(scalars.get('step')) is not int:
+    return None
+  for value in scalars.values():
+    if type(value) is int and abs(value) > _MAX_INTEGER:
+      return None
+    if type(value) not in (int, float):
+      return None
+  return scalars
 
 
-def _add_hyperparameters(writer, values, results) -> None:
-  summaries = tensorboardX.summary.hparams(
-    {k: _tensorboard_value(v) for k, v in values.items()}, dict(results)
-  )
-  for summary in summaries:
-    writer.file_writer.add_summary(summary)
-  for name, value in results.items():
-    writer.add_scalar(name, value)
+def _end_of_kept(file: BinaryIO, last_step: int) -> int:
+  """Return where the last line of a step up to `last_step` ends, in bytes.
+
+  It is looked for from the end, so that a long log need not be read.
+  """
+  size = file.seek(0, os.SEEK_END)
+  if not size or not last_step:
+    return 0
+  with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+    end = text.rfind(b'\n') + 1
+    while end:
+      start = text.rfind(b'\n', 0, end - 1) + 1
+      scalars = _scalars(text[start:end])
+      if scalars is not None and scalars['step'] <= last_step:
+        return end
+      end = start
+  return 0
 
 
 def _tensorboard_value(value):

@@ -1,36 +1,80 @@
 """A run's folder and its config."""
 
-import contextlib
+from collections.abc import Iterator
 import json
 import os
+from typing import Any
 
+from absl import logging
 from ml_collections.config_dict import ConfigDict
 
 from geco_jax.config_tree import flatten
 from geco_jax.config_tree import plain
 from geco_jax.errors import UserError
+from geco_jax.io import manifest
 from geco_jax.io.files import write_json
+from geco_jax.io.files import writing
 
 _CONFIG = 'config.json'
+_GROUPS = ('multipliers', 'optimizer', 'learning_rate', 'dataset', 'model')
+# On which no number of the training depends.
+_FREE = ('checkpoint_every', 'tolerance')
 
 
 def claim(workdir: str, config: ConfigDict) -> None:
   """Create the folder for a run, or make sure that it is this run's.
 
+  What no number of the training depends on may change: the folder then has it
+  as `config` does, with a warning.
+
   Raises:
-    UserError: if it was made by another config or cannot be written.
+    UserError: if it was made by another config, or under settings of JAX that
+      give other numbers, or cannot be written.
   """
-  if holds_run(workdir):
-    check_same(workdir, config)
-    return
-  with _reporting_errors(workdir):
+  try:
+    old = _read(workdir)
+  except FileNotFoundError:
+    old = None
+  except ValueError as error:
+    if not manifest.runs(workdir):  # Then there is no other witness.
+      raise UserError(
+        f'{error}; restore it, or choose another workdir'
+      ) from error
+    old = None
+  if old is not None:
+    _refuse_other(workdir, plain(old), config, _FREE)
+  elif any(_configs_of_checkpoints(workdir)):
+    logging.warning('%s is made anew in %s', _CONFIG, workdir)
+  elif manifest.steps(workdir):
+    logging.warning(
+      '%s is missing in %s, and its checkpoints do not tell theirs: it is '
+      'taken for a run of this config',
+      _CONFIG,
+      workdir,
+    )
+  for stored in _configs_of_checkpoints(workdir):
+    _refuse_other(workdir, stored, config, _FREE)
+  _refuse_other_settings(workdir)
+  changes = [] if old is None else _differences(plain(old), config)
+  if changes:
+    logging.warning('%s goes on, though %s', workdir, '; '.join(changes))
+  if changes or old is None:
     create(workdir)
     write_json(os.path.join(workdir, _CONFIG), plain(config))
 
 
+def identity(workdir: str) -> dict[str, Any]:
+  """Return what the checkpoints of the run in a folder say of it."""
+  try:
+    config = plain(_read(workdir))
+  except (OSError, ValueError):
+    config = None
+  return {'config': config, 'settings': manifest.settings()}
+
+
 def holds_run(workdir: str) -> bool:
   """Return whether a run was started in a folder."""
-  return os.path.exists(os.path.join(workdir, _CONFIG))
+  return os.path.lexists(os.path.join(workdir, _CONFIG))
 
 
 def check_same(workdir: str, config: ConfigDict) -> None:
@@ -39,17 +83,7 @@ def check_same(workdir: str, config: ConfigDict) -> None:
   Raises:
     UserError: if it has another.
   """
-  old, new = flatten(read_config(workdir)), flatten(config)
-  differences = [
-    f'{name} was {old.get(name)}, is {new.get(name)}'
-    for name in sorted(old | new)
-    if old.get(name) != new.get(name)
-  ]
-  if differences:
-    raise UserError(
-      f'--workdir={workdir} was made by another config '
-      f'({"; ".join(differences)}); choose another workdir or that config'
-    )
+  _refuse_other(workdir, plain(read_config(workdir)), config)
 
 
 def create(workdir: str) -> None:
@@ -58,32 +92,115 @@ def create(workdir: str) -> None:
   Raises:
     UserError: if it cannot be.
   """
-  with _reporting_errors(workdir):
+  with writing(f'--workdir={workdir}'):
     os.makedirs(workdir, exist_ok=True)
 
 
 def read_config(workdir: str) -> ConfigDict:
   """Return the config of the run in a folder.
 
+  Where its file is missing or damaged, it is that of the latest checkpoint.
+
   Raises:
-    UserError: if the folder holds no run.
+    UserError: if the folder holds no run, or one whose checkpoints are of
+      another config.
+  """
+  *_, latest = [None, *_configs_of_checkpoints(workdir)]
+  try:
+    config = _read(workdir)
+  except (OSError, ValueError) as error:
+    reason = (
+      f'{_CONFIG} is missing or damaged'
+      if isinstance(error, FileNotFoundError)
+      else str(error)
+    )
+    if latest is None:
+      raise UserError(f'--workdir={workdir} holds no run: {reason}') from error
+    logging.warning('%s; that of the latest checkpoint is taken', reason)
+    return ConfigDict(latest)
+  if latest is not None:
+    _refuse_other(workdir, latest, config, _FREE)
+  return config
+
+
+def _read(workdir) -> ConfigDict:
+  """Return what config.json holds.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    UserError: if it cannot be read.
+    ValueError: if it is not a config.
   """
   path = os.path.join(workdir, _CONFIG)
   try:
-    with open(path) as file:
-      return ConfigDict(json.load(file))
-  except (OSError, ValueError) as error:
-    raise UserError(
-      f'--workdir={workdir} holds no run: {_CONFIG} is missing or damaged'
-    ) from error
-
-
-@contextlib.contextmanager
-def _reporting_errors(workdir):
-  """Turn the error of a folder that cannot be written into a `UserError`."""
-  try:
-    yield
+    with open(path, encoding='utf-8') as file:
+      content = json.load(file)
+  except (FileNotFoundError, NotADirectoryError):
+    raise FileNotFoundError(path) from None
+  except IsADirectoryError as error:
+    raise ValueError(f'{path} is a folder') from error
   except OSError as error:
+    raise UserError(f'{path} cannot be read: {error.strerror}') from error
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{path} is damaged: {error}') from error
+  for reason in _wrong_forms(content):
+    raise ValueError(f'{path} is damaged: {reason}')
+  return ConfigDict(content)
+
+
+def _wrong_forms(content) -> Iterator[str]:
+  """Yield what keeps the content of config.json from being a config."""
+  if not isinstance(content, dict):
+    yield f'it holds {json.dumps(content)[:60]}, not the keys of a config'
+    return
+  if not content:
+    yield 'it is empty'
+  for name in content.keys() & set(_GROUPS):
+    group = content[name]
+    if not (
+      isinstance(group, dict)
+      and isinstance(group.get('name'), str)
+      and isinstance(group.get('kwargs'), dict)
+    ):
+      yield f'{name} is {json.dumps(group)[:60]}, not a name and its kwargs'
+
+
+def _configs_of_checkpoints(workdir) -> list[dict[str, Any]]:
+  """Return the configs that the checkpoints name, oldest first."""
+  stored = (run.get('config') for run in manifest.runs(workdir).values())
+  return [config for config in stored if config]
+
+
+def _differences(old: dict[str, Any], config: ConfigDict) -> list[str]:
+  """Return a phrase per leaf that differs."""
+  was, now = flatten(ConfigDict(old)), flatten(config)
+  return [
+    f'{name} was {was.get(name)}, is {now.get(name)}'
+    for name in sorted(was | now)
+    if was.get(name) != now.get(name)
+  ]
+
+
+def _refuse_other(workdir, old, config, free=()):
+  """Raise a `UserError` that names what differs, but for `free` leaves."""
+  differences = [
+    difference
+    for difference in _differences(old, config)
+    if difference.partition(' was ')[0] not in free
+  ]
+  if differences:
     raise UserError(
-      f'--workdir={workdir} cannot be written: {error.strerror}'
-    ) from error
+      f'--workdir={workdir} was made by another config '
+      f'({"; ".join(differences)}); choose another workdir or that config'
+    )
+
+
+def _refuse_other_settings(workdir):
+  now = manifest.settings()
+  for run in manifest.runs(workdir).values():
+    for name, was in run.get('settings', {}).items():
+      if name in now and now[name] != was:
+        raise UserError(
+          f"--workdir={workdir} was trained with JAX's {name}={was}, now it "
+          f'is {now[name]}, which gives other numbers; set it as it was'
+        )

@@ -51,24 +51,33 @@ class Recorder:
     self.workdir = workdir
     self.experiment = experiment
     self.inputs = inputs
-    self._checkpointer = checkpoint.Checkpointer(workdir)
-    self.state: TrainState
-    restored = self._checkpointer.restore(state_like(experiment))
-    if restored is None:
-      state = init_state(experiment, inputs)
-      self.state = jax.tree.map(np.asarray, state)
-    else:
-      self.state = restored.state
-      self._checkpointer.delete_after(restored.step)
-      console.say(f'continuing from step {restored.step} in {workdir}')
-    self.step = int(self.state.step)
+    self._checkpointer = checkpoint.Checkpointer(
+      workdir, is_scheduled=self._is_scheduled
+    )
+    try:
+      self._open()
+    except BaseException:
+      self._checkpointer.close()
+      raise
     self._violations = {}  # Relative, mean over the latest dispatch.
     self._validation_means = split_means(experiment, likelihood=False)
     self._validation_images = experiment.dataset.splits['validation']
     self._image_rows = pictures.image_rows(experiment, self._validation_images)
+
+  def _open(self):
+    """Read the latest checkpoint, if there is one, and open the logs."""
+    self.state: TrainState
+    restored = self._checkpointer.restore(state_like(self.experiment))
+    if restored is None:
+      state = init_state(self.experiment, self.inputs)
+      self.state = jax.tree.map(np.asarray, state)
+    else:
+      self.state = restored.state
+      console.say(f'continuing from step {restored.step} in {self.workdir}')
+    self.step = int(self.state.step)
     self._writes = parallel.is_main_process()
     if self._writes:
-      self._writer = logs.MetricsWriter(workdir, self.step)
+      self._writer = logs.MetricsWriter(self.workdir, self.step)
 
   @property
   def is_finished(self) -> bool:
@@ -78,7 +87,7 @@ class Recorder:
   @property
   def is_checkpoint_due(self) -> bool:
     """Whether the state after this step is to be saved."""
-    return self.is_finished or self.step % self.config.checkpoint_every == 0
+    return self._is_scheduled(self.step)
 
   def log(
     self, step: int, per_step: Mapping[str, np.ndarray], seconds: float
@@ -115,15 +124,25 @@ class Recorder:
     return self._progress_text(values)
 
   def save(self, state: TrainState) -> None:
-    """Evaluate the validation split, draw it and save a checkpoint.
+    """Save a checkpoint; evaluate the validation split and draw it, if due.
+
+    One that is not due, as a signal asks for, leaves nothing that would tell
+    the run from one that was not interrupted.
 
     Args:
       state: after `step`, NumPy arrays.
 
     Raises:
-      UserError: if the last update broke the parameters.
+      UserError: if the last update broke the parameters, or something cannot be
+        written.
     """
     self.state = state
+    if not self.is_checkpoint_due:
+      if not all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params)):
+        self._stop_not_finite(self.step + 1)
+      self._checkpointer.save(self.step, state, None)
+      self._checkpointer.finish()
+      return
     means = self._validation_means(
       parallel.replicate(state.params),
       parallel.replicate(self._validation_images),
@@ -140,12 +159,21 @@ class Recorder:
         means['kl_nats'], self._violations, self.inputs.tolerance
       ),
     )
+    if self.is_finished:
+      self._checkpointer.finish()
 
   def close(self) -> None:
-    """Wait for the last checkpoint and closes the logs."""
-    self._checkpointer.close()
-    if self._writes:
-      self._writer.close()
+    """Wait for the last checkpoint and close the logs."""
+    try:
+      self._checkpointer.close()
+    finally:
+      if self._writes:
+        self._writer.close()
+
+  def _is_scheduled(self, step):
+    """Return whether an uninterrupted run saves the state after a step."""
+    config = self.config
+    return step >= config.num_steps or step % config.checkpoint_every == 0
 
   def _write_validation(self, means):
     report = constraint_report(

@@ -1,11 +1,19 @@
 """Checkpoints survive damage and keep what they should."""
 
+import collections
+import errno
+import json
 import os
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from geco_jax.errors import UserError
+from geco_jax.io import checkpoint
+from geco_jax.io import manifest
 from geco_jax.io.checkpoint import Checkpointer
 from geco_jax.io.checkpoint import score
 
@@ -103,12 +111,285 @@ def test_arrays_that_do_not_match_their_digest_are_damage(
     restore(tmp_path)
 
 
-def test_passed_over_checkpoints_can_be_deleted(tmp_path):
+def folder_of(workdir, step):
+  return workdir / 'checkpoints' / str(step)
+
+
+def cut(workdir, step):
+  """Truncate the largest file of a checkpoint."""
+  path = largest_file(folder_of(workdir, step))
+  os.truncate(path, os.path.getsize(path) // 2)
+
+
+def test_what_was_passed_over_is_kept_until_a_newer_one_is_whole(tmp_path):
   save(tmp_path, {10: 1.0, 20: 2.0})
+  cut(tmp_path, 20)
+  restore(tmp_path)
+  assert (tmp_path / 'set_aside' / '20' / 'state').is_dir()
   checkpointer = Checkpointer(tmp_path)
-  checkpointer.delete_after(10)
   assert checkpointer.steps() == [10]
+  checkpointer.save(15, make_state(15), None)
+  checkpointer.finish()
+  assert (tmp_path / 'set_aside' / '20').is_dir()
+  checkpointer.save(20, make_state(20), 2.0)
+  checkpointer.finish()
   checkpointer.close()
+  assert not (tmp_path / 'set_aside').exists()
+  assert restore(tmp_path).step == 20
+
+
+def test_readers_change_nothing(tmp_path):
+  save(tmp_path, {10: 1.0, 20: 2.0})
+  cut(tmp_path, 20)
+  checkpointer = Checkpointer(tmp_path, read_only=True)
+  assert checkpointer.restore(make_state(0)).step == 10
+  checkpointer.close()
+  assert folder_of(tmp_path, 20).is_dir()
+
+
+PASSING = [
+  OSError(errno.EIO, 'Input/output error'),
+  OSError(errno.ESTALE, 'Stale file handle'),
+  PermissionError(errno.EACCES, 'Permission denied'),
+  # As TensorStore words it.
+  ValueError("UNKNOWN: Error reading local file [os_error_code='5']"),
+  MemoryError(),
+]
+
+
+@pytest.mark.parametrize('error', PASSING, ids=repr)
+@pytest.mark.parametrize('times', [1, 100])
+def test_an_error_of_the_disk_is_not_taken_for_damage(
+  tmp_path, monkeypatch, error, times
+):
+  save(tmp_path, {10: 1.0, 20: 2.0})
+  read, errors = Checkpointer._read, [error] * times
+
+  def failing_read(*args):
+    if errors:
+      raise errors.pop()
+    return read(*args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint, '_SECONDS_BEFORE_READS', (0, 0, 0))
+    patch.setattr(Checkpointer, '_read', failing_read)
+    if times == 1:
+      assert restore(tmp_path).step == 20
+    else:
+      with pytest.raises(UserError, match='step 20 .* cannot be read: .*again'):
+        restore(tmp_path)
+  assert folder_of(tmp_path, 20).is_dir()
+  assert restore(tmp_path).step == 20
+
+
+def test_a_file_that_may_not_be_read_is_not_taken_for_damage(
+  tmp_path, monkeypatch
+):
+  """Where Orbax takes it for one that is missing."""
+  save(tmp_path, {10: 1.0, 20: 2.0})
+  monkeypatch.setattr(checkpoint, '_SECONDS_BEFORE_READS', (0, 0, 0))
+  hidden = folder_of(tmp_path, 20) / 'state'
+  walk = os.walk
+
+  def refusing_walk(top, onerror):
+    if str(top) == str(folder_of(tmp_path, 20)):
+      onerror(PermissionError(errno.EACCES, 'Permission denied'))
+    return walk(top, onerror=onerror)
+
+  hidden.rename(tmp_path / 'hidden')
+  with monkeypatch.context() as patch:
+    patch.setattr('os.walk', refusing_walk)
+    with pytest.raises(UserError, match='cannot be read: Permission denied'):
+      restore(tmp_path)
+  assert folder_of(tmp_path, 20).is_dir()
+
+
+def test_checkpoints_that_changed_places_are_damage(tmp_path):
+  state = collections.namedtuple('State', ['step', 'x'])
+  checkpointer = Checkpointer(tmp_path)
+  for step in (10, 20, 30):
+    checkpointer.save(step, state(np.int32(step), np.ones(3)), step)
+  checkpointer.close()
+  swapped = [folder_of(tmp_path, step) for step in (20, 30)]
+  swapped[0].rename(tmp_path / 'x')
+  swapped[1].rename(swapped[0])
+  (tmp_path / 'x').rename(swapped[1])
+  checkpointer = Checkpointer(tmp_path)
+  restored = checkpointer.restore(state(np.int32(0), np.ones(3)))
+  assert restored.step == restored.state.step == 10
+  checkpointer.save(20, state(np.int32(20), np.ones(3)), 20)
+  checkpointer.close()
+
+
+@pytest.mark.parametrize('is_of_earlier_version', [False, True])
+@pytest.mark.parametrize(
+  ('change', 'difference'),
+  [
+    ({'more': np.float32(1)}, r'more is missing, not float32\[\]'),
+    ({'layer': (np.ones((64, 32), np.float32), np.float32(0))}, 'layer.0 is'),
+    ({'layer': (np.ones((64, 64)), np.float32(0))}, r'not float64\[64, 64\]'),
+    ({'layer': np.float32(1)}, 'layer is missing.*and 2 more'),
+  ],
+)
+def test_a_state_of_another_form_is_not_called_damaged(
+  tmp_path, monkeypatch, change, difference, is_of_earlier_version
+):
+  if is_of_earlier_version:
+    monkeypatch.setattr(manifest, 'seal', lambda sha256, _: {'sha256': sha256})
+  save(tmp_path, {10: 1.0})
+  checkpointer = Checkpointer(tmp_path)
+  with pytest.raises(
+    UserError, match=f'of another form .*{difference}'
+  ) as info:
+    checkpointer.restore({**make_state(0), **change})
+  checkpointer.close()
+  assert 'damaged' not in str(info.value)
+  assert restore(tmp_path).step == 10
+
+
+def test_checkpoints_of_an_earlier_version_are_restored(tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    patch.setattr(manifest, 'seal', lambda sha256, _: {'sha256': sha256})
+    save(tmp_path, {10: 1.0})
+  assert manifest.runs(tmp_path) == {}
+  assert restore(tmp_path).step == 10
+
+
+@pytest.mark.parametrize('change', ['format', 'run', 'seal'])
+def test_a_manifest_that_was_changed_is_damage(tmp_path, change):
+  save(tmp_path, {10: 1.0, 20: 2.0})
+  path = folder_of(tmp_path, 20) / 'manifest' / 'metadata'
+  path.write_text(json.dumps({**json.loads(path.read_text()), change: 2}))
+  assert list(manifest.runs(tmp_path)) == [10]
+  assert restore(tmp_path).step == 10
+
+
+def test_what_is_saved_off_schedule_leaves_no_trace(tmp_path):
+  checkpointer = Checkpointer(tmp_path, is_scheduled=lambda s: s % 10 == 0)
+  for step in (10, 20, 30):
+    checkpointer.save(step, make_state(step), step)
+  for step in (33, 36):
+    checkpointer.save(step, make_state(step), None)
+    checkpointer.finish()
+  assert checkpointer.steps() == [10, 20, 30, 33, 36]
+  assert checkpointer.best() == {'step': 10, 'score': 10}
+  checkpointer.save(40, make_state(40), 40)
+  checkpointer.close()
+  assert sorted(os.listdir(tmp_path / 'checkpoints'), key=int) == [
+    *('10', '20', '30', '40')
+  ]
+
+
+def test_what_was_written_is_read_back(tmp_path, monkeypatch):
+  checkpointer = Checkpointer(tmp_path)
+  checkpointer.save(10, make_state(10), 1.0)
+  checkpointer.finish()
+  checkpointer.save(20, make_state(20), 1.0)
+  wait = checkpointer._manager.wait_until_finished
+
+  def wait_and_cut():
+    wait()
+    cut(tmp_path, 20)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpointer._manager, 'wait_until_finished', wait_and_cut)
+    with pytest.raises(UserError, match='step 20 .* cannot be read back'):
+      checkpointer.finish()
+  checkpointer.close()
+
+
+def test_a_write_that_fails_is_one_sentence_by_the_next_call(
+  tmp_path, monkeypatch
+):
+  checkpointer = Checkpointer(tmp_path)
+
+  def fail(*args, **kwargs):
+    raise ValueError("Failed to write: No space left [os_error_code='28']")
+
+  expected = r'checkpoints cannot be written: No space left on device; '
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpointer._manager, 'save', fail)
+    with pytest.raises(UserError, match=expected + 'there was no checkpoint'):
+      checkpointer.save(10, make_state(10), 1.0)
+  checkpointer.save(10, make_state(10), 1.0)
+  checkpointer.finish()
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpointer._manager, 'wait_until_finished', fail)
+    with pytest.raises(UserError, match=expected + 'the .* of step 10 is'):
+      checkpointer.finish()
+  checkpointer.close()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_leaves_the_last_good(tmp_path):
+  """The limit of a file's size stands for the disk's."""
+  save(tmp_path, {10: 1.0})
+  program = f"""
+import resource
+from tests.io.checkpoint_test import *
+checkpointer = Checkpointer({str(tmp_path)!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+try:
+  checkpointer.save(20, make_state(20), 2.0)
+  checkpointer.finish()
+except UserError as error:
+  print(error)
+checkpointer.close()
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', program],
+    capture_output=True,
+    text=True,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+  )
+  assert done.stdout == (
+    f'{tmp_path}/checkpoints cannot be written: File too large; '
+    'the checkpoint of step 10 is intact\n'
+  )
+  assert 'Traceback' not in done.stderr
+  assert restore(tmp_path).step == 10
+
+
+@pytest.mark.parametrize(
+  'content',
+  ['', '[]', '3', 'null', '{}', '{"step": [], "score": 1}', '{"step": 10}']
+  + ['{"step": 10, "score": "x"}', '\x00\xff'],
+)
+def test_a_wrong_file_of_the_best_is_none(tmp_path, content):
+  save(tmp_path, {10: 5.0})
+  (tmp_path / 'best.json').write_bytes(content.encode('latin-1'))
+  checkpointer = Checkpointer(tmp_path)
+  assert checkpointer.best() is None
+  checkpointer.save(20, make_state(20), 9.0)
+  assert checkpointer.best() is None or checkpointer.best()['step'] == 20
+  checkpointer.close()
+
+
+@pytest.mark.parametrize('read_only', [False, True])
+def test_a_file_in_the_place_of_the_checkpoints_is_refused(tmp_path, read_only):
+  (tmp_path / 'checkpoints').write_text('')
+  with pytest.raises(UserError, match='checkpoints is a file'):
+    Checkpointer(tmp_path, read_only=read_only)
+
+
+def test_a_second_writer_is_refused_and_readers_are_not(tmp_path):
+  save(tmp_path, {10: 1.0})
+  checkpointer = Checkpointer(tmp_path)
+  holder = f'process {os.getpid()} on {socket.gethostname()}'
+  with pytest.raises(UserError, match=f'in use by {holder}; choose another'):
+    Checkpointer(tmp_path)
+  reader = Checkpointer(tmp_path, read_only=True)
+  assert reader.restore(make_state(0)).step == 10
+  reader.close()
+  checkpointer.close()
+  Checkpointer(tmp_path).close()
+
+
+def test_the_lock_of_a_killed_process_is_not_in_the_way(tmp_path):
+  """It leaves its file, which says nothing without the lock."""
+  (tmp_path / '.lock').write_text('process 1 on elsewhere\n')
+  save(tmp_path, {10: 1.0})
+  assert (tmp_path / '.lock').read_text().startswith(f'process {os.getpid()} ')
 
 
 def test_score_prefers_met_constraints_then_low_kl():

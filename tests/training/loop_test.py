@@ -94,6 +94,64 @@ def test_a_signal_saves_and_the_run_continues_bit_for_bit(
   np.testing.assert_array_equal(*losses)
 
 
+def leavings(workdir):
+  """Return what a run leaves: numbers of its log, best and kept steps."""
+  logged = read_metrics(str(workdir))
+  del logged['steps_per_second']  # A clock's.
+  best = (workdir / 'best.json').read_text()
+  return logged, best, sorted(os.listdir(workdir / 'checkpoints'))
+
+
+def test_what_a_run_leaves_tells_nothing_of_its_interruptions(
+  tiny_config, tmp_path, make_dataset, monkeypatch
+):
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
+  config = tiny_config()
+  config.num_steps = 60
+  experiment = build(config, make_dataset())  # Compiled once.
+
+  def train(name):
+    loop.train(
+      config, str(tmp_path / name), experiment=experiment, show_progress=False
+    )
+
+  train('whole')
+  log, waits = Recorder.log, []
+
+  def log_and_signal(self, step, *args):
+    if waits and step >= waits[0]:
+      waits.clear()  # A second signal would end this process.
+      os.kill(os.getpid(), signal.SIGTERM)
+    return log(self, step, *args)
+
+  monkeypatch.setattr(Recorder, 'log', log_and_signal)
+  for step in (5, 15, 35):
+    waits.append(step)
+    with pytest.raises(loop.Interrupted):
+      train('parts')
+  train('parts')
+  (one, *others), (one_of_parts, *others_of_parts) = (
+    leavings(tmp_path / name) for name in ('whole', 'parts')
+  )
+  assert others == others_of_parts
+  assert one.keys() == one_of_parts.keys()
+  for name, values in one.items():
+    np.testing.assert_array_equal(values, one_of_parts[name], name)
+
+
+def test_a_run_in_use_is_refused_until_it_ends(
+  tiny_config, tmp_path, make_dataset
+):
+  config = tiny_config()
+  experiment = build(config, make_dataset())
+  inputs = run_inputs(config, experiment)
+  recorder = Recorder(config, str(tmp_path), experiment, inputs)
+  with pytest.raises(UserError, match='in use by process'):
+    Recorder(config, str(tmp_path), experiment, inputs)
+  recorder.close()
+  Recorder(config, str(tmp_path), experiment, inputs).close()
+
+
 def test_signal_handlers_are_restored(train, tiny_config, tmp_path):
   before = signal.getsignal(signal.SIGTERM)
   train(tiny_config(), tmp_path)

@@ -1,0 +1,108 @@
+"""What a checkpoint says of itself and of the run that it belongs to.
+
+A manifest is a small JSON file inside the checkpoint: the digest of its arrays,
+the number of its format, the run's config, the settings of JAX that change
+numbers, and a seal, the digest of all these. Checkpoints of earlier versions
+have the first of these alone.
+"""
+
+from collections.abc import Mapping
+import hashlib
+import json
+import os
+from typing import Any
+
+import jax
+
+from geco_jax.errors import UserError
+
+FORMAT = 1  # Raise it whenever the tree of a state, or its meaning, changes.
+FOLDER = 'checkpoints'
+# Those of the random stream that `keys` cannot pin, and of the arithmetic.
+_SETTINGS = (
+  'jax_enable_x64',
+  'jax_threefry_partitionable',
+  'jax_default_matmul_precision',
+)
+
+
+def seal(sha256: str, run: Mapping[str, Any]) -> dict[str, Any]:
+  """Return the manifest of a checkpoint.
+
+  Args:
+    sha256: of its arrays.
+    run: what it says of the run, JSON values.
+  """
+  content = {'sha256': sha256, 'format': FORMAT, 'run': dict(run)}
+  return {**content, 'seal': _digest(content)}
+
+
+def check(content: Any) -> None:
+  """Make sure that a manifest is as it was written, of this format.
+
+  Raises:
+    ValueError: if it is not.
+  """
+  if not isinstance(content, dict) or 'sha256' not in content:
+    raise ValueError('its manifest is damaged')
+  if content.keys() == {'sha256'}:  # Of an earlier version.
+    return
+  unsealed = {k: v for k, v in content.items() if k != 'seal'}
+  if _digest(unsealed) != content.get('seal'):
+    raise ValueError('its manifest is damaged')
+  if unsealed.get('format') != FORMAT:
+    raise ValueError(
+      f'its format is {unsealed.get("format")}, that of this version of '
+      f'geco_jax is {FORMAT}'
+    )
+
+
+def runs(workdir: str | os.PathLike) -> dict[int, dict[str, Any]]:
+  """Return what the checkpoints in a folder say of their run, by step.
+
+  Those that are damaged, or say nothing, are left out.
+  """
+  found = {}
+  for step in steps(workdir):
+    path = os.path.join(workdir, FOLDER, str(step), 'manifest', 'metadata')
+    try:
+      with open(path, encoding='utf-8') as file:
+        content = json.load(file)
+      check(content)
+      found[step] = content['run']
+    except (OSError, ValueError, KeyError):  # `restore` says so.
+      continue
+  return found
+
+
+def steps(workdir: str | os.PathLike) -> list[int]:
+  """Return the steps of a run's checkpoints, oldest first, damaged or not.
+
+  Raises:
+    UserError: if their folder is a file, or cannot be read.
+  """
+  folder = os.path.join(workdir, FOLDER)
+  try:
+    names = os.listdir(folder)
+  except FileNotFoundError:
+    return []
+  except NotADirectoryError as error:
+    if not os.path.lexists(folder):  # What would hold it is a file.
+      return []
+    raise UserError(
+      f'{folder} is a file, where a folder of checkpoints is to be; move it '
+      'away'
+    ) from error
+  except OSError as error:
+    raise UserError(f'{folder} cannot be read: {error.strerror}') from error
+  return sorted(int(name) for name in names if name.isdecimal())
+
+
+def settings() -> dict[str, Any]:
+  """Return the settings of JAX that change a run's numbers."""
+  return {name: getattr(jax.config, name) for name in _SETTINGS}
+
+
+def _digest(content) -> str:
+  text = json.dumps(content, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()

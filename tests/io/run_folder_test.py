@@ -1,0 +1,149 @@
+"""A run's folder belongs to one config, whatever happens to its files."""
+
+import json
+
+from ml_collections.config_dict import ConfigDict
+import numpy as np
+import pytest
+
+from geco_jax.errors import UserError
+from geco_jax.io import manifest
+from geco_jax.io import run_folder
+from geco_jax.io.checkpoint import Checkpointer
+
+
+def make_config(**changes):
+  """Return a config of two groups and of what may change."""
+  return ConfigDict(
+    {
+      'seed': 0,
+      'tolerance': 0.02,
+      'checkpoint_every': 10,
+      'model': {'name': 'mlp', 'kwargs': {'sizes': [1, 2]}},
+      **changes,
+    }
+  )
+
+
+def begin(workdir, **changes):
+  """Start a run and save a checkpoint."""
+  run_folder.claim(str(workdir), make_config(**changes))
+  save(workdir, 10)
+
+
+def save(workdir, step):
+  checkpointer = Checkpointer(workdir)
+  checkpointer.save(step, {'x': np.ones(3)}, 1.0)
+  checkpointer.close()
+
+
+WRONG = [
+  *('', '[]', '3', 'null', '"x"', '{}', '{"seed": 0', '\x00\xff', '[' * 10_000),
+  '{"model": null}',
+  '{"model": {"name": "mlp"}}',
+  '{"model": {"name": 3, "kwargs": {}}}',
+  '{"model": {"name": "mlp", "kwargs": [1]}}',
+]
+
+
+@pytest.mark.parametrize('content', WRONG, ids=range(len(WRONG)))
+def test_a_config_of_a_wrong_form_is_refused_in_one_sentence(tmp_path, content):
+  path = tmp_path / 'config.json'
+  path.write_bytes(content.encode('latin-1'))
+  with pytest.raises(UserError, match=r'holds no run: .*config.json is damage'):
+    run_folder.read_config(str(tmp_path))
+  with pytest.raises(
+    UserError, match=r'config.json is damaged: .*; restore it'
+  ):
+    run_folder.claim(str(tmp_path), make_config())
+  assert path.read_bytes() == content.encode('latin-1')
+
+
+def test_a_folder_in_the_place_of_the_config_is_refused(tmp_path):
+  (tmp_path / 'config.json').mkdir()
+  for read in (
+    lambda: run_folder.claim(str(tmp_path), make_config()),
+    lambda: run_folder.read_config(str(tmp_path)),
+  ):
+    with pytest.raises(UserError, match='config.json is a folder'):
+      read()
+
+
+@pytest.mark.parametrize('content', [None, '', '[]', '{"model": 1}'])
+def test_the_checkpoints_know_the_config_too(tmp_path, caplog, content):
+  begin(tmp_path)
+  path = tmp_path / 'config.json'
+  path.unlink() if content is None else path.write_text(content)
+  assert run_folder.read_config(str(tmp_path)) == make_config()
+  with pytest.raises(UserError, match='seed was 0, is 1.*choose another'):
+    run_folder.claim(str(tmp_path), make_config(seed=1))
+  assert content is None or path.read_text() == content
+  run_folder.claim(str(tmp_path), make_config())
+  assert 'config.json is made anew' in caplog.text
+  assert json.loads(path.read_text()) == make_config().to_dict()
+
+
+def test_an_edited_config_is_refused(tmp_path):
+  begin(tmp_path)
+  path = tmp_path / 'config.json'
+  path.write_text(json.dumps(make_config(seed=7).to_dict()))
+  for read in (
+    lambda: run_folder.claim(str(tmp_path), make_config(seed=7)),
+    lambda: run_folder.claim(str(tmp_path), make_config()),
+    lambda: run_folder.read_config(str(tmp_path)),
+  ):
+    with pytest.raises(UserError, match='another config .seed was'):
+      read()
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path, monkeypatch, caplog):
+  with monkeypatch.context() as patch:
+    patch.setattr(manifest, 'seal', lambda sha256, _: {'sha256': sha256})
+    begin(tmp_path)
+  run_folder.claim(str(tmp_path), make_config())
+  assert not caplog.records
+  (tmp_path / 'config.json').unlink()
+  with pytest.raises(UserError, match='holds no run: config.json is missing'):
+    run_folder.read_config(str(tmp_path))
+  run_folder.claim(str(tmp_path), make_config())
+  assert 'do not tell theirs' in caplog.text
+
+
+def test_what_no_number_depends_on_may_change(tmp_path, caplog):
+  begin(tmp_path)
+  config = make_config(tolerance=0.1, checkpoint_every=5)
+  run_folder.claim(str(tmp_path), config)
+  assert 'tolerance was 0.02, is 0.1' in caplog.text
+  assert 'checkpoint_every was 10, is 5' in caplog.text
+  assert run_folder.read_config(str(tmp_path)) == config
+  with pytest.raises(UserError, match='tolerance was 0.1, is 0.02'):
+    run_folder.check_same(str(tmp_path), make_config())
+  save(tmp_path, 15)
+  assert manifest.runs(tmp_path)[15]['config'] == config.to_dict()
+  caplog.clear()
+  run_folder.claim(str(tmp_path), config)
+  assert not caplog.records
+
+
+def test_settings_of_jax_that_change_numbers_are_the_run_s(
+  tmp_path, monkeypatch
+):
+  begin(tmp_path)
+  changed = {**manifest.settings(), 'jax_enable_x64': True}
+  monkeypatch.setattr(manifest, 'settings', lambda: changed)
+  with pytest.raises(UserError, match='jax_enable_x64=False, now it is True'):
+    run_folder.claim(str(tmp_path), make_config())
+
+
+def test_a_config_that_cannot_be_read_is_not_called_damaged(
+  tmp_path, monkeypatch
+):
+  begin(tmp_path)
+
+  def fail(*args, **kwargs):
+    raise OSError(5, 'Input/output error')
+
+  with monkeypatch.context() as patch:
+    patch.setattr('geco_jax.io.run_folder.open', fail, raising=False)
+    with pytest.raises(UserError, match='config.json cannot be read: Input/'):
+      run_folder.claim(str(tmp_path), make_config())
