@@ -58,6 +58,10 @@ class Model(NamedTuple):
     reconstruct: (params, keys [batch], image [batch, ...], context,
       num_informed []) -> means of p(x|z) [batch, ...], the latents of the first
       `num_informed` steps from q(z|x), those of later ones from the prior.
+    encode: (params, image [batch, ...], context) -> latents as in `ModelOutput`
+      at the center of q(z|x): its mean, step by step, where it is Gaussian, and
+      what a flow makes of the mean of its noise.
+    decode: (params, latents, context) -> means of p(x|z) [batch, ...].
     posterior: q(z|x) and p(z) by themselves; None if they depend on a context.
     num_steps: number of steps in which the latents are drawn.
     conditional: whether it needs a context.
@@ -67,6 +71,8 @@ class Model(NamedTuple):
   apply: Callable[..., ModelOutput]
   sample: Callable[..., jax.Array]
   reconstruct: Callable[..., jax.Array]
+  encode: Callable[..., Any]
+  decode: Callable[..., jax.Array]
   posterior: Posterior | None = None
   num_steps: int = 1
   conditional: bool = False
@@ -78,6 +84,8 @@ class Functions(NamedTuple):
   apply: Callable[..., ModelOutput]
   sample: Callable[..., jax.Array]
   reconstruct: Callable[..., jax.Array]
+  encode: Callable[..., Any]
+  decode: Callable[..., jax.Array]
   posterior: Posterior | None = None
 
 

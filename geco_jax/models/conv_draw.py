@@ -20,6 +20,8 @@ from geco_jax.distributions import per_example_normal
 from geco_jax.models import base
 from geco_jax.models.layers import stacked_gradients
 from geco_jax.models.layers.convolution import Conv2D
+from geco_jax.models.layers.space_to_depth import depth_to_space
+from geco_jax.models.layers.space_to_depth import space_to_depth
 
 # On accelerators alone, which copy what a loop carries, fill up 84 channels and
 # add up each step's gradients of a weight: results/gpu_speed.json has the cost.
@@ -199,6 +201,8 @@ class ConvDraw:
       apply=self.apply,
       sample=self.sample,
       reconstruct=self.reconstruct,
+      encode=self.encode,
+      decode=self.decode,
       # Where the prior depends on a context, there is no one marginal.
       posterior=None if self.conditional else posterior,
     )
@@ -232,6 +236,17 @@ class ConvDraw:
     per_step = jnp.arange(self.num_steps) < num_informed, self._noise(keys)
     return self._unroll(step, constants, len(image), per_step)[0]
 
+  def encode(self, image, context=None) -> jax.Array:
+    """Take each step's latents to be the mean of their posterior."""
+    shape = (self.num_steps, 1, *self.grid, self.latent_channels)
+    step, constants = self._training_step, self._constants(context, image)
+    outputs = self._unroll(step, constants, len(image), jnp.zeros(shape))[1]
+    return jnp.moveaxis(outputs[1], 0, 1)
+
+  def decode(self, latents, context=None) -> jax.Array:
+    """Return the images of given latents."""
+    return self._given(latents, context)[0]
+
   def log_prob(self, latents, image) -> jax.Array:
     """Return log q(z|x) [m, n] of all pairs of m latents and n images."""
     # q(z|x) is a chain: the encoder meets every z_<t with every x.
@@ -243,9 +258,13 @@ class ConvDraw:
 
   def log_prior(self, latents) -> jax.Array:
     """Return log p(z) [batch]."""
+    return self._given(latents, None)[1].sum(axis=0)
+
+  def _given(self, latents, context):
+    """Return the images of latents, and log p(z_t|z_<t) [num_steps, batch]."""
     step, by_step = self._prior_density_step, jnp.moveaxis(latents, 1, 0)
-    constants = self._constants(None)
-    return self._unroll(step, constants, len(latents), by_step)[1].sum(axis=0)
+    constants = self._constants(context)
+    return self._unroll(step, constants, len(latents), by_step)
 
   def _unroll(self, step, constants, batch_size, per_step):
     """Return the last canvas as images, and all outputs [num_steps, ...].
@@ -409,25 +428,6 @@ def num_unrolled(length: int) -> int:
   # more steps than there are is none, so that no loop of one step is left.
   num_iterations = -(-length // _UNROLLED_STEPS)
   return length // num_iterations if length > 1 else 2
-
-
-def space_to_depth(image: jax.Array, block: int) -> jax.Array:
-  """Rearrange images [batch, height, width, channels] into a grid of patches.
-
-  They are [batch, height / block, width / block, block^2 * channels].
-  """
-  batch, height, width, channels = image.shape
-  grid = (height // block, width // block)
-  blocks = image.reshape(batch, grid[0], block, grid[1], block, channels)
-  return blocks.swapaxes(2, 3).reshape(batch, *grid, block**2 * channels)
-
-
-def depth_to_space(patches: jax.Array, block: int) -> jax.Array:
-  """Rearrange a grid of patches into images, which undoes `space_to_depth`."""
-  batch, rows, columns, depth = patches.shape
-  shape = (batch, rows, columns, block, block, depth // block**2)
-  rearranged = patches.reshape(shape).swapaxes(2, 3)
-  return rearranged.reshape(batch, rows * block, columns * block, shape[-1])
 
 
 def _lstm(gates: jax.Array, state: LSTMState | None) -> LSTMState:

@@ -219,6 +219,7 @@ class _Posterior(NamedTuple):
 
   condition: Callable[[jax.Array], Any]  # See `Posterior`.
   draw: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]  # z and its KL.
+  center: Callable[[Any], jax.Array]  # z of the noise's mean.
   log_prob: Callable[[jax.Array, Any], jax.Array]  # See `Posterior`.
 
 
@@ -237,7 +238,10 @@ def _gaussian(encoder: Callable, policy: jmp.Policy) -> _Posterior:
     standardized = (z[:, jnp.newaxis] - mean) * jnp.exp(-log_stddev)
     return (standard_normal_log_prob(standardized)) - log_stddev.sum(axis=-1)
 
-  return _Posterior(condition, draw, log_prob)
+  def center(conditions):
+    return conditions.mean
+
+  return _Posterior(condition, draw, center, log_prob)
 
 
 def _flow(
@@ -256,9 +260,14 @@ def _flow(
     kl = log_q - standard_normal_log_prob(z)
     return z[:, 0], kl.mean(axis=1)
 
+  def center(conditions):
+    noise = jnp.zeros((len(conditions), latent_size))
+    return flow.forward(noise, conditions)[0]
+
   return _Posterior(
     condition=lambda image: flow.condition(encode(image)),
     draw=draw,
+    center=center,
     log_prob=lambda z, conditions: flow.log_prob(
       z[:, jnp.newaxis], conditions[jnp.newaxis]
     ),
@@ -311,10 +320,16 @@ def _vae(
       uninformed = per_example_normal(keys, (latent_size,))
       return decode(jnp.where(num_informed > 0, informed, uninformed))
 
+    def encode(image, context=None):
+      del context
+      return posterior.center(posterior.condition(image))
+
     return Functions(
       apply=forward,
       sample=sample,
       reconstruct=reconstruct,
+      encode=encode,
+      decode=lambda latents, context=None: decode(latents),
       posterior=Posterior(
         condition=posterior.condition,
         sample=lambda keys, conditions: posterior.draw(keys, conditions)[0],

@@ -55,7 +55,7 @@ def make(name, shape=(8, 8, 1), policy=FLOAT32):
   """
   constructor, kwargs = SMALL[name]
   model = MODELS[constructor](shape, policy, **kwargs)
-  functions = ('init', 'apply', 'sample', 'reconstruct')
+  functions = ('init', 'apply', 'sample', 'reconstruct', 'encode', 'decode')
   model = model._replace(**{f: jax.jit(getattr(model, f)) for f in functions})
   keys = jax.random.split(jax.random.key(1), 5)
   image = jax.random.uniform(jax.random.key(2), (5, *shape))
@@ -155,6 +155,36 @@ class TestContract:
       )
     informed = model.reconstruct(params, keys, image, context, 1)
     assert not np.allclose(informed, sample, atol=1e-3)
+
+  def test_decoding_the_latents_is_the_reconstruction(self, name):
+    model, params, keys, image, context = make(name)
+    output = model.apply(params, keys, image, context)
+    np.testing.assert_allclose(
+      model.decode(params, output.latents, context),
+      output.reconstruction,
+      atol=1e-6,
+    )
+
+  def test_encoding_is_the_center_of_the_posterior(self, name):
+    model, params, keys, image, context = make(name)
+    center = model.encode(params, image, context)
+    many = jax.random.split(jax.random.key(7), (400, 5))
+
+    @jax.jit
+    def first_latents(keys):
+      latents = model.apply(params, keys, image, context).latents
+      # Later steps' posteriors depend on the draws of earlier ones.
+      return latents[:, 0] if model.num_steps > 1 else latents
+
+    draws = jax.lax.map(first_latents, many)
+    assert (
+      center.shape == model.apply(params, keys, image, context).latents.shape
+    )
+    first = center[:, 0] if model.num_steps > 1 else center
+    # A flow's center is that of its noise, which is not quite its mean.
+    errors = 10 if name in SAMPLED_KL else 5
+    error = draws.std(axis=0) / math.sqrt(len(many))
+    assert np.all(np.abs(draws.mean(axis=0) - first) < errors * error)
 
   def test_contexts_matter_to_conditional_models_alone(self, name):
     model, params, keys, image, context = make(name)

@@ -13,9 +13,9 @@ from geco_jax import parallel
 from geco_jax.distributions import DiagonalGaussian
 from geco_jax.distributions import per_example_normal
 from geco_jax.models.conv_draw import conv_draw
-from geco_jax.models.conv_draw import depth_to_space
 from geco_jax.models.conv_draw import num_unrolled
-from geco_jax.models.conv_draw import space_to_depth
+from geco_jax.models.layers.space_to_depth import depth_to_space
+from geco_jax.models.layers.space_to_depth import space_to_depth
 
 FLOAT32 = jmp.get_policy('float32')
 SHAPE = (8, 8, 1)
