@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 
-.PHONY: demo test test-slow check benchmark benchmark-gpu clean
+.PHONY: demo test test-slow check docs wheel benchmark benchmark-gpu clean
 
 # Trains a VAE on the embedded digits at several tolerances and draws the result.
 demo: $(INSTALLED)
@@ -27,9 +27,19 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell geco_jax configs experiments tests benchmarks docs \
-	  README.md RESULTS.md Makefile pyproject.toml setup.py
+	  examples *.md Makefile pyproject.toml setup.py
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/layers_test.py
+
+# The site, in docs/_build/html; a warning is an error.
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+# The wheel, in dist, and whether it works without a checkout.
+wheel: $(INSTALLED)
+	rm -rf build dist
+	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
+	$(BIN)/python -m pytest tests/wheel_test.py
 
 # Against PyTorch, which is installed for this alone.
 benchmark: $(INSTALLED)
@@ -57,8 +67,8 @@ $(INSTALLED): requirements.lock setup.py
 	  { echo "Python >= 3.11 is needed: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -r requirements.lock
-	$(BIN)/python -m pip install -q --no-deps -e .
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache *.egg-info build dist docs/_build

@@ -14,9 +14,10 @@ import os
 
 from absl import flags
 
-from experiments.shared import runs
-from experiments.shared.runs import Run
 from geco_jax import cli
+
+from .shared import runs
+from .shared.runs import Run
 
 ROWS = {
   '+'.join(kappas): kappas

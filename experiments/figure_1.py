@@ -21,10 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 import numpy as np
 
-from experiments.shared import theory_panels
 from geco_jax import cli
 from geco_jax.theory import fixed_points
 from geco_jax.theory import propositions
+
+from .shared import theory_panels
 
 DATA = np.array([[-0.3, 0.28], [0.32, 0.3], [-0.32, -0.26], [0.3, -0.3]])
 # Left, right, bottom and top of each support in [-1/2, 1/2]^2.

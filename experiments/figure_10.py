@@ -7,9 +7,10 @@ The quick preset is of 8x8 digits.
 
 from collections.abc import Sequence
 
-from experiments.shared import panels
-from experiments.shared.runs import Run
 from geco_jax import cli
+
+from .shared import panels
+from .shared.runs import Run
 
 PANELS = (
   Run('color_mnist', 'elbo'),

@@ -9,9 +9,10 @@ network must have been trained: `python -m geco_jax.train_classifier`.
 
 from collections.abc import Sequence
 
-from experiments.shared import panels
-from experiments.shared.runs import Run
 from geco_jax import cli
+
+from .shared import panels
+from .shared.runs import Run
 
 PANELS = (
   Run('cifar10', 'elbo'),

@@ -23,11 +23,12 @@ from absl import flags
 from matplotlib.figure import Figure
 import numpy as np
 
-from experiments.shared import theory_panels
 from geco_jax import cli
 from geco_jax.theory import fixed_points
 from geco_jax.theory import phase_transitions
 from geco_jax.theory import toy_data
+
+from .shared import theory_panels
 
 _NUM_BETAS = flags.DEFINE_integer('num_betas', 200, 'Of the curve, >= 10.')
 

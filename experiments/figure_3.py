@@ -17,7 +17,6 @@ from typing import Any
 from matplotlib.figure import Figure
 import numpy as np
 
-from experiments.shared import runs
 from geco_jax import cli
 from geco_jax.build import build
 from geco_jax.build import build_dataset
@@ -25,6 +24,8 @@ from geco_jax.errors import UserError
 from geco_jax.io.files import write_json
 from geco_jax.io.logs import read_metrics
 from geco_jax.training.loop import train
+
+from .shared import runs
 
 _MAX_LINES = 400  # Lines of the log that are drawn; more would not show.
 

@@ -23,13 +23,14 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments.shared import figure_4_plane
-from experiments.shared import panels
-from experiments.shared import runs
-from experiments.shared.runs import Run
 from geco_jax import cli
 from geco_jax.base_config import PAPER_KAPPAS
 from geco_jax.evaluation import gaussian_rate
+
+from .shared import figure_4_plane
+from .shared import panels
+from .shared import runs
+from .shared.runs import Run
 
 
 class Row(NamedTuple):

@@ -22,12 +22,13 @@ from absl import flags
 from matplotlib.figure import Figure
 import numpy as np
 
-from experiments.shared import panels
-from experiments.shared import runs
-from experiments.shared.runs import Result
-from experiments.shared.runs import Run
 from geco_jax import cli
 from geco_jax.io.logs import read_metrics
+
+from .shared import panels
+from .shared import runs
+from .shared.runs import Result
+from .shared.runs import Run
 
 DATA = ('cifar10', 'mnist', 'digits')
 _DIGITS = 4  # Significant digits of kappa, which is in the run's name.

@@ -9,9 +9,10 @@ standard deviations of the features. FRE's network must have been trained:
 
 from collections.abc import Sequence
 
-from experiments.shared import panels
-from experiments.shared.runs import Run
 from geco_jax import cli
+
+from .shared import panels
+from .shared.runs import Run
 
 PANELS = (
   Run('celeb_a', 'elbo'),

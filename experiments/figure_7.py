@@ -22,11 +22,12 @@ from typing import Any
 from matplotlib.figure import Figure
 import numpy as np
 
-from experiments.shared import theory_panels
 from geco_jax import cli
 from geco_jax.theory import fixed_points
 from geco_jax.theory import lipschitz
 from geco_jax.theory import toy_data
+
+from .shared import theory_panels
 
 BETAS = (1e-3, 5e-3, 2e-2)
 ROWS = {  # Name -> radius and L; None is no constraint.

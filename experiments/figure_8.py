@@ -20,13 +20,14 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 import numpy as np
 
-from experiments.shared import runs
-from experiments.shared.runs import Result
-from experiments.shared.runs import Run
 from geco_jax import cli
 from geco_jax.datasets.batches import fixed_batch
 from geco_jax.evaluation.aggregate_posterior import estimate
 from geco_jax.keys import per_example_keys
+
+from .shared import runs
+from .shared.runs import Result
+from .shared.runs import Run
 
 KAPPAS = (0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.5)
 SHOWN = (

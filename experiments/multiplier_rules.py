@@ -24,14 +24,6 @@ from absl import flags
 from ml_collections.config_dict import ConfigDict
 import numpy as np
 
-from experiments.shared import rival_multipliers
-from experiments.shared import runs
-from experiments.shared.multiplier_comparison import compared
-from experiments.shared.multiplier_comparison import figure
-from experiments.shared.multiplier_comparison import table
-from experiments.shared.rival_multipliers import RULES
-from experiments.shared.runs import Run
-from experiments.shared.small_png import write_small_png
 from geco_jax import build
 from geco_jax import cli
 from geco_jax import rules
@@ -49,6 +41,15 @@ from geco_jax.io import files
 from geco_jax.io import run_folder
 from geco_jax.io.logs import read_metrics
 from geco_jax.training import loop
+
+from .shared import rival_multipliers
+from .shared import runs
+from .shared.multiplier_comparison import compared
+from .shared.multiplier_comparison import figure
+from .shared.multiplier_comparison import table
+from .shared.rival_multipliers import RULES
+from .shared.runs import Run
+from .shared.small_png import write_small_png
 
 # So that a run of a rival is one like any other, its config.json included.
 rules.MULTIPLIERS |= rival_multipliers.CONSTRUCTORS

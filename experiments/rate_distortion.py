@@ -32,7 +32,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.shared import rate_distortion_figures as figures
 from geco_jax import algorithm_1
 from geco_jax import cli
 from geco_jax import geco
@@ -40,6 +39,8 @@ from geco_jax import lagrangian
 from geco_jax.io.files import write_json
 from geco_jax.io.run_folder import create
 from geco_jax.theory import rate_distortion as theory
+
+from .shared import rate_distortion_figures as figures
 
 EIGENVALUES = np.geomspace(0.05, 4.0, 16)  # Variances of the source.
 DISTORTIONS = (8.0, 4.0, 2.0, 1.0)  # Total squared errors to reach.

@@ -15,12 +15,13 @@ from typing import Any
 
 from absl import flags
 
-from experiments.results.claims import Claim
-from experiments.results.claims import CLAIMS
-from experiments.results.findings import Finding
 from geco_jax import cli
 from geco_jax.errors import UserError
 from geco_jax.io.files import write_bytes
+
+from .results.claims import Claim
+from .results.claims import CLAIMS
+from .results.findings import Finding
 
 _WORDS = {True: 'holds', False: '**does not hold**', None: ''}
 _INTRODUCTION = """# Results

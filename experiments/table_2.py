@@ -15,12 +15,13 @@ from typing import Any
 
 from absl import flags
 
-from experiments.results.paper import PAPER
-from experiments.shared import runs
-from experiments.shared.runs import Run
 from geco_jax import cli
 from geco_jax.datasets.batches import Dataset
 from geco_jax.evaluation.aggregate_posterior import estimate
+
+from .results.paper import PAPER
+from .shared import runs
+from .shared.runs import Run
 
 KAPPA = 0.175  # The paper does not say which of its kappas it took.
 _NUM_COMPOSED = 60_000

@@ -11,9 +11,9 @@ from absl import app
 from absl import flags
 from absl import logging
 import jax
-from ml_collections import config_flags
 from ml_collections.config_dict import ConfigDict
 
+from geco_jax import config_files
 from geco_jax.console import say
 from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
@@ -58,13 +58,8 @@ def run(
   if define_flags is not None:
     define_flags()
   if takes_config:
-    config_flags.DEFINE_config_file(
-      'config',
-      default_config,
-      'Config file, configs/NAME.py or configs/NAME.py:VARIANT. Every leaf can '
-      'be overridden: --config.constraints.re.kappa=0.1',
-      lock_config=True,
-    )
+    config_files.define_flags(default_config)
+  _show_own_flags()
 
   def reporting_main(argv):
     if not flags.FLAGS['verbosity'].present:
@@ -73,6 +68,9 @@ def run(
     try:
       if len(argv) > 1:
         raise UserError(f'unexpected arguments: {" ".join(argv[1:])}')
+      if takes_config and flags.FLAGS.print_config:
+        print(config_files.as_text(config()))
+        return None
       _use_compilation_cache()
       return main(argv)
     except UserError as error:
@@ -147,8 +145,18 @@ def _set_in_jax(option, value) -> None:
   os.environ[option.upper()] = str(value)
 
 
+def _show_own_flags() -> None:
+  """Let --help show the flags of this package's modules, with all of theirs."""
+  for module, defined in flags.FLAGS.flags_by_module_dict().items():
+    if module.partition('.')[0] in ('geco_jax', 'experiments'):
+      for flag in defined:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
 def _parse_flags(argv):
   """Parse flags; errors of the config file become one line too."""
+  if '--help' in argv:  # Asked for: absl would exit with 1.
+    app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:

@@ -35,9 +35,9 @@ def imported(name):
     if isinstance(node, ast.Import):
       targets = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
-      assert not node.level, f'{name}: a relative import'
-      inner = [f'{node.module}.{alias.name}' for alias in node.names]
-      targets = [i if i in TREES else node.module for i in inner]
+      source = _source(name, node)
+      inner = [f'{source}.{alias.name}' for alias in node.names]
+      targets = [i if i in TREES else source for i in inner]
     else:
       continue
     for target in targets:
@@ -46,6 +46,20 @@ def imported(name):
         target = target.rpartition('.')[0]
         if target in TREES and not f'{name}.'.startswith(f'{target}.'):
           yield target
+
+
+def _source(name, node):
+  """Return where a module imports from; experiments do so relatively.
+
+  In a wheel they are geco_jax.experiments.
+  """
+  if not node.level:
+    assert not node.module.startswith('experiments'), f'{name}: not relative'
+    return node.module
+  assert name.startswith('experiments'), f'{name}: a relative import'
+  package = name if name in PACKAGES else name.rpartition('.')[0]
+  parts = package.split('.')[: len(package.split('.')) - node.level + 1]
+  return '.'.join([*parts, *([node.module] if node.module else [])])
 
 
 def folder(name):

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from experiments.results import findings
-from experiments.results import theory_findings
-from experiments.results.findings import Finding
+from . import findings
+from . import theory_findings
+from .findings import Finding
 
 
 class Claim(NamedTuple):

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 import itertools
 from typing import Any, NamedTuple
 
-from experiments.results.paper import PAPER
-from experiments.shared import figure_4_plane
 from geco_jax.evaluation import verdicts
+
+from ..shared import figure_4_plane
+from .paper import PAPER
 
 _EQUAL = 0.02  # Up to which difference two RMSEs are called equal.
 Content = Any  # Of a JSON file.

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from experiments.results.findings import Content
-from experiments.results.findings import Finding
+from .findings import Content
+from .findings import Finding
 
 
 def figure_1(content: Content) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 import numpy as np
 
-from experiments.shared.rival_multipliers import RULES
+from .rival_multipliers import RULES
 
 CLOSE = 0.02  # The table shows C / scale only if it is further from 0.
 NEAR = 0.2  # The best KL of a problem is a run's whose |C / scale| is less.

@@ -7,11 +7,12 @@ from absl import flags
 from matplotlib.figure import Figure
 import numpy as np
 
-from experiments.shared import runs
-from experiments.shared.runs import Result
-from experiments.shared.runs import Run
 from geco_jax import cli
 from geco_jax.evaluation import pictures
+
+from . import runs
+from .runs import Result
+from .runs import Run
 
 PRESETS = ('quick', 'gpu', 'paper')
 _COLUMNS = 8  # Images in a row of a panel.

@@ -21,9 +21,10 @@ import jax.numpy as jnp
 from ml_collections.config_dict import ConfigDict
 import optax
 
-from experiments.shared.runs import Run
 from geco_jax.base_config import group
 from geco_jax.rules import Multipliers
+
+from .runs import Run
 
 _RANGE = (-10.0, 14.0)  # Range of log lambda, as in the configs.
 

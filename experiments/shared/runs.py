@@ -6,7 +6,6 @@ experiments that share a workdir share their runs.
 """
 
 from collections.abc import Mapping, Sequence
-import importlib
 import json
 import os
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from absl import flags
 import jax
 from ml_collections.config_dict import ConfigDict
 
+from geco_jax import config_files
 from geco_jax import parallel
 from geco_jax.build import build
 from geco_jax.build import build_dataset
@@ -78,9 +78,9 @@ class Run(NamedTuple):
       num_steps: training steps, if not the config's.
       changes: values that the config is to have instead, by dotted name.
     """
-    module = importlib.import_module(f'configs.{self.data}_{self.model}')
     objective = '+'.join([self.objective, *self.kappas])
-    config = module.get_config(f'{preset},{objective}' if preset else objective)
+    variant = f'{preset},{objective}' if preset else objective
+    config = config_files.load(f'{self.data}_{self.model}:{variant}')
     for name, kappa in self.kappas.items():
       config.constraints[name].kappa = kappa
     config.seed = self.seed

@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
-from experiments.shared.small_png import write_small_png
 from geco_jax.errors import UserError
 from geco_jax.io.files import write_json
 from geco_jax.io.run_folder import create
+
+from .small_png import write_small_png
 
 TILES_PER_SIDE = flags.DEFINE_integer(
   'tiles_per_side', None, "The latent grid's; by default the figure's own."
