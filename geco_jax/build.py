@@ -15,6 +15,8 @@ import optax
 
 from geco_jax import parallel
 from geco_jax.classifiers import pretrained
+from geco_jax.classifiers.networks import Classifier
+from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.config_tree import flatten
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.constraints import Entry
@@ -99,6 +101,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
       those that `run_inputs` returns.
   """
   _check_counts(config)
+  _check_tolerance(config)
   kappas, step_sizes = _kappas(config), _step_sizes(config)
   constraints = _constraints(config, dataset)
   config = copy.deepcopy(config)  # What is built reads it when it is called.
@@ -149,6 +152,7 @@ def run_inputs(config: ConfigDict, experiment: Experiment) -> RunInputs:
   if experiment.key != experiment_key(config):
     raise ValueError('this is the experiment of another config')
   _check_counts(config)
+  _check_tolerance(config)
   kappas, step_sizes = _kappas(config), _step_sizes(config)
   rule = _multipliers(
     config, step_sizes, kappas, experiment.constraints, experiment.dataset
@@ -258,6 +262,18 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     UserError: if a name is unknown or a value out of its range.
   """
   return _optimizer(config, {})
+
+
+def build_classifier(config: ConfigDict, num_classes: int) -> Classifier:
+  """Return the classifier of `config.model`, to be trained by this config.
+
+  Raises:
+    UserError: if a name is unknown or a value out of its range.
+  """
+  _check_counts(config)
+  return _construct(
+    'model', CLASSIFIERS, config.model.name, num_classes, **config.model.kwargs
+  )
 
 
 def _step_size_arguments(config):
@@ -376,7 +392,10 @@ def _check_counts(config):
       'config.num_steps * config.batch_size must stay below 2**31 examples, '
       f'got {config.num_steps} * {config.batch_size}'
     )
-  if not isinstance(config.tolerance, numbers.Real) or config.tolerance < 0:
-    raise UserError(f'config.tolerance must be >= 0, got {config.tolerance}')
   if not 0 <= config.seed < 2**32:
     raise UserError(f'config.seed must be in [0, 2**32), got {config.seed}')
+
+
+def _check_tolerance(config):
+  if not isinstance(config.tolerance, numbers.Real) or config.tolerance < 0:
+    raise UserError(f'config.tolerance must be >= 0, got {config.tolerance}')

@@ -1,6 +1,6 @@
 """The training loop: dispatch, log, save, stop."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import signal
 import time
@@ -22,10 +22,13 @@ from geco_jax.evaluation.measures import constraint_report
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import logs
-from geco_jax.io import run_folder
 from geco_jax.step import dispatch
 from geco_jax.step import TrainState
 from geco_jax.training.recorder import Recorder
+from geco_jax.training.run import Run
+
+# States of all runs -> (states, metrics of each step).
+TakeSteps = Callable[[Any], tuple[Any, Any]]
 
 
 def train(
@@ -103,25 +106,57 @@ def train_together(
 def _open(config, workdir, experiment) -> Recorder:
   """Return the recorder of a run in its folder, created if need be."""
   inputs = run_inputs(config, experiment)  # Refused before a folder is made.
-  if parallel.is_main_process():
-    run_folder.claim(workdir, config)
   return Recorder(config, workdir, experiment, inputs)
 
 
 def _train_all(runs, layout, show_progress):
   """Train runs to their ends; return what went wrong with each, or None."""
-  loop = _Loop(runs, layout, show_progress)
-  try:
-    with _stop_signals() as stopped:
-      loop.run(stopped)
-  finally:
-    loop.close()
-  for run, failure in zip(runs, loop.failures, strict=True):
+  experiment = runs[0].experiment  # That of all.
+  program = dispatch(experiment, layout)
+  inputs = layout.place([run.inputs.as_arrays() for run in runs])
+  images = parallel.replicate(experiment.dataset.splits['train'])
+  failures = train_to_end(
+    runs,
+    lambda states: program(states, inputs, images),
+    layout,
+    show_progress,
+  )
+  for run, failure in zip(runs, failures, strict=True):
     if failure is None:
       for line in infeasible(
         run.workdir, run.experiment, run.inputs, run.state.log_multipliers
       ):
         logging.warning(line)
+  return failures
+
+
+def train_to_end(
+  runs: Sequence[Run],
+  take_steps: TakeSteps,
+  layout: parallel.Layout,
+  show_progress: bool,
+) -> list[Exception | None]:
+  """Train runs of any kind, which lie on the devices together, to their ends.
+
+  Args:
+    runs: at least one, alike in `steps_per_dispatch`; closed by the caller.
+    take_steps: states on the devices -> (states, metrics of each of these
+      `steps_per_dispatch` steps).
+    layout: how the states lie on the devices.
+    show_progress: whether to draw a progress bar on stderr.
+
+  Returns:
+    What went wrong with each run, or None.
+
+  Raises:
+    Interrupted: after SIGTERM or SIGINT, the states saved.
+  """
+  loop = _Loop(runs, take_steps, layout, show_progress)
+  try:
+    with _stop_signals() as stopped:
+      loop.run(stopped)
+  finally:
+    loop.close()
   return loop.failures
 
 
@@ -130,17 +165,16 @@ class _Loop:
 
   def __init__(
     self,
-    runs: Sequence[Recorder],
+    runs: Sequence[Run],
+    take_steps: TakeSteps,
     layout: parallel.Layout,
     show_progress: bool,
   ):
     self.failures: list[Exception | None] = [None] * len(runs)
     self._runs = runs
     self._layout = layout
-    experiment = runs[0].experiment  # That of all.
-    self._take_steps = dispatch(experiment, layout)
-    self._steps_per_dispatch = experiment.steps_per_dispatch
-    self._images = parallel.replicate(experiment.dataset.splits['train'])
+    self._take_steps = take_steps
+    self._steps_per_dispatch = runs[0].config.steps_per_dispatch
     self._pending = {}, None  # Steps by run, metrics of the latest dispatch.
     self._since = time.monotonic()  # When what was logged last was complete.
     self._progress = console.Progress(
@@ -152,10 +186,9 @@ class _Loop:
   def run(self, stopped) -> None:
     """Train to the last step; save and raise if a signal comes."""
     states = self._layout.place([run.state for run in self._runs])
-    inputs = self._layout.place([run.inputs.as_arrays() for run in self._runs])
     self._since = time.monotonic()
     while active := self._active():
-      states, step_metrics = self._take_steps(states, inputs, self._images)
+      states, step_metrics = self._take_steps(states)
       for index in active:
         self._runs[index].step += self._steps_per_dispatch
       # While the devices are busy with these steps, those before are logged.

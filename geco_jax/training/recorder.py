@@ -1,18 +1,15 @@
-"""A run while it is being trained: its state, logs, checkpoints, pictures."""
+"""What a run of an experiment logs, saves and draws."""
 
 from collections.abc import Mapping
 import math
 import os
-from typing import Any, NoReturn
+from typing import Any
 
-import jax
 from ml_collections.config_dict import ConfigDict
 import numpy as np
 
 from geco_jax import config_tree
-from geco_jax import console
 from geco_jax import parallel
-from geco_jax.errors import UserError
 from geco_jax.evaluation import pictures
 from geco_jax.evaluation.measures import constraint_report
 from geco_jax.evaluation.measures import saturation
@@ -21,23 +18,21 @@ from geco_jax.evaluation.measures import verdict
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import checkpoint
-from geco_jax.io import logs
 from geco_jax.step import init_state
 from geco_jax.step import state_like
 from geco_jax.step import TrainState
+from geco_jax.training.run import Run
 
 
-class Recorder:
-  """What one run remembers and writes.
+class Recorder(Run):
+  """A run of an experiment.
 
   Attributes:
-    config: of the run.
-    workdir: its folder.
     experiment: what is compiled, shared with runs that differ in inputs alone.
     inputs: what it has of its own.
-    state: the latest that was saved or restored, NumPy arrays.
-    step: training steps taken; the training loop moves it.
   """
+
+  state: TrainState
 
   def __init__(
     self,
@@ -47,62 +42,28 @@ class Recorder:
     inputs: RunInputs,
   ):
     """Open a run's folder, and its latest checkpoint if it has one."""
-    self.config = config
-    self.workdir = workdir
     self.experiment = experiment
     self.inputs = inputs
-    self._checkpointer = checkpoint.Checkpointer(workdir)
-    self.state: TrainState
-    restored = self._checkpointer.restore(state_like(experiment))
-    if restored is None:
-      state = init_state(experiment, inputs)
-      self.state = jax.tree.map(np.asarray, state)
-    else:
-      self.state = restored.state
-      self._checkpointer.delete_after(restored.step)
-      console.say(f'continuing from step {restored.step} in {workdir}')
-    self.step = int(self.state.step)
     self._violations = {}  # Relative, mean over the latest dispatch.
     self._validation_means = split_means(experiment, likelihood=False)
     self._validation_images = experiment.dataset.splits['validation']
     self._image_rows = pictures.image_rows(experiment, self._validation_images)
-    self._writes = parallel.is_main_process()
-    if self._writes:
-      self._writer = logs.MetricsWriter(workdir, self.step)
-
-  @property
-  def is_finished(self) -> bool:
-    """Whether the last step was taken."""
-    return self.step >= self.config.num_steps
-
-  @property
-  def is_checkpoint_due(self) -> bool:
-    """Whether the state after this step is to be saved."""
-    return self.is_finished or self.step % self.config.checkpoint_every == 0
+    # Last, so that a folder is claimed for nothing that is refused above.
+    super().__init__(
+      config,
+      workdir,
+      like=state_like(experiment),
+      first_state=lambda: init_state(experiment, inputs),
+    )
 
   def log(
     self, step: int, per_step: Mapping[str, np.ndarray], seconds: float
   ) -> str:
-    """Log the means over a dispatch.
-
-    Args:
-      step: after the dispatch.
-      per_step: metrics by name, each [steps of the dispatch].
-      seconds: that the dispatch took.
-
-    Returns:
-      The numbers that matter, for people.
-
-    Raises:
-      UserError: if the loss is not finite.
-    """
-    num_steps = len(per_step['loss'])
-    finite = np.isfinite(per_step['loss']) & np.isfinite(per_step['kl_nats'])
-    if not finite.all():
-      self._stop_not_finite(step - num_steps + int(np.argmin(finite)) + 1)
+    """Log the means over a dispatch."""
+    self._check_finite(step, per_step['loss'], per_step['kl_nats'])
     values = {k: float(v.mean()) for k, v in per_step.items()}
     values['rmse'] = math.sqrt(values.pop('mse'))
-    values['steps_per_second'] = num_steps / seconds
+    values['steps_per_second'] = len(per_step['loss']) / seconds
     for name in self.inputs.kappas:
       values[f'{name}/saturation'] = saturation(
         self.experiment, self.inputs, name, values[f'{name}/log_multiplier']
@@ -115,14 +76,7 @@ class Recorder:
     return self._progress_text(values)
 
   def save(self, state: TrainState) -> None:
-    """Evaluate the validation split, draw it and save a checkpoint.
-
-    Args:
-      state: after `step`, NumPy arrays.
-
-    Raises:
-      UserError: if the last update broke the parameters.
-    """
+    """Evaluate the validation split, draw it and save a checkpoint."""
     self.state = state
     means = self._validation_means(
       parallel.replicate(state.params),
@@ -140,12 +94,6 @@ class Recorder:
         means['kl_nats'], self._violations, self.inputs.tolerance
       ),
     )
-
-  def close(self) -> None:
-    """Wait for the last checkpoint and closes the logs."""
-    self._checkpointer.close()
-    if self._writes:
-      self._writer.close()
 
   def _write_validation(self, means):
     report = constraint_report(
@@ -165,18 +113,6 @@ class Recorder:
     self._writer.image(self.step, 'data_reconstructions_samples', picture)
     if self.is_finished:
       self._writer.hyperparameters(config_tree.flatten(self.config), results)
-
-  def _stop_not_finite(self, step) -> NoReturn:
-    saved = max(self._checkpointer.steps(), default=None)
-    checkpoint_left = (
-      f'the checkpoint of step {saved} in {self.workdir} is intact'
-      if saved is not None
-      else 'there was no checkpoint yet'
-    )
-    raise UserError(
-      f'the loss is not finite at step {step}; {checkpoint_left}; a smaller '
-      'learning rate or config.max_gradient_norm may help'
-    )
 
   def _progress_text(self, values: Mapping[str, Any]) -> str:
     """Return KL and each constraint's value, verdict by now and lambda."""
