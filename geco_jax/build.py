@@ -17,6 +17,7 @@ from geco_jax.choices import COMPOSITIONS
 from geco_jax.choices import OPTIMIZERS
 from geco_jax.choices import SCHEDULES
 from geco_jax.classifiers import pretrained
+from geco_jax.classifiers.networks import Classifier
 from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.config_tree import flatten
 from geco_jax.config_tree import SWEEP
@@ -288,6 +289,18 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     UserError: if a name is unknown or a value out of its range.
   """
   return _optimizer(config, {})
+
+
+def build_classifier(config: ConfigDict, num_classes: int) -> Classifier:
+  """Return the classifier of `config.model`, to be trained by this config.
+
+  Raises:
+    UserError: if a name is unknown or a value out of its range.
+  """
+  check_classifier_config(config)
+  return choices.construct(
+    'model', CLASSIFIERS, config.model.name, num_classes, **config.model.kwargs
+  )
 
 
 def _step_size_arguments(config):

@@ -1,6 +1,6 @@
 """The training loop: dispatch, log, save, stop."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import signal
 import time
@@ -22,11 +22,14 @@ from geco_jax.evaluation.measures import constraint_report
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import logs
-from geco_jax.io import run_folder
 from geco_jax.io.checkpoint import latest_step
 from geco_jax.step import dispatch
 from geco_jax.step import TrainState
 from geco_jax.training.recorder import Recorder
+from geco_jax.training.run import Run
+
+# States of all runs -> (states, metrics of each step).
+TakeSteps = Callable[[Any], tuple[Any, Any]]
 
 
 def train(
@@ -101,17 +104,57 @@ def train_together(
 def _open(config, workdir, experiment) -> Recorder:
   """Return the recorder of a run in its folder, created if need be."""
   inputs = run_inputs(config, experiment)  # Refused before a folder is made.
-  if parallel.is_main_process():
-    run_folder.claim(workdir, config)
   return Recorder(config, workdir, experiment, inputs)
 
 
 def _train_all(runs, layout, show_progress):
   """Train runs to their ends and close them; return each's failure or None."""
+  experiment = runs[0].experiment  # That of all.
+  program = dispatch(experiment, layout)
+  inputs = layout.place([run.inputs.as_arrays() for run in runs])
+  images = parallel.replicate(experiment.dataset.splits['train'])
+  failures = train_to_end(
+    runs,
+    lambda states: program(states, inputs, images),
+    layout,
+    show_progress,
+  )
+  for index, run in enumerate(runs):
+    if failures[index] is None:
+      with _failing(failures, index):
+        for line in infeasible(
+          run.workdir, run.experiment, run.inputs, run.state.log_multipliers
+        ):
+          logging.warning(line)
+  return failures
+
+
+def train_to_end(
+  runs: Sequence[Run],
+  take_steps: TakeSteps,
+  layout: parallel.Layout,
+  show_progress: bool,
+) -> list[Exception | None]:
+  """Train runs of any kind, on the devices together, to their ends; close them.
+
+  Args:
+    runs: at least one, alike in `steps_per_dispatch`.
+    take_steps: states on the devices -> (states, metrics of each of these
+      `steps_per_dispatch` steps).
+    layout: how the states lie on the devices.
+    show_progress: whether to draw a progress bar on stderr.
+
+  Returns:
+    What went wrong with each run, or None.
+
+  Raises:
+    Interrupted: after SIGTERM or SIGINT, the states saved.
+  """
   failures: list[Exception | None] = [None] * len(runs)
   with _stop_signals() as stopped:
     try:
-      number = _Loop(runs, layout, failures, show_progress).run(stopped)
+      loop = _Loop(runs, take_steps, layout, failures, show_progress)
+      number = loop.run(stopped)
     finally:
       for index, run in enumerate(runs):
         with _failing(failures, index):  # Its last save may fail only now.
@@ -121,13 +164,6 @@ def _train_all(runs, layout, show_progress):
     for failure in filter(None, failures):
       logging.warning('%s', failure)
     raise Interrupted(number, min(latest_step(r.workdir) or 0 for r in runs))
-  for index, run in enumerate(runs):
-    if failures[index] is None:
-      with _failing(failures, index):
-        for line in infeasible(
-          run.workdir, run.experiment, run.inputs, run.state.log_multipliers
-        ):
-          logging.warning(line)
   return failures
 
 
@@ -145,7 +181,8 @@ class _Loop:
 
   def __init__(
     self,
-    runs: Sequence[Recorder],
+    runs: Sequence[Run],
+    take_steps: TakeSteps,
     layout: parallel.Layout,
     failures: list[Exception | None],
     show_progress: bool,
@@ -153,10 +190,8 @@ class _Loop:
     self._runs = runs
     self._failures = failures  # Of each run, filled in here.
     self._layout = layout
-    experiment = runs[0].experiment  # That of all.
-    self._take_steps = dispatch(experiment, layout)
-    self._steps_per_dispatch = experiment.steps_per_dispatch
-    self._images = parallel.replicate(experiment.dataset.splits['train'])
+    self._take_steps = take_steps
+    self._steps_per_dispatch = runs[0].config.steps_per_dispatch
     self._pending = {}, None  # Steps by run, metrics of the latest dispatch.
     self._since = time.monotonic()  # When what was logged last was complete.
     self._progress = console.Progress(
@@ -168,11 +203,10 @@ class _Loop:
   def run(self, stopped) -> int | None:
     """Train to the last step; if a signal comes, save and return its number."""
     states = self._layout.place([run.state for run in self._runs])
-    inputs = self._layout.place([run.inputs.as_arrays() for run in self._runs])
     self._since = time.monotonic()
     with contextlib.closing(self._progress):
       while active := self._active():
-        states, step_metrics = self._take_steps(states, inputs, self._images)
+        states, step_metrics = self._take_steps(states)
         for index in active:
           self._runs[index].step += self._steps_per_dispatch
         # While the devices are busy with these steps, those before are logged.

@@ -95,62 +95,6 @@ def test_convolutional_layers_of_the_resnet_take_images_of_any_size():
   assert features['stage_2'].shape == (2, 6, 8, 6)
 
 
-def test_interrupted_training_continues(tmp_path, monkeypatch):
-  config = small_config()
-  whole = train_classifier.train(
-    config, str(tmp_path / 'whole'), show_progress=False
-  )
-  folder = str(tmp_path / 'parts')
-
-  def killed(self, step, text):
-    if step == 80:
-      raise KeyboardInterrupt
-
-  with monkeypatch.context() as patched:
-    patched.setattr('geco_jax.console.Progress.update', killed)
-    with pytest.raises(KeyboardInterrupt):
-      train_classifier.train(config, folder, show_progress=False)
-  assert not os.path.exists(os.path.join(folder, 'network.npz'))
-  assert train_classifier.train(config, folder, show_progress=False) == whole
-
-
-def test_what_fades_into_noise_is_less_sure():
-  image = jax.random.uniform(jax.random.key(0), (6, 6, 1))
-  target = jax.nn.one_hot(2, 4)
-  keys = jax.random.split(jax.random.key(1), 500)
-  fade = jax.vmap(train_classifier.fade, in_axes=(0, None, None))
-  faded, targets = jax.jit(fade)(keys, image, target)
-  shares = (targets[:, 2] - 1 / 4) / (1 - 1 / 4)
-  others = (1 - targets[:, 2]) / 3
-  np.testing.assert_allclose(targets[:, 0], others, atol=1e-6)
-  # What is not the image's share is noise in [0, 1].
-  noise = faded - shares[:, None, None, None] * image[None]
-  assert noise.min() > -1e-5
-  assert np.all(noise.max(axis=(1, 2, 3)) <= 1 - shares + 1e-5)
-  kept = np.isclose(shares, 1, atol=1e-6)
-  assert 0.4 < kept.mean() < 0.6
-  np.testing.assert_allclose(faded[kept][0], image, atol=1e-6)
-  assert shares.min() < 0.1
-
-
-def test_augmentation_shifts_and_mirrors():
-  image = jnp.arange(1.0, 13).reshape(3, 4, 1)
-  keys = jax.random.split(jax.random.key(0), 400)
-  augment = jax.vmap(
-    lambda key: train_classifier.augment(key, image, max_shift=1, flip=True)
-  )
-  images = {each.tobytes() for each in np.asarray(jax.jit(augment)(keys))}
-  padded = np.pad(np.asarray(image), ((1, 1), (1, 1), (0, 0)))
-  expected = set()
-  for row in range(3):
-    for column in range(3):
-      shifted = padded[row : row + 3, column : column + 4]
-      expected |= {shifted.tobytes(), shifted[:, ::-1].tobytes()}
-  assert images == expected
-  same = train_classifier.augment(keys[0], image, max_shift=0, flip=False)
-  np.testing.assert_array_equal(same, image)
-
-
 def test_missing_network_names_the_command_that_trains_it(
   tmp_path, monkeypatch
 ):
@@ -166,19 +110,3 @@ def test_damaged_network_is_refused(tmp_path):
   (tmp_path / 'network.npz').write_bytes(b'PK broken')
   with pytest.raises(UserError, match='damaged .* train again'):
     pretrained.load(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-  ('change', 'message'),
-  [
-    ({'model.name': 'vgg'}, "unknown name 'vgg'; choose from cnn, resnet"),
-    ({'num_steps': 30}, 'num_steps=30 is not a multiple of .*=20'),
-    ({'model.kwargs.channels': ()}, 'config.model: channels must be'),
-  ],
-)
-def test_bad_configs_are_refused_before_training(change, message, tmp_path):
-  config = small_config()
-  config.update_from_flattened_dict(change)
-  with pytest.raises(UserError, match=message):
-    train_classifier.train(config, str(tmp_path / 'run'))
-  assert not (tmp_path / 'run').exists()

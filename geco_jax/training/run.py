@@ -1,0 +1,165 @@
+"""What the training loop asks of a run, and what all kinds of runs do alike."""
+
+import abc
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import jax
+from ml_collections.config_dict import ConfigDict
+import numpy as np
+
+from geco_jax import console
+from geco_jax import parallel
+from geco_jax.errors import UserError
+from geco_jax.io import checkpoint
+from geco_jax.io import logs
+from geco_jax.io import run_folder
+
+
+class Run(abc.ABC):
+  """A run while it is being trained: its folder, checkpoints and log.
+
+  Attributes:
+    config: of the run; read are `num_steps` and `checkpoint_every`.
+    workdir: its folder.
+    state: the latest that was saved or restored, NumPy arrays.
+    step: training steps taken; the training loop moves it.
+  """
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    workdir: str,
+    like: Any,
+    first_state: Callable[[], Any],
+  ):
+    """Claim a folder and open its latest checkpoint if it has one.
+
+    Args:
+      config: of the run.
+      workdir: its folder, created if need be.
+      like: NumPy arrays with a state's structure, shapes and types.
+      first_state: () -> the state before the first step.
+
+    Raises:
+      UserError: if the folder is another run's, cannot be written, or none of
+        its checkpoints can be read.
+    """
+    self.config = config
+    self.workdir = workdir
+    if parallel.is_main_process():
+      run_folder.claim(workdir, config)
+    self._checkpointer = checkpoint.Checkpointer(
+      workdir, is_scheduled=self._is_scheduled
+    )
+    try:
+      self._open(like, first_state)
+    except BaseException:
+      self._checkpointer.close()
+      raise
+
+  def _open(self, like, first_state):
+    """Read the latest checkpoint, if there is one, and open the logs."""
+    restored = self._checkpointer.restore(like)
+    if restored is None:
+      self.state = jax.tree.map(np.asarray, first_state())
+    else:
+      self.state = restored.state
+      console.say(f'continuing from step {restored.step} in {self.workdir}')
+    self.step = int(self.state.step)
+    self._writes = parallel.is_main_process()
+    if self._writes:
+      self._writer = logs.MetricsWriter(self.workdir, self.step)
+
+  @property
+  def is_finished(self) -> bool:
+    """Whether the last step was taken."""
+    return self.step >= self.config.num_steps
+
+  @property
+  def is_checkpoint_due(self) -> bool:
+    """Whether the state after this step is to be saved."""
+    return self._is_scheduled(self.step)
+
+  @abc.abstractmethod
+  def log(
+    self, step: int, per_step: Mapping[str, np.ndarray], seconds: float
+  ) -> str:
+    """Log the means over a dispatch.
+
+    Args:
+      step: after the dispatch.
+      per_step: metrics by name, each [steps of the dispatch].
+      seconds: that the dispatch took.
+
+    Returns:
+      The numbers that matter, for people.
+
+    Raises:
+      UserError: if the loss is not finite.
+    """
+
+  @abc.abstractmethod
+  def evaluate_validation(self) -> float:
+    """Evaluate the validation split at `state`, log it, return its score.
+
+    Returns:
+      The rank of the checkpoint, the lower the better.
+
+    Raises:
+      UserError: if the last update broke the parameters.
+    """
+
+  def save(self, state: Any) -> None:
+    """Save a checkpoint; evaluate the validation split as well, if it is due.
+
+    One that is not due, as a signal asks for, leaves nothing that would tell
+    the run from one that was not interrupted.
+
+    Args:
+      state: after `step`, NumPy arrays.
+
+    Raises:
+      UserError: if the last update broke the parameters, or something cannot be
+        written.
+    """
+    self.state = state
+    score = None
+    if self.is_checkpoint_due:
+      score = self.evaluate_validation()
+    elif not all(np.isfinite(x).all() for x in jax.tree.leaves(state.params)):
+      self._stop_not_finite(self.step + 1)
+    self._checkpointer.save(self.step, state, score)
+    if self.is_finished or not self.is_checkpoint_due:
+      self._checkpointer.finish()
+
+  def close(self) -> None:
+    """Wait for the last checkpoint and close the logs."""
+    try:
+      self._checkpointer.close()
+    finally:
+      if self._writes:
+        self._writer.close()
+
+  def _is_scheduled(self, step):
+    """Return whether an uninterrupted run saves the state after a step."""
+    config = self.config
+    return step >= config.num_steps or step % config.checkpoint_every == 0
+
+  def _check_finite(self, step: int, *losses: np.ndarray) -> None:
+    """Refuse losses that are not finite; the last is that of `step`."""
+    finite = np.all(np.isfinite(losses), axis=0)
+    if not finite.all():
+      self._stop_not_finite(step - len(finite) + int(np.argmin(finite)) + 1)
+
+  def _stop_not_finite(self, step) -> NoReturn:
+    saved = max(self._checkpointer.steps(), default=None)
+    checkpoint_left = (
+      f'the checkpoint of step {saved} in {self.workdir} is intact'
+      if saved is not None
+      else 'there was no checkpoint yet'
+    )
+    raise UserError(
+      f'the loss is not finite at step {step}; {checkpoint_left}; a smaller '
+      'learning rate or config.max_gradient_norm may help'
+    )
