@@ -122,7 +122,7 @@ def test_a_classifier_that_diverged_is_not_finished(last_good_update, tmp_path):
   config.learning_rate = group(
     'linear',
     init_value=1e-3,
-    end_value=1e38,
+    end_value=9e36,
     transition_begin=last_good_update - 1,
     transition_steps=1,
   )
