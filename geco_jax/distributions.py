@@ -23,7 +23,7 @@ def per_example_normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   Returns:
     float32 [batch, *shape].
   """
-  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+  return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
 class DiagonalGaussian(NamedTuple):

@@ -1,6 +1,13 @@
-"""Random keys of examples."""
+"""Random keys: of seeds, and of examples."""
+
+from typing import Any
 
 import jax
+
+
+def key_of(seed: Any) -> jax.Array:
+  """Return a seed's key, whatever JAX's default generator is."""
+  return jax.random.key(seed, impl='threefry2x32')
 
 
 def per_example_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:

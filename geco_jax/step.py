@@ -21,6 +21,7 @@ from geco_jax.datasets.images import Images
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import once_per_experiment
 from geco_jax.experiment import RunInputs
+from geco_jax.keys import key_of
 from geco_jax.keys import per_example_keys
 from geco_jax.lagrangian import lagrangian
 
@@ -73,7 +74,7 @@ def _first_state(
   """Return the state before the first step, its parameters from `init`."""
   params_key, sample_key = jax.random.split(_key(inputs.seed, 'params'))
   shapes = experiment.dataset.image_shape, experiment.dataset.context_shape
-  image, context = (s and jnp.zeros((1, *s)) for s in shapes)
+  image, context = (s and jnp.zeros((1, *s), jnp.float32) for s in shapes)
   params = init(params_key, jax.random.split(sample_key, 1), image, context)
   initial = inputs.initial_log_multipliers
   log_multipliers = {name: jnp.float32(x) for name, x in initial.items()}
@@ -273,4 +274,4 @@ _KEY_PURPOSES = ('params', 'data', 'noise', 'assembly')
 
 def _key(seed: jax.Array, purpose: str) -> jax.Array:
   """Return the run's key for one purpose."""
-  return jax.random.fold_in(jax.random.key(seed), _KEY_PURPOSES.index(purpose))
+  return jax.random.fold_in(key_of(seed), _KEY_PURPOSES.index(purpose))

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 import json
 import os
 from typing import Any
-import zipfile
 
+import jax
 import numpy as np
 
 from geco_jax.classifiers.base import Network
 from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.errors import UserError
 from geco_jax.io import files
+from geco_jax.io.system_errors import reason
+from geco_jax.io.system_errors import refusal
 
 _FILE = 'network.npz'
 
@@ -84,24 +86,20 @@ def load(name: str) -> Network:
       f'no trained classifier at {path}; this trains it: {command}'
     )
   try:
-    with np.load(path) as file:
-      arrays = {key: file[key] for key in file.files}
-    metadata = json.loads(arrays.pop('about').item())
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    metadata, trees = _read(path)
+    model = metadata['model']
+    classifier = CLASSIFIERS[model['name']](
+      metadata['num_classes'], **model['kwargs']
+    )
+    image_shape = tuple(metadata['image_shape'])
+    _check_arrays(classifier, trees, image_shape, metadata['num_classes'])
+  except Exception as error:  # A damaged file makes its reader raise anything.
+    if answer := refusal(error):
+      raise UserError(f'{path} cannot be read: {answer}') from error
     raise UserError(
-      f'{path} is damaged ({error}); delete it and train again: {command}'
+      f'{path} is damaged ({reason(error)}); delete it and train again: '
+      f'{command}'
     ) from error
-  trees = {'params': {}, 'state': {}, 'stddev': {}}
-  for key, value in arrays.items():
-    kind, module, *names = key.split(':')
-    if names:
-      trees[kind].setdefault(module, {})[names[0]] = value
-    else:
-      trees[kind][module] = value
-  model = metadata['model']
-  classifier = CLASSIFIERS[model['name']](
-    metadata['num_classes'], **model['kwargs']
-  )
 
   def outputs(image):
     result, _ = classifier.apply(
@@ -111,9 +109,39 @@ def load(name: str) -> Network:
 
   return Network(
     name=name,
-    image_shape=tuple(metadata['image_shape']),
+    image_shape=image_shape,
     num_classes=metadata['num_classes'],
     logits=lambda image: outputs(image)[0],
     features=lambda image, layer: outputs(image)[1][layer],
     feature_stddevs=trees['stddev'],
   )
+
+
+def _read(path: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+  """Return a file's metadata, and its arrays by kind, module and name."""
+  with np.load(path) as file:
+    arrays = {key: file[key] for key in file.files}
+  metadata = json.loads(arrays.pop('about').item())
+  trees = {'params': {}, 'state': {}, 'stddev': {}}
+  for key, value in arrays.items():
+    kind, module, *names = key.split(':')
+    if names:
+      trees[kind].setdefault(module, {})[names[0]] = value
+    else:
+      trees[kind][module] = value
+  return metadata, trees
+
+
+def _check_arrays(classifier, trees, image_shape, num_classes) -> None:
+  """Raise any error unless the arrays are those that a classifier takes."""
+  (logits, features), _ = jax.eval_shape(
+    lambda image: classifier.apply(
+      trees['params'], trees['state'], image, is_training=False
+    ),
+    jax.ShapeDtypeStruct((1, *image_shape), np.float32),
+  )
+  if (
+    logits.shape != (1, num_classes)
+    or features.keys() != trees['stddev'].keys()
+  ):
+    raise ValueError('its arrays are of another network')

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
+from geco_jax.keys import key_of
 from geco_jax.keys import per_example_keys
 
 # Rounds of the Feistel network. With six, pairs within an epoch of ten examples
@@ -80,7 +81,7 @@ def fixed_batch(dataset: Dataset, images: Images, indices: jax.Array) -> Batch:
     indices: int32 [batch], >= 0; beyond the split's end its images come again,
       in other company where the data set is composed.
   """
-  keys = per_example_keys(jax.random.key(_FIXED_SEED), indices)
+  keys = per_example_keys(key_of(_FIXED_SEED), indices)
   return dataset.assemble(images, indices % images.image.shape[0], keys)
 
 
@@ -124,7 +125,9 @@ def indices_at(
   # numbers, so that a walk takes at most four steps in the mean.
   half_bits = max(1, ((num_examples - 1).bit_length() + 1) // 2)
   round_keys = jax.vmap(
-    lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), [_ROUNDS])
+    lambda epoch: jax.random.bits(
+      jax.random.fold_in(key, epoch), [_ROUNDS], jnp.uint32
+    )
   )(epochs)
 
   def permute(x):

@@ -4,15 +4,21 @@ An entry is a folder that holds one `.npy` file per array and a manifest with
 the entry's key and each file's shape and SHA-256. It is built under a hidden
 name beside its place and renamed once it is whole. So a build that is killed
 leaves nothing that could be read, and of two builds at once the first to
-finish wins.
+finish wins. What builds that were killed have left is removed by the next one:
+a build holds a lock on its manifest as long as it lives.
 """
 
 from collections.abc import Callable, Mapping
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
+import time
+from typing import TextIO
 import uuid
 
 from absl import logging
@@ -20,6 +26,8 @@ import numpy as np
 
 _FORMAT = 1  # Raise it whenever what an entry holds changes its meaning.
 _MANIFEST = 'manifest.json'
+_HIDDEN = re.compile(r'\..+\.[0-9a-f]{32}')
+_SECONDS_OF_A_FILE = 600  # A build writes for longer at none.
 
 Arrays = dict[str, np.ndarray]
 Key = Mapping[str, str | int | None]
@@ -67,7 +75,7 @@ def _digest(key: Key) -> str:
 
 def _read(entry: pathlib.Path, key: Key) -> Arrays:
   try:
-    manifest = json.loads((entry / _MANIFEST).read_text())
+    manifest = json.loads((entry / _MANIFEST).read_text('utf-8'))
     if manifest['format'] != _FORMAT:
       raise ValueError(f'format {manifest["format"]} is not {_FORMAT}')
     if manifest['key'] != dict(key):
@@ -90,11 +98,14 @@ def _read_array(path: pathlib.Path, sha256: str) -> np.ndarray:
 
 def _store(entry: pathlib.Path, key: Key, arrays: Arrays) -> Arrays:
   """Write the entry and return the arrays that now stand there."""
+  _remove_abandoned(entry.parent)
   building = _hidden_sibling(entry)
   try:
     building.mkdir(parents=True)
-    _write(building, key, arrays)
-    return arrays if _publish(building, entry) else _read(entry, key)
+    with (building / _MANIFEST).open('w', encoding='utf-8') as manifest:
+      _lock(manifest)
+      _write(building, manifest, key, arrays)
+      return arrays if _publish(building, entry) else _read(entry, key)
   except _UnsoundError:  # What stands there is the entry we set out to replace.
     replaced = _hidden_sibling(entry)
     os.rename(entry, replaced)
@@ -109,7 +120,43 @@ def _hidden_sibling(entry: pathlib.Path) -> pathlib.Path:
   return entry.with_name(f'.{entry.name}.{uuid.uuid4().hex}')
 
 
-def _write(building: pathlib.Path, key: Key, arrays: Arrays) -> None:
+def _remove_abandoned(folder: pathlib.Path) -> None:
+  """Remove the hidden folders of builds whose process is gone."""
+  for path in folder.iterdir() if folder.is_dir() else ():
+    if _HIDDEN.fullmatch(path.name) and _is_abandoned(path):
+      shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_abandoned(building: pathlib.Path) -> bool:
+  try:
+    with (building / _MANIFEST).open('r+', encoding='utf-8') as manifest:
+      return _lock(manifest)
+  except FileNotFoundError:  # It was begun just now, or by an earlier version.
+    return time.time() - _latest_change(building) > _SECONDS_OF_A_FILE
+  except OSError:
+    return False
+
+
+def _latest_change(building: pathlib.Path) -> float:
+  """Return when a folder or a file of it was written last."""
+  times = [time.time()]
+  with contextlib.suppress(OSError):  # Somebody else removes it.
+    times = [p.stat().st_mtime for p in (building, *building.iterdir())]
+  return max(times)
+
+
+def _lock(file: TextIO) -> bool:
+  """Lock a file while it is open; return whether it is locked by this."""
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError:  # Another's, or a file system without locks.
+    return False
+  return True
+
+
+def _write(
+  building: pathlib.Path, manifest: TextIO, key: Key, arrays: Arrays
+) -> None:
   file_info = {}
   for name, array in arrays.items():
     path = building / f'{name}.npy'
@@ -117,8 +164,9 @@ def _write(building: pathlib.Path, key: Key, arrays: Arrays) -> None:
     with path.open('rb') as file:
       sha256 = hashlib.file_digest(file, 'sha256').hexdigest()
     file_info[name] = {'shape': list(array.shape), 'sha256': sha256}
-  manifest = {'format': _FORMAT, 'key': dict(key), 'arrays': file_info}
-  (building / _MANIFEST).write_text(json.dumps(manifest, indent=2) + '\n')
+  content = {'format': _FORMAT, 'key': dict(key), 'arrays': file_info}
+  manifest.write(json.dumps(content, indent=2) + '\n')
+  manifest.flush()
 
 
 def _publish(building: pathlib.Path, entry: pathlib.Path) -> bool:

@@ -237,7 +237,9 @@ def _label_range(images, labels):
 
 def _uniform(keys, count):
   """Return integers uniform in [0, count) [batch]."""
-  return jax.vmap(lambda key, n: jax.random.randint(key, [], 0, n))(keys, count)
+  return jax.vmap(lambda key, n: jax.random.randint(key, [], 0, n, jnp.int32))(
+    keys, count
+  )
 
 
 def _keys(keys, number):

@@ -4,10 +4,11 @@
 second, which runs on the built-in digits need not wait for.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 import difflib
 import hashlib
 import importlib.util
+import itertools
 import os
 import re
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from geco_jax.datasets.images import Images
 from geco_jax.errors import UserError
+from geco_jax.io.system_errors import reason
 
 # A tfds.core.DatasetBuilder, whose decorators hide its types from checkers.
 Builder = Any
@@ -122,14 +124,15 @@ def read_split(
     on_example: called after each example, to show progress.
 
   Raises:
-    UserError: if the set has no uint8 image, or images of several shapes.
+    UserError: if the set has no uint8 image, or images of several shapes, or a
+      file cannot be read, which it names.
   """
   image_feature = _image_feature(builder.name, builder.info.features)
   has_labels = _has_labels(builder.info.features)
   count = builder.info.splits[split].num_examples
   images = np.empty(0, np.uint8)  # Its shape is known from the first one.
   labels = np.full(count, -1, np.int32)
-  for i, example in enumerate(_examples(builder, split)):
+  for i, example in enumerate(_readable_examples(builder, split)):
     image = transform(example[image_feature])
     if i == 0:
       images = np.empty((count, *image.shape), np.uint8)
@@ -143,6 +146,29 @@ def read_split(
       labels[i] = example['label']
     on_example()
   return Images(images, labels)
+
+
+def _readable_examples(
+  builder: Builder, split: str
+) -> Iterator[dict[str, Any]]:
+  """Yield a split's examples; name the file where one cannot be read."""
+  num_read = 0
+  try:
+    for example in _examples(builder, split):
+      yield example
+      num_read += 1
+  except Exception as error:  # Each format's reader raises its own.
+    info = builder.info.splits[split]
+    ends = itertools.accumulate(info.shard_lengths)
+    paths = [
+      path
+      for path, end in zip(info.filepaths, ends, strict=True)
+      if num_read < end
+    ]
+    raise UserError(
+      f'{paths[0] if paths else builder.data_dir} cannot be read '
+      f'({reason(error)}); delete its folder and prepare {builder.name} again'
+    ) from error
 
 
 def _examples(builder: Builder, split: str) -> Iterable[dict[str, Any]]:

@@ -11,6 +11,7 @@ import math
 import os
 from typing import Any, NamedTuple
 
+from absl import logging
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ from geco_jax.evaluation.measures import restore_state
 from geco_jax.experiment import Experiment
 from geco_jax.io import files
 from geco_jax.io import run_folder
+from geco_jax.io.system_errors import reason
+from geco_jax.keys import key_of
 from geco_jax.keys import per_example_keys
 from geco_jax.models.base import Posterior
 
@@ -111,9 +114,7 @@ def marginal_kl(
   # The last tile is filled up; `_mean_and_error` leaves the excess out.
   num_tiles = math.ceil(num_samples / tiles.samples)
   draw = jax.jit(_draw(posterior, dataset, num_data))
-  keys = per_example_keys(
-    jax.random.key(seed), jnp.arange(num_tiles * tiles.samples)
-  )
+  keys = per_example_keys(key_of(seed), jnp.arange(num_tiles * tiles.samples))
   z, log_conditional, log_prior = draw(
     params, images, keys.reshape(num_tiles, tiles.samples)
   )
@@ -239,9 +240,18 @@ def _restore(path, key, shape):
   initial = np.full(shape, -np.inf, np.float32), 0
   if path is None or not os.path.exists(path):
     return initial
-  with np.load(path) as file:
-    same = file['key'].item() == key and file['log_sums'].shape == shape
-    return (file['log_sums'], int(file['start'])) if same else initial
+  try:
+    with np.load(path) as file:
+      sums, start = file['log_sums'], int(file['start'])
+      same = file['key'].item() == key
+  except Exception as error:  # noqa: BLE001 pylint: disable=broad-except
+    # A damaged file makes its reader raise anything.
+    logging.warning(
+      '%s cannot be read (%s): the estimate begins anew', path, reason(error)
+    )
+    return initial
+  is_sound = sums.shape == shape and sums.dtype == np.float32 and start >= 0
+  return (sums, start) if same and is_sound else initial
 
 
 def _draw(
@@ -251,9 +261,9 @@ def _draw(
 
   def draw_tile(params, images, keys):
     index_keys, sample_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    indices = jax.vmap(lambda key: jax.random.randint(key, [], 0, num_data))(
-      index_keys
-    )
+    indices = jax.vmap(
+      lambda key: jax.random.randint(key, [], 0, num_data, jnp.int32)
+    )(index_keys)
     batch = fixed_batch(dataset, images, indices)
     conditions = posterior.condition(params, batch.image)
     z = posterior.sample(params, sample_keys, conditions)

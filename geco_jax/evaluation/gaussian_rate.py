@@ -24,6 +24,7 @@ from geco_jax.datasets.images import Images
 from geco_jax.distributions import per_example_normal
 from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.errors import UserError
+from geco_jax.keys import key_of
 from geco_jax.keys import per_example_keys
 from geco_jax.theory import rate_distortion
 
@@ -210,7 +211,7 @@ def _nll_nats_per_dim(dataset, source, kappa):
   @jax.jit
   def log_probs(images, indices):
     image = fixed_batch(dataset, images, indices).image
-    keys = per_example_keys(jax.random.key(_NOISE_SEED), indices)
+    keys = per_example_keys(key_of(_NOISE_SEED), indices)
     reconstruction = channel_reconstructions(source, kappa, image, keys)
     return quantized_normal_log_prob(image, reconstruction, sigma_opt)
 

@@ -27,6 +27,7 @@ from geco_jax.io import by_products
 from geco_jax.io import files
 from geco_jax.io import run_folder
 from geco_jax.io.checkpoint import Checkpointer
+from geco_jax.keys import key_of
 from geco_jax.keys import per_example_keys
 from geco_jax.step import state_like
 from geco_jax.step import TrainState
@@ -69,7 +70,7 @@ def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
     num_examples = images.image.shape[0]
     draws = start + parallel.local_places(experiment.batch_size)
     weights = (draws < num_draws(num_examples)).astype(jnp.float32)
-    keys = per_example_keys(jax.random.key(_NOISE_SEED), draws)
+    keys = per_example_keys(key_of(_NOISE_SEED), draws)
     batch = fixed_batch(experiment.dataset, images, draws % num_examples)
     output = experiment.model.apply(params, keys, batch.image, batch.context)
     per_example = {

@@ -20,6 +20,7 @@ from geco_jax.datasets.images import Images
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import once_per_experiment
 from geco_jax.io.files import write_bytes
+from geco_jax.keys import key_of
 
 _MIN_TILE = 56  # Smaller images are enlarged by a whole factor.
 _GAP = 2
@@ -40,7 +41,7 @@ def row_programs(
 
   @jax.jit
   def reconstructions_samples(params, batch):
-    keys = jax.random.split(jax.random.key(0), (2, len(batch.image)))
+    keys = jax.random.split(key_of(0), (2, len(batch.image)))
     output = experiment.model.apply(params, keys[0], batch.image, batch.context)
     samples = experiment.model.sample(params, keys[1], batch.context)
     return output.reconstruction, samples

@@ -56,13 +56,15 @@ def infeasible(
   """
   for name, report in reports.items():
     if report.get('verdict') == INFEASIBLE:
-      violations = logged[f'{name}/violation']
-      best = logged[f'{name}/value'][np.nanargmin(violations)]
+      violations = logged.get(f'{name}/violation', np.empty(0))
+      best = ''  # Where the log was lost.
+      if np.isfinite(violations).any():
+        value = logged[f'{name}/value'][np.nanargmin(violations)]
+        best = f', the best {report["unit"]} reached is {value:.4g}'
       yield (
         f'constraint {name} is infeasible in this run: kappa '
-        f'{report["kappa"]:g} was asked, the best {report["unit"]} reached '
-        f'is {best:.4g}; its multiplier, {report["multiplier"]:.4g}, is '
-        f'{report["saturation"]:.2g} times the natural one, so that it waits '
-        'for the optimization (more steps, another model), not for the '
-        'multiplier'
+        f'{report["kappa"]:g} was asked{best}; its multiplier, '
+        f'{report["multiplier"]:.4g}, is {report["saturation"]:.2g} times the '
+        'natural one, so that it waits for the optimization (more steps, '
+        'another model), not for the multiplier'
       )

@@ -219,11 +219,12 @@ def _scalars(line: bytes) -> dict[str, float] | None:
     return None
   if not isinstance(scalars, dict) or type(scalars.get('step')) is not int:
     return None
-  for value in scalars.values():
-    if type(value) is int and abs(value) > _MAX_INTEGER:
-      return None
-    if type(value) not in (int, float):
-      return None
+  if not set(map(type, scalars.values())) <= {int, float}:
+    return None
+  if any(
+    isinstance(x, int) and abs(x) > _MAX_INTEGER for x in scalars.values()
+  ):
+    return None
   return scalars
 
 

@@ -268,8 +268,10 @@ def infeasible(
   logged = logs.read_metrics(workdir)
   means = {}
   for name, kappa in inputs.kappas.items():
-    violations = logged[f'{name}/violation']
+    violations = logged.get(f'{name}/violation', np.empty(0))
     (logged_at,) = np.isfinite(violations).nonzero()
+    if not len(logged_at):  # The log was lost.
+      return iter(())
     constraint = experiment.constraints[name]
     violation = violations[logged_at[-1]] * constraint.scale(kappa)
     means[name] = float(violation + constraint.bound(kappa))

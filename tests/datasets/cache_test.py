@@ -1,10 +1,12 @@
 """The cache returns what was built, whatever befalls its folder."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -180,8 +182,43 @@ def test_killed_build_leaves_nothing_to_read(tmp_path, caplog):
   assert _start(_KILLED_WHILE_WRITING, tmp_path).wait() < 0
   assert [path.name[0] for path in tmp_path.iterdir()] == ['.']
   _assert_right(_load(tmp_path))
+  assert [path.name[0] for path in tmp_path.iterdir()] == ['t']
   _assert_right(_load(tmp_path, build=_fail))
   assert not _warnings(caplog)
+
+
+@pytest.mark.parametrize('seconds', [0, 10_000])
+@pytest.mark.parametrize('has_manifest', [False, True])
+def test_only_builds_whose_process_is_gone_are_removed(
+  tmp_path, seconds, has_manifest
+):
+  left = tmp_path / f'.other-0123.{"ab" * 16}'
+  left.mkdir()
+  (left / 'image.npy').write_bytes(b'half')
+  if has_manifest:
+    (left / 'manifest.json').touch()
+  for path in (*left.iterdir(), left):
+    os.utime(path, (time.time() - seconds,) * 2)
+  others = [tmp_path / '.other-0123', tmp_path / 'other-0123']
+  for other in others:
+    other.mkdir()
+  _load(tmp_path)
+  assert left.exists() == (not has_manifest and not seconds)
+  assert all(other.exists() for other in others)
+
+
+def test_a_build_that_is_alive_is_left_alone(tmp_path, monkeypatch):
+  save = np.save
+
+  def save_while_another_builds(path, array, **kwargs):
+    with monkeypatch.context() as patch:
+      patch.setattr(np, 'save', save)
+      cache.load_or_build(tmp_path, 'other', {'set': 'b'}, _arrays)
+    save(path, array, **kwargs)
+
+  monkeypatch.setattr(np, 'save', save_while_another_builds)
+  _assert_right(_load(tmp_path))
+  _assert_right(_load(tmp_path, build=_fail))
 
 
 _BUILT_AT_THE_SAME_TIME = """

@@ -309,6 +309,25 @@ def test_unknown_version_or_config_is_refused(name, tmp_path):
   assert f'TFDS cannot open {name!r}' in message
 
 
+@pytest.mark.parametrize('damage', ['cut', 'flipped', 'empty', 'gone'])
+def test_a_damaged_shard_is_named_in_a_line(tiny, tmp_path, damage):
+  data_dir = tiny(train=_examples(10))  # Four to a file.
+  path = tmp_path / 'tfds/tiny/1.0.0/tiny-train.array_record-00001'
+  content = bytearray(path.read_bytes())
+  match damage:
+    case 'cut':
+      content = content[: len(content) // 2]
+    case 'flipped':
+      content[100] ^= 0xFF
+    case 'empty':
+      content = b''
+  path.unlink()
+  if damage != 'gone':
+    path.write_bytes(content)
+  with pytest.raises(UserError, match=f'^{path} cannot be read .*prepare tiny'):
+    sources.tfds_images('tiny', data_dir=data_dir)
+
+
 def test_set_without_train_is_refused(tiny):
   message = _message('tiny', data_dir=tiny(test=_examples(3)))
   assert "no examples in a split 'train'; its splits: test" in message

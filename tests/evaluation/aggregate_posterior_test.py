@@ -23,6 +23,7 @@ from geco_jax.evaluation import aggregate_posterior
 from geco_jax.evaluation.aggregate_posterior import estimate
 from geco_jax.evaluation.aggregate_posterior import marginal_kl
 from geco_jax.evaluation.aggregate_posterior import Tiles
+from geco_jax.io import files
 from geco_jax.io import run_folder
 from geco_jax.models.base import Posterior
 from geco_jax.training.loop import train
@@ -211,6 +212,25 @@ def test_an_interrupted_estimate_goes_on(tmp_path, monkeypatch):
   assert starts == [3, 0]
 
 
+@pytest.mark.parametrize('content', ['', 'PK', 'cut', 'other'])
+def test_a_damaged_file_of_sums_begins_anew(tmp_path, caplog, content):
+  path = tmp_path / 'partial.npz'
+  sums = np.zeros((2, 4), np.float32)
+  files.write_npz(path, {'log_sums': sums, 'start': 5, 'key': 'a'})
+  restored, start = aggregate_posterior._restore(str(path), 'a', (2, 4))
+  assert start == 5 and (restored == 0).all()
+  match content:
+    case 'cut':
+      path.write_bytes(path.read_bytes()[:200])
+    case 'other':
+      files.write_npz(path, {'numbers': sums})
+    case _:
+      path.write_text(content)
+  restored, start = aggregate_posterior._restore(str(path), 'a', (2, 4))
+  assert start == 0 and (restored == -np.inf).all()
+  assert 'begins anew' in caplog.text
+
+
 class _Silent:
   def update(self, step, text):
     pass
@@ -248,17 +268,13 @@ def test_of_a_run_it_is_written_beside_it(tiny_config, make_dataset, tmp_path):
 
 def test_conditional_models_have_none(tiny_config, make_dataset, tmp_path):
   config = tiny_config()
-  dataset = make_dataset()
-  experiment = build(config, dataset)
-  train(config, str(tmp_path), experiment=experiment, show_progress=False)
-  path = tmp_path / 'config.json'
-  saved = json.loads(path.read_text())
-  saved['model'] = {
-    'name': 'conv_draw',
-    'kwargs': {'num_steps': 1, 'hidden_channels': 2, 'conditional': True},
-  }
-  path.write_text(json.dumps(saved))
-  conditional = dataset._replace(context_shape=(4, 4, 1))
+  with config.unlocked():
+    config.model = {
+      'name': 'conv_draw',
+      'kwargs': {'num_steps': 1, 'hidden_channels': 2, 'conditional': True},
+    }
+  run_folder.claim(str(tmp_path), config)
+  conditional = make_dataset()._replace(context_shape=(4, 4, 1))
   experiment = build(run_folder.read_config(str(tmp_path)), conditional)
   with pytest.raises(UserError, match='no marginal KL'):
     estimate(str(tmp_path), 20, experiment=experiment, show_progress=False)
