@@ -17,16 +17,15 @@ from typing import Any
 from absl import flags
 from matplotlib.figure import Figure
 from ml_collections.config_dict import ConfigDict
-import numpy as np
 
 from geco_jax import cli
-from geco_jax.build import build_dataset
 from geco_jax.errors import UserError
-from geco_jax.evaluation import pictures
 from geco_jax.evaluation import verdicts
 from geco_jax.io.files import write_json
+from geco_jax.sweep import figures as sweep_figures
 from geco_jax.sweep import local
 from geco_jax.sweep import results as sweep_results
+from geco_jax.sweep import throughput
 from geco_jax.sweep.grid import points
 from geco_jax.sweep.results import Result
 
@@ -49,12 +48,9 @@ def train_kappas(
   config = copy.deepcopy(config)
   config.sweep = ({'constraints.re.kappa': kappas},)
   grid = points(config)
-  failed = local.run_here(grid, workdir, data_dir=data_dir)
-  if failed:
-    names = ', '.join(point.name for point in failed)
-    raise UserError(
-      f'{names} failed; {local.ERROR_LOG} in its folder in {workdir} says why'
-    )
+  choose_width = throughput.on_accelerators(workdir)
+  failed = local.run_here(grid, workdir, choose_width, data_dir=data_dir)
+  local.raise_failures(failed)
   return sweep_results.read(grid, workdir)
 
 
@@ -70,16 +66,6 @@ def as_row(result: Result) -> dict[str, Any]:
     'infeasible': [*infeasible],
     'evaluation': evaluation,
   }
-
-
-def reconstructions(results: Sequence[Result]) -> np.ndarray:
-  """Return training images, then a row per kappa, uint8, one picture."""
-  rows = [
-    pictures.read_rows(os.path.join(r.folder, 'reconstructions_train.png'))
-    for r in results
-  ]
-  # The last three: data, reconstructions, samples.
-  return np.concatenate([rows[0][-3], *(row[-2] for row in rows)])
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -103,35 +89,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
   return '\n'.join(lines)
 
 
-def plane_figure(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
+def plane_figure(results: Sequence[Result], name: str) -> Figure:
   """Return KL against NLL, and RMSE against kappa."""
   figure = Figure(figsize=(9, 4), layout='constrained')
   plane, met = figure.subplots(1, 2)
-  for split, marker in (('train', 'o-'), ('test', 's--')):
-    records = [
-      row['evaluation']
-      if split == 'train'
-      else row['evaluation']['other_splits'][split]
-      for row in rows
-    ]
-    nll = [record['nll_nats_per_dim'] for record in records]
-    kl = [record['kl_nats'] for record in records]
-    plane.plot(nll, kl, marker, label=split)
-    kappas = [row['kappa'] for row in rows]
-    met.plot(kappas, [r['rmse'] for r in records], marker, label=split)
-    if split == 'train':
-      for kappa, x, y in zip(kappas, nll, kl, strict=True):
-        plane.annotate(
-          rf'$\kappa$={kappa:g}',
-          (x, y),
-          textcoords='offset points',
-          xytext=(6, -12),
-        )
-  plane.set(
-    xlabel=r'NLL at $\sigma_{opt}$ [nats per dimension]',
-    ylabel='KL [nats]',
-    title=f'{name}: information plane',
-  )
+  sweep_figures.draw_plane(plane, sweep_results.lines(results), {})
+  plane.set_title(f'{name}: information plane')
+  kappas = [result.point.config.constraints.re.kappa for result in results]
+  for split, style in (('train', 'o-'), ('test', 's--')):
+    rmses = [result.record(split)['rmse'] for result in results]
+    met.plot(kappas, rmses, style, label=split)
   met.axline(
     (0, 0), slope=1, color='gray', linewidth=1, label=r'RMSE = $\kappa$'
   )
@@ -140,9 +107,8 @@ def plane_figure(rows: Sequence[Mapping[str, Any]], name: str) -> Figure:
     ylabel='RMSE reached',
     title='the constraint',
   )
-  for axes in (plane, met):
-    axes.legend()
-    axes.grid(alpha=0.3)
+  met.legend()
+  met.grid(alpha=0.3)
   return figure
 
 
@@ -159,7 +125,6 @@ def main(argv: Sequence[str]) -> None:
       'the sweep needs --kappas and a config with an RE constraint'
     )
   results = train_kappas(config, kappas, workdir, cli.DATA_DIR.value)
-  dataset = build_dataset(config, cli.DATA_DIR.value)
   rows = [as_row(result) for result in results]
   print(table(rows))
   for row in rows:
@@ -168,14 +133,13 @@ def main(argv: Sequence[str]) -> None:
 
   write_json(os.path.join(workdir, 'information_plane.json'), rows)
   plane = os.path.join(workdir, 'information_plane.png')
-  figure = plane_figure(rows, dataset.name)
+  figure = plane_figure(results, config.dataset.name)
   figure.savefig(plane, dpi=120)
   picture = os.path.join(workdir, 'reconstructions.png')
-  pictures.save_png(picture, reconstructions(results))
+  (line,) = sweep_results.lines(results)
+  sweep_figures.strip(line).savefig(picture, dpi=110)
   print(f'\nthe information plane: {plane}')
   print(f'reconstructions:       {picture}')
-  names = ', '.join(f'{kappa:g}' for kappa in kappas)
-  print(f'  (top row: data; then kappa {names})')
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ to this command alone. `multiplier_comparison` says what is compared.
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
-import json
+import itertools
 import math
 import os
 from typing import Any, NamedTuple
@@ -28,19 +28,18 @@ from geco_jax import build
 from geco_jax import cli
 from geco_jax import rules
 from geco_jax.config_tree import without_sweep
-from geco_jax.console import say
-from geco_jax.constraints import natural_multiplier
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
 from geco_jax.evaluation import verdicts
-from geco_jax.evaluation.measures import evaluate
 from geco_jax.evaluation.measures import split_means
 from geco_jax.evaluation.pictures import row_programs
 from geco_jax.experiment import Experiment
 from geco_jax.io import files
-from geco_jax.io import run_folder
 from geco_jax.io.logs import read_metrics
-from geco_jax.training import loop
+from geco_jax.sweep import local
+from geco_jax.sweep import throughput
+from geco_jax.sweep.completion import read_evaluation
+from geco_jax.sweep.grid import Point
 
 from .shared import rival_multipliers
 from .shared import runs
@@ -79,6 +78,11 @@ class Job(NamedTuple):
   def name(self) -> str:
     """The run's folder within the workdir."""
     return f'{self.rule}/{self.config.num_steps}/{self.run.name}'
+
+  @property
+  def point(self) -> Point:
+    """The run as a sweep's."""
+    return Point(self.name, {}, self.config)
 
 
 def _re(*kappas: float) -> Sequence[Mapping[str, float]]:
@@ -203,7 +207,7 @@ def _experiment(
 def config_of(task: Task, rule: str, run: Run, steps: int) -> ConfigDict:
   """Return the config of a task's run under a rule, of so many steps."""
   config = run.config(task.variant, steps)
-  multipliers = RULES[rule].multipliers(run)
+  multipliers = RULES[rule].multipliers(config)
   if multipliers is not None:
     with config.unlocked():
       config.multipliers = multipliers
@@ -217,52 +221,39 @@ def train_all(listed: Sequence[Job], workdir: str) -> Iterator[dict[str, Any]]:
     listed: `jobs`.
     workdir: parent of the rules' folders.
   """
-  for job in listed:
-    folder = os.path.join(workdir, job.name)
-    if not _is_finished(folder, job.config):
-      say(job.name)
-      try:
-        loop.train(job.config, folder, experiment=job.experiment)
-      except UserError as error:  # As a loss that is not finite.
-        print(f'{job.name} failed: {error}')
-        continue
-      evaluate(folder, ('train',), experiment=job.experiment)
-    yield record(job, folder)
+  for _, group in itertools.groupby(listed, lambda job: job.task):
+    of_task = [*group]
+    failed = local.run_here(
+      [job.point for job in of_task],
+      workdir,
+      throughput.on_accelerators(workdir),
+      splits=runs.SPLITS,
+      experiments={job.experiment.key: job.experiment for job in of_task},
+    )
+    for job in of_task:
+      if job.name in failed:  # As by a loss that is not finite.
+        print(f'{job.name} failed: {failed[job.name]}')
+      else:
+        yield record(job, workdir)
 
 
-def _is_finished(folder: str, config: ConfigDict) -> bool:
-  """Return whether the run in a folder was trained and evaluated to its end.
-
-  Raises:
-    UserError: if the folder is another run's.
-  """
-  if run_folder.holds_run(folder):
-    run_folder.check_same(folder, config)
-  evaluation = _read(os.path.join(folder, 'evaluation.json'))
-  return evaluation.get('step') == config.num_steps
-
-
-def record(job: Job, folder: str) -> dict[str, Any]:
+def record(job: Job, workdir: str) -> dict[str, Any]:
   """Return what is written of a finished run, all of it from its folder."""
-  inputs = build.run_inputs(job.config, job.experiment)
-  num_dims = math.prod(job.experiment.dataset.image_shape)
-  evaluation = _read(os.path.join(folder, 'evaluation.json'))
-  log = read_metrics(folder)
+  evaluation = read_evaluation(job.point, workdir, runs.SPLITS) or {}
+  log = read_metrics(os.path.join(workdir, job.name))
   log = {k: v[np.isfinite(log['loss'])] for k, v in log.items()}
   reports = {}
   for name, report in evaluation['constraints'].items():
-    constraint, kappa = job.experiment.constraints[name], inputs.kappas[name]
+    constraint = job.experiment.constraints[name]
     peak = math.exp(log[f'{name}/log_multiplier'].max())
     reports[name] = {
       **{key: report[key] for key in ('violation', 'verdict', 'multiplier')},
       'peak_multiplier': max(peak, report['multiplier']),
-      'natural_multiplier': float(
-        natural_multiplier(constraint, kappa, num_dims)
-      ),
-      'scale': float(constraint.scale(kappa)),
+      'natural_multiplier': report['multiplier'] / report['saturation'],
+      'scale': float(constraint.scale(report['kappa'])),
     }
   violations = [log[f'{name}/violation'] for name in reports]
-  met = np.flatnonzero(np.max(violations, axis=0) <= inputs.tolerance)
+  met = np.flatnonzero(np.max(violations, axis=0) <= job.config.tolerance)
   return {
     'run': job.name,
     'task': job.task.name,
@@ -282,18 +273,9 @@ def record(job: Job, folder: str) -> dict[str, Any]:
   }
 
 
-def _read(path: str) -> dict[str, Any]:
-  """Return what a JSON file has, nothing if it is not there or damaged."""
-  try:
-    with open(path) as file:
-      return json.load(file)
-  except (OSError, ValueError):
-    return {}
-
-
 def save(path: str, each: Mapping[str, Any], preset: str) -> dict[str, Any]:
   """Put a run into the file of numbers, which keeps the others; return it."""
-  kept = {other['run']: other for other in _read(path).get('runs', [])}
+  kept = {other['run']: other for other in runs.written(path).get('runs', [])}
   records = {**kept, each['run']: each}
   content = {
     **runs.provenance(preset),

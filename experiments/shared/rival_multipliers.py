@@ -33,8 +33,8 @@ class Rule(NamedTuple):
   """A way to move the multipliers."""
 
   title: str
-  # Run -> its config's group `multipliers`; None leaves the config's own.
-  multipliers: Callable[[Run], ConfigDict | None]
+  # A config -> its group `multipliers`; None leaves its own.
+  multipliers: Callable[[ConfigDict], ConfigDict | None]
 
 
 class AverageState(NamedTuple):
@@ -198,8 +198,8 @@ CONSTRUCTORS: Mapping[str, Callable[..., Multipliers]] = {
 }
 
 
-def _algorithm_1(run: Run) -> ConfigDict:
-  del run
+def _algorithm_1(config: ConfigDict) -> ConfigDict:
+  del config
   return group(
     'algorithm_1',
     initial=1.0,
@@ -210,12 +210,12 @@ def _algorithm_1(run: Run) -> ConfigDict:
   )
 
 
-def _clipped(run: Run) -> ConfigDict:
+def _clipped(config: ConfigDict) -> ConfigDict:
   # Two problems had initial multipliers of their own, chosen by hand.
   initial = 1.0
-  if [*run.kappas] == ['cla']:
+  if [*config.constraints] == ['cla']:
     initial = 100.0
-  elif run.model == 'nvp' and run.data != 'micro_mnist':
+  elif config.model.name == 'vae_nvp' and config.dataset.name != 'micro_mnist':
     initial = 50.0
   return group(
     'clipped',
@@ -227,8 +227,8 @@ def _clipped(run: Run) -> ConfigDict:
   )
 
 
-def _pi(**gains: float) -> Callable[[Run], ConfigDict]:
-  return lambda run: group('pi', **gains, log_multiplier_range=_RANGE)
+def _pi(**gains: float) -> Callable[[ConfigDict], ConfigDict]:
+  return lambda config: group('pi', **gains, log_multiplier_range=_RANGE)
 
 
 RULES = {
@@ -236,5 +236,5 @@ RULES = {
   'clipped': Rule('clipped, damped average', _clipped),
   'nupi': Rule('nuPI', _pi(k_i=1e-3, k_p=0.05, decay=0.99)),
   'mdmm': Rule('MDMM', _pi(k_i=1.5e-3, k_p=0.2, decay=0.0)),
-  'geco': Rule('geco, the default', lambda run: None),
+  'geco': Rule('geco, the default', lambda config: None),
 }

@@ -16,22 +16,25 @@ from ml_collections.config_dict import ConfigDict
 
 from geco_jax import config_files
 from geco_jax import parallel
-from geco_jax.build import build
-from geco_jax.build import build_dataset
 from geco_jax.build import experiment_key
-from geco_jax.build import run_inputs
-from geco_jax.console import say
+from geco_jax.config_tree import without_sweep
 from geco_jax.constraints import CONSTRAINTS
+from geco_jax.errors import UserError
 from geco_jax.evaluation import verdicts
-from geco_jax.evaluation.measures import evaluate
+from geco_jax.evaluation.measures import restore_state
 from geco_jax.experiment import Experiment
+from geco_jax.io import by_products
 from geco_jax.io.files import write_json
 from geco_jax.io.logs import read_metrics
-from geco_jax.training import loop
+from geco_jax.sweep import local
+from geco_jax.sweep import throughput
+from geco_jax.sweep.completion import read_evaluation
+from geco_jax.sweep.grid import Point
 
 NUM_STEPS = flags.DEFINE_integer(
   'num_steps', None, "Training steps of each run; else the config's."
 )
+SPLITS = ('train',)  # What each run is evaluated on.
 _TITLES = {
   'elbo': 'ELBO',
   'annealed_beta': r'ELBO, annealed $\beta$',
@@ -134,50 +137,43 @@ def train_all(
     num_steps: training steps of each run, if not the configs'.
     data_dir: of TFDS.
     changes: values that the configs are to have instead, by dotted name.
+
+  Raises:
+    UserError: if a config is refused, or a run failed; the others are finished
+      then.
   """
-  configs = [each.config(preset, num_steps, changes) for each in runs]
-  named = {each.data: c for each, c in zip(runs, configs, strict=True)}
-  datasets = {data: build_dataset(c, data_dir) for data, c in named.items()}
-  experiments: dict[str, Experiment] = {}
-  for each, config in zip(runs, configs, strict=True):
-    key = experiment_key(config)
-    if key not in experiments:
-      experiments[key] = build(config, datasets[each.data])
-    run_inputs(config, experiments[key])  # Refused here, not in an hour.
+  grid = {}
+  for each in runs:
+    config = without_sweep(each.config(preset, num_steps, changes))
+    grid[each.name] = Point(each.name, {}, config)
+  points = [*grid.values()]
+  experiments = local.build_experiments(points, data_dir)
+  failed = local.run_here(
+    points,
+    workdir,
+    throughput.on_accelerators(workdir),
+    splits=SPLITS,
+    experiments=experiments,
+  )
+  local.raise_failures(failed)
   results = []
-  for each, config in zip(runs, configs, strict=True):
-    say(each.name)
-    experiment = experiments[experiment_key(config)]
-    folder = os.path.join(workdir, each.name)
-    state = loop.train(config, folder, experiment=experiment)
-    evaluation = _evaluation(folder, experiment, config.num_steps)
+  for each in runs:
+    point, folder = grid[each.name], os.path.join(workdir, each.name)
+    experiment = experiments[experiment_key(point.config)]
+    evaluation = read_evaluation(point, workdir, SPLITS) or {}
     reports, logged = evaluation['constraints'], read_metrics(folder)
     results.append(
       Result(
         run=each,
-        config=config,
+        config=point.config,
         experiment=experiment,
-        params=state.params,
+        params=restore_state(folder, experiment).params,
         evaluation=evaluation,
         infeasible=[*verdicts.infeasible(reports, logged)],
         preset=preset,
       )
     )
   return results
-
-
-def _evaluation(
-  folder: str, experiment: Experiment, step: int
-) -> Mapping[str, Any]:
-  """Return a run's evaluation on its training split, read if it is there."""
-  try:
-    with open(os.path.join(folder, 'evaluation.json')) as file:
-      evaluation = json.load(file)
-  except (OSError, ValueError):
-    evaluation = {}
-  if evaluation.get('step') == step and evaluation.get('split') == 'train':
-    return evaluation
-  return evaluate(folder, ('train',), experiment=experiment)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -233,7 +229,7 @@ def save_row(path: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
   So the rows of an experiment can be run one by one, each with the preset that
   there is time for.
   """
-  rows = {**_written(path), name: row}
+  rows = {**written(path), name: row}
   write_json(path, rows)
   return rows
 
@@ -248,17 +244,25 @@ def save_records(
     results: of one preset, at least one.
     keep: whether runs of other names, which the file has already, stay.
   """
-  kept = _written(path).get('runs', []) if keep else []
+  kept = written(path).get('runs', []) if keep else []
   runs = {run['run']: run for run in kept}
   runs |= {run['run']: run for run in records(results)}
   header = provenance(results[0].preset)
   write_json(path, {**header, 'runs': [*runs.values()]})
 
 
-def _written(path: str) -> dict[str, Any]:
-  """Return what a file of numbers has already, nothing if there is none."""
+def written(path: str) -> dict[str, Any]:
+  """Return what a file of numbers has already, nothing if there is none.
+
+  Raises:
+    UserError: if it is damaged: what it has is not to be overwritten.
+  """
   try:
     with open(path) as file:
-      return json.load(file)
+      return by_products.mapping(json.load(file), object)
   except FileNotFoundError:
     return {}
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f'{path} is damaged: {error}; move it away to begin it anew'
+    ) from error

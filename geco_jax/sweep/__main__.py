@@ -104,7 +104,7 @@ def _run(grid: Sequence[Point], workdir: str) -> dict[str, str]:
       flags.FLAGS.max_jobs,
       data_dir=cli.DATA_DIR.value,
     )
-  choose_width = sweeping.in_turn
+  choose_width = throughput.in_turn
   if executor != 'local':
     parallel.split_cpu(_num_cpu_devices(grid))
     choose_width = (

@@ -14,20 +14,12 @@ SPLITS = ('train', 'test')  # What each run is evaluated on.
 _NUMBER = (int, float)
 # What has to be in an evaluation, of each split and of each constraint.
 _RECORD = {
-  'split': str,
-  'step': int,
-  'rmse': _NUMBER,
-  'kl_nats': _NUMBER,
-  'nll_nats_per_dim': _NUMBER,
-  'constraints': dict,
+  **dict.fromkeys(('rmse', 'kl_nats', 'nll_nats_per_dim'), _NUMBER),
+  **{'split': str, 'step': int, 'constraints': dict},
 }
 _CONSTRAINT = {
-  'kappa': _NUMBER,
-  'value': _NUMBER,
-  'unit': str,
-  'violation': _NUMBER,
-  'multiplier': _NUMBER,
-  'holds': bool,
+  **dict.fromkeys(('kappa', 'value', 'violation', 'multiplier'), _NUMBER),
+  **{'unit': str, 'holds': bool},
 }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import os
 
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
@@ -29,12 +30,19 @@ def plane(
     curves: by data set, those of a Gaussian with the data's covariance.
   """
   figure = Figure(figsize=(7, 5), layout='constrained')
-  axes = figure.subplots()
+  draw_plane(figure.subplots(), lines, curves or {})
+  return figure
+
+
+def draw_plane(
+  axes: Axes, lines: Sequence[Line], curves: Mapping[str, Curve]
+) -> None:
+  """Draw what `plane` returns."""
   for index, line in enumerate(lines):
     color = f'C{index}'
     _plane_line(axes, line, 'train', color)
     _plane_line(axes, line, 'test', color)
-  for name, curve in (curves or {}).items():
+  for name, curve in curves.items():
     label = _literal(f'Gaussian with the covariance of {name}')
     axes.plot(curve.nll_nats_per_dim, curve.rate_nats, 'k:', label=label)
   axes.set(
@@ -42,7 +50,6 @@ def plane(
   )
   axes.grid(alpha=0.3)
   axes.legend()
-  return figure
 
 
 def _plane_line(axes, line: Line, split: str, color: str) -> None:
@@ -69,9 +76,7 @@ def _plane_line(axes, line: Line, split: str, color: str) -> None:
 
 
 def _plane_point(result: Result, split: str) -> tuple[float, float]:
-  record = result.evaluation
-  if split != record['split']:
-    record = record['other_splits'][split]
+  record = result.record(split)
   return record['nll_nats_per_dim'], record['kl_nats']
 
 

@@ -5,7 +5,7 @@ Runs that agree in all but what enters a program as an array
 one shared by all devices, or several at once, every one whole on its device.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import contextlib
 import os
 import traceback
@@ -26,18 +26,11 @@ from geco_jax.io.checkpoint import latest_step
 from geco_jax.sweep.completion import SPLITS
 from geco_jax.sweep.completion import unfinished
 from geco_jax.sweep.grid import Point
+from geco_jax.sweep.throughput import ChooseWidth
+from geco_jax.sweep.throughput import in_turn
 from geco_jax.training import loop
 
 ERROR_LOG = 'error.log'  # Why a run failed, in its folder.
-
-# An experiment and the runs that share it -> how many to train at once.
-ChooseWidth = Callable[[Experiment, Sequence[Point]], int]
-
-
-def in_turn(experiment: Experiment, points: Sequence[Point]) -> int:
-  """Return 1: one run after another, as `geco_jax.train` does each."""
-  del experiment, points
-  return 1
 
 
 def run_here(
@@ -45,6 +38,8 @@ def run_here(
   workdir: str,
   choose_width: ChooseWidth = in_turn,
   *,
+  splits: Sequence[str] = SPLITS,
+  experiments: Mapping[str, Experiment] | None = None,
   data_dir: str | None = None,
   show_progress: bool = True,
 ) -> dict[str, str]:
@@ -54,6 +49,8 @@ def run_here(
     grid: the runs; each has its folder in `workdir`.
     workdir: of the sweep.
     choose_width: says how many runs to train at once.
+    splits: to evaluate each run on, the most wanted first.
+    experiments: `build_experiments` of the grid, for callers that have them.
     data_dir: of TFDS.
     show_progress: whether to draw progress bars on stderr.
 
@@ -66,8 +63,10 @@ def run_here(
       nothing is trained.
     Interrupted: after SIGTERM or SIGINT, what was trained saved.
   """
-  todo = unfinished(grid, workdir)
-  experiments = _experiments(todo, data_dir)  # Refused here, not in an hour.
+  todo = unfinished(grid, workdir, splits)
+  if experiments is None:
+    experiments = build_experiments(todo, data_dir)
+  experiments = dict(experiments)
   failed = {}
   names = {point.name for point in todo}
   # Grouped over the whole grid: what is left is trained as it would have been.
@@ -78,12 +77,36 @@ def run_here(
       untrained = any(not _is_trained(point, workdir) for point in left)
       choose = untrained and len(group) > 1
       width = choose_width(experiment, group) if choose else 1
-      failed |= _run_group(left, workdir, experiment, width, show_progress)
+      failed |= _run_group(
+        left, workdir, experiment, width, splits, show_progress
+      )
   return failed
 
 
-def _experiments(points, data_dir) -> dict[str, Experiment]:
-  """Return the experiments of runs by their keys, all inputs checked."""
+def raise_failures(failed: Mapping[str, str]) -> None:
+  """Raise a UserError that names the runs that failed, if any did.
+
+  Args:
+    failed: what `run_here` returned.
+  """
+  if failed:
+    raise UserError(
+      '; '.join(f'{name} failed: {reason}' for name, reason in failed.items())
+    )
+
+
+def build_experiments(
+  points: Sequence[Point], data_dir: str | None = None
+) -> dict[str, Experiment]:
+  """Return the experiments of runs by their keys, all inputs checked.
+
+  Args:
+    points: the runs.
+    data_dir: of TFDS.
+
+  Raises:
+    UserError: if a config is refused: here, not in an hour.
+  """
   datasets, experiments = {}, {}
   for key, group in _by_experiment(points).items():
     config = group[0].config
@@ -104,7 +127,9 @@ def _by_experiment(points: Sequence[Point]) -> dict[str, list[Point]]:
   return groups
 
 
-def _run_group(points, workdir, experiment: Experiment, width, show_progress):
+def _run_group(
+  points, workdir, experiment: Experiment, width, splits, show_progress
+):
   """Run points that share an experiment; return failures as `run_here` does."""
   failed = {}
   for start in range(0, len(points), width):
@@ -115,12 +140,13 @@ def _run_group(points, workdir, experiment: Experiment, width, show_progress):
       folder = os.path.join(workdir, name)
       if name not in errors:
         with _failing(errors, [name]):
-          evaluate(folder, SPLITS, experiment=experiment)
+          evaluate(folder, splits, experiment=experiment)
       if name in errors:
         failed[name] = _explain(folder, errors[name])
         say(f'failed: {name}: {failed[name]}; the others go on')
       else:
-        _remove_error_log(folder)
+        with contextlib.suppress(OSError):  # There is none, as a rule.
+          os.remove(os.path.join(folder, ERROR_LOG))
   return failed
 
 
@@ -181,9 +207,3 @@ def write_error_log(folder: str, text: str) -> str:
   except (OSError, UserError) as error:  # A full disk may be why it failed.
     return f'no {ERROR_LOG}: {error}'
   return f'see {path}'
-
-
-def _remove_error_log(folder: str) -> None:
-  """Remove the log of an earlier failure, if there is one."""
-  with contextlib.suppress(OSError):
-    os.remove(os.path.join(folder, ERROR_LOG))

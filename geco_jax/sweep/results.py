@@ -22,6 +22,11 @@ class Result(NamedTuple):
   evaluation: Mapping[str, Any]  # See `measures.evaluate`.
   logged: Mapping[str, np.ndarray]  # By name, each [lines].
 
+  def record(self, split: str) -> Mapping[str, Any]:
+    """Return the evaluation of a split."""
+    others = self.evaluation['other_splits']
+    return self.evaluation if split == 'train' else others[split]
+
 
 class Line(NamedTuple):
   """Runs that differ in kappa or seed alone, or in what there is to differ."""
@@ -63,8 +68,7 @@ def table(results: Sequence[Result]) -> list[dict[str, str]]:
   short = short_names([result.point for result in results])
   rows = []
   for result in results:
-    train = result.evaluation
-    test = train['other_splits']['test']
+    train, test = result.record('train'), result.record('test')
     row = {short[n]: str(v) for n, v in result.point.values.items()}
     row['RMSE'] = f'{train["rmse"]:.4f}'
     for name, constraint in train['constraints'].items():

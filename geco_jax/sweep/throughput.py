@@ -5,7 +5,7 @@ nothing and convolutions lose by it, on several CPU devices one run on each
 saves the splitting of every batch, an accelerator is filled by many small runs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import math
 import os
@@ -25,10 +25,18 @@ from geco_jax.io import run_folder
 from geco_jax.step import dispatch
 from geco_jax.step import init_state
 from geco_jax.sweep.grid import Point
-from geco_jax.sweep.local import ChooseWidth
 
 _FILE = 'runs_at_once.json'  # Widths by experiment and number of devices.
 _DISPATCHES = 3  # The median of these is what counts.
+
+# An experiment and the runs that share it -> how many to train at once.
+ChooseWidth = Callable[[Experiment, Sequence[Point]], int]
+
+
+def in_turn(experiment: Experiment, points: Sequence[Point]) -> int:
+  """Return 1: one run after another, as `geco_jax.train` does each."""
+  del experiment, points
+  return 1
 
 
 def remembered_width(workdir: str) -> ChooseWidth:
@@ -53,6 +61,11 @@ def remembered_width(workdir: str) -> ChooseWidth:
     return known[key]
 
   return choose
+
+
+def on_accelerators(workdir: str) -> ChooseWidth:
+  """Return `remembered_width` on accelerators, `in_turn` on CPUs."""
+  return remembered_width(workdir) if parallel.on_accelerator() else in_turn
 
 
 def fastest_width(experiment: Experiment, points: Sequence[Point]) -> int:

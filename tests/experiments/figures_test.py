@@ -10,6 +10,8 @@ from experiments import figure_3
 from experiments import information_plane
 from geco_jax.build import build
 from geco_jax.io.logs import read_metrics
+from geco_jax.sweep import figures as sweep_figures
+from geco_jax.sweep import results as sweep_results
 from geco_jax.training.loop import train
 
 
@@ -61,8 +63,13 @@ def test_information_plane_runs_each_kappa_and_reuses_it(
   text = information_plane.table(rows)
   assert len(text.splitlines()) == 3
   json.dumps(rows)
-  figure = information_plane.plane_figure(rows, 'test')
+  figure = information_plane.plane_figure(results, 'test')
   figure.savefig(tmp_path / 'plane.png')
   assert Image.open(tmp_path / 'plane.png').size[0] > 100
-  height, _, channels = information_plane.reconstructions(results).shape
-  assert (height % 3, channels) == (0, 3)
+  (line,) = sweep_results.lines(results)
+  labels = [axes.texts[0].get_text() for axes in sweep_figures.strip(line).axes]
+  shown = ('reconstructions', 'samples')
+  assert labels == [
+    'data',
+    *(f'{k}\nkappa {x}' for k in shown for x in (0.3, 0.4)),
+  ]

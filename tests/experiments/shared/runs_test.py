@@ -14,6 +14,9 @@ from experiments import figure_11
 from experiments.shared import panels
 from experiments.shared import runs
 from experiments.shared.runs import Run
+from geco_jax.errors import UserError
+from geco_jax.sweep import local
+from geco_jax.sweep import throughput
 
 FIGURES = (figure_6, figure_9, figure_10, figure_11)
 RUNS = (
@@ -74,25 +77,77 @@ def test_changes_are_by_dotted_name_and_steps_come_last():
 def test_runs_that_differ_in_kappa_or_seed_share_one_experiment(
   tmp_path, monkeypatch, count_builds
 ):
-  def train(config, workdir, experiment):
-    del config, workdir
-    return types.SimpleNamespace(params=experiment)
+  trained = []
 
-  monkeypatch.setattr('geco_jax.training.loop.train', train)
-  monkeypatch.setattr(runs, '_evaluation', lambda *_: {'constraints': {}})
+  def run_here(grid, workdir, choose_width, *, splits, experiments):
+    del workdir, splits
+    trained.extend(point.name for point in grid)
+    assert choose_width is throughput.in_turn  # On a CPU.
+    assert len(experiments) == 2
+    return {}
+
+  monkeypatch.setattr(local, 'run_here', run_here)
+  monkeypatch.setattr(
+    runs,
+    'restore_state',
+    lambda _, experiment: types.SimpleNamespace(params=experiment),
+  )
+  monkeypatch.setattr(runs, 'read_evaluation', lambda *_: {'constraints': {}})
   monkeypatch.setattr(runs, 'read_metrics', lambda _: {})
   kinds = [
     Run('digits', 'geco', {'re': kappa}, 'vae', seed)
     for kappa in (0.1, 0.2)
     for seed in (0, 1)
   ]
-  results = runs.train_all([*kinds, RUNS[0]], str(tmp_path), num_steps=100)
+  asked = [*kinds, RUNS[0], kinds[0]]
+  results = runs.train_all(asked, str(tmp_path), num_steps=100)
+  assert [result.run for result in results] == asked
+  assert trained == [run.name for run in asked[:-1]]  # Each once.
   assert len(count_builds) == 2
   assert [r.experiment is results[0].experiment for r in results] == [
     *[True] * 4,
     False,
+    True,
   ]
   assert all(result.params is result.experiment for result in results)
+
+
+def test_on_an_accelerator_several_runs_are_trained_at_once(monkeypatch):
+  assert throughput.on_accelerators('runs') is throughput.in_turn
+  monkeypatch.setattr('geco_jax.parallel.on_accelerator', lambda: True)
+  monkeypatch.setattr(throughput, 'remembered_width', lambda w: f'at {w}')
+  assert throughput.on_accelerators('runs') == 'at runs'
+
+
+def test_a_failing_run_is_named_when_the_others_are_finished(
+  tmp_path, monkeypatch
+):
+  def train(config, workdir, **kwargs):
+    del workdir, kwargs
+    trained.append(config.seed)
+    if config.seed < 2:
+      raise UserError(f'the loss is not finite at step {config.seed}')
+
+  trained = []
+  monkeypatch.setattr('geco_jax.training.loop.train', train)
+  monkeypatch.setattr(local, 'evaluate', lambda *_, **__: None)
+  seeds = [RUNS[0]._replace(seed=seed) for seed in (0, 1, 2)]
+  with pytest.raises(UserError) as refusal:
+    runs.train_all(seeds, str(tmp_path), num_steps=100)
+  assert trained == [0, 1, 2]
+  for run in seeds[:2]:
+    reason = f'the loss is not finite at step {run.seed}'
+    assert f'{run.name} failed: {reason} (see ' in str(refusal.value)
+  assert seeds[2].name not in str(refusal.value)
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"runs"'])
+def test_damaged_numbers_are_not_overwritten(content, tmp_path):
+  path = tmp_path / 'table.json'
+  path.write_text(content)
+  with pytest.raises(UserError, match='table.json is damaged.*move it away'):
+    runs.save_row(str(path), 'digits', {})
+  assert path.read_text() == content
 
 
 def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch):
