@@ -163,7 +163,7 @@ def test_compiled_programs_are_kept_unless_there_is_no_place_for_them(tmp_path):
   ('arguments', 'message'),
   [
     ([f'--config={CONFIG}:elbow'], "unknown variant 'elbow'.*elbo"),
-    (['--config=nowhere.py'], 'nowhere.py could not be loaded'),
+    (['--config=nowhere.py'], 'nowhere.py: no such file; in configs there are'),
     ([], '--config is missing'),
     ([f'--config={CONFIG}', '--workdir='], '--workdir is missing'),
   ],
