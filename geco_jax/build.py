@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from ml_collections.config_dict import ConfigDict
 import optax
 
@@ -287,7 +289,15 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   Raises:
     UserError: if a name is unknown or a value out of its range.
   """
-  return _optimizer(config, {})
+  optimizer = _optimizer(config, {})
+  try:  # Some arguments are looked at in its first step only.
+    jax.eval_shape(
+      lambda params: optimizer.update(params, optimizer.init(params), params),
+      jnp.zeros([1]),
+    )
+  except Exception as error:
+    raise UserError(f'config.optimizer: {error}') from error
+  return optimizer
 
 
 def _step_size_arguments(config):

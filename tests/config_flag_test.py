@@ -105,6 +105,7 @@ LINES = {
   f'{DIGITS} --config.num_steps=x': 'invalid literal for int()',
   f'{DIGITS} --config.num_steps={10**400}': 'config.num_steps must be within',
   f'{DIGITS} --config.num_steps=None': 'config.num_steps must be an integer',
+  f'{DIGITS} --config.max_gradient_norm=None --config.seed=-1': 'seed must',
   f'{DIGITS} --config.model=3': "Failed to parse '3' as a ConfigDict",
   f'{DIGITS} --config.model.kwargs.hidden_sizes=(64.0,32.0)': 'each an integer',
   f'{DIGITS} --config.constraints.re.kappa=1e30': 'kappa must be within 1e+06',

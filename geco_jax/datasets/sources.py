@@ -89,7 +89,7 @@ def tfds_images(
 
   Raises:
     UserError: if the set is unknown, not prepared, or not of uint8 images of
-      one shape.
+      one shape, or a folder is not on this machine.
   """
   for option, value in (
     ('image_size', image_size),
@@ -97,6 +97,7 @@ def tfds_images(
   ):
     if value is not None and value < 1:
       raise ValueError(f'{option} must be at least 1, got {value}')
+  data_dir = data_dir and local_path(data_dir)
   builder = tfds_source.open_prepared(name, data_dir)
   full_name = builder.info.full_name  # Name, config and version.
   arrays = cache.load_or_build(
