@@ -73,6 +73,8 @@ _HOST_KEYS = (
 def check_config(config: Any) -> None:
   """Check a run's config, whole, before anything is built of it.
 
+  No device is asked for anything: a sweep splits the CPU afterwards.
+
   Args:
     config: see `base_config`, which names every key.
 
@@ -113,7 +115,6 @@ def _check_counts(config):
         f'config.{name} must be a multiple of config.steps_per_dispatch='
         f'{config.steps_per_dispatch}, got {config[name]}'
       )
-  parallel.check_batch_size(config.batch_size)
   if config.num_steps * config.batch_size >= 2**31:
     raise UserError(
       'config.num_steps * config.batch_size must stay below 2**31 examples, '
@@ -138,6 +139,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
       those that `run_inputs` returns.
   """
   check_config(config)
+  parallel.check_batch_size(config.batch_size)
   check_images(dataset.name, dataset.splits)
   kappas, step_sizes = _kappas(config), _step_sizes(config)
   constraints = _constraints(config, dataset)
@@ -187,6 +189,7 @@ def run_inputs(config: ConfigDict, experiment: Experiment) -> RunInputs:
     ValueError: if the experiment is that of another config.
   """
   check_config(config)
+  parallel.check_batch_size(config.batch_size)
   if experiment.key != experiment_key(config):
     raise ValueError('this is the experiment of another config')
   kappas, step_sizes = _kappas(config), _step_sizes(config)

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import tempfile
-import traceback
 
 from absl import app
 from absl import flags
@@ -184,12 +183,12 @@ def _shortage(error: Exception) -> str:
       'out of memory; a smaller config.batch_size or model may fit: '
       f'{text[:_MAX_SHOWN]}'
     )
-  # Where a backend was not installed, JAX asserts that there is one.
-  raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-  if os.path.basename(raised_in) == 'xla_bridge.py':
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as missing:
     platforms = os.environ.get('JAX_PLATFORMS')
-    text = text or 'what it needs is not installed'
-    return f'JAX has no devices of JAX_PLATFORMS={platforms}: {text}'
+    reason = str(missing) or 'what they need is not installed'
+    return f'JAX has no devices of JAX_PLATFORMS={platforms}: {reason}'
   raise error
 
 
