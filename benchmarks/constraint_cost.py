@@ -100,7 +100,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
   )
-  flags.DEFINE_string('output', None, 'JSON file to write.')
+  cli.define_path('output', None, 'JSON file to write.')
 
 
 def main(argv: Sequence[str]) -> None:

@@ -141,7 +141,7 @@ def define_flags() -> None:
   flags.DEFINE_boolean(
     'cold', True, 'Whether to measure compilation and memory too.'
   )
-  flags.DEFINE_string('output', None, 'JSON file to write.')
+  cli.define_path('output', None, 'JSON file to write.')
 
 
 def main(argv: Sequence[str]) -> None:

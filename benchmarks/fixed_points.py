@@ -109,7 +109,7 @@ def define_flags() -> None:
   )
   flags.DEFINE_integer('num_data', 300, 'Data points.', lower_bound=1)
   flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
-  flags.DEFINE_string('output', None, 'JSON file to write.')
+  cli.define_path('output', None, 'JSON file to write.')
 
 
 def main(argv: Sequence[str]) -> None:

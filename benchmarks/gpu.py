@@ -67,7 +67,7 @@ def define_flags() -> None:
   )
   flags.DEFINE_bool('profile', False, 'List the kernels of ConvDRAW in bf16.')
   flags.DEFINE_bool('dry_run', False, 'Tiny programs on the CPU.')
-  flags.DEFINE_string('output', None, 'JSON file to write.')
+  cli.define_path('output', None, 'JSON file to write.')
 
 
 def main(argv: Sequence[str]) -> int:

@@ -83,7 +83,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'num_steps', None, "Training steps of each run; else the config's."
   )
-  flags.DEFINE_string('output', None, 'JSON file to write.')
+  cli.define_path('output', None, 'JSON file to write.')
 
 
 def main(argv: Sequence[str]) -> None:

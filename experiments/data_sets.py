@@ -142,7 +142,7 @@ def define_flags() -> None:
   flags.DEFINE_string(
     'base', 'digits', 'Labeled digits: digits, mnist or a like set of TFDS.'
   )
-  flags.DEFINE_string('output', None, 'Folder of the sheets.')
+  cli.define_path('output', None, 'Folder of the sheets.')
 
 
 def main(argv: Sequence[str]) -> None:

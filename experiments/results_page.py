@@ -148,8 +148,8 @@ def _order(value):
 
 def define_flags() -> None:
   """Define the command's flags."""
-  flags.DEFINE_string('results', 'results', 'Folder of the results files.')
-  flags.DEFINE_string('output', 'RESULTS.md', 'The page.')
+  cli.define_path('results', 'results', 'Folder of the results files.')
+  cli.define_path('output', 'RESULTS.md', 'The page.')
 
 
 def main(argv: Sequence[str]) -> None:

@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from ml_collections.config_dict import ConfigDict
 import optax
 
@@ -72,6 +74,8 @@ _HOST_KEYS = (
 def check_config(config: Any) -> None:
   """Check a run's config, whole, before anything is built of it.
 
+  No device is asked for anything: a sweep splits the CPU afterwards.
+
   Args:
     config: see `base_config`, which names every key.
 
@@ -112,7 +116,6 @@ def _check_counts(config):
         f'config.{name} must be a multiple of config.steps_per_dispatch='
         f'{config.steps_per_dispatch}, got {config[name]}'
       )
-  parallel.check_batch_size(config.batch_size)
   if config.num_steps * config.batch_size >= 2**31:
     raise UserError(
       'config.num_steps * config.batch_size must stay below 2**31 examples, '
@@ -137,6 +140,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
       those that `run_inputs` returns.
   """
   check_config(config)
+  parallel.check_batch_size(config.batch_size)
   check_images(dataset.name, dataset.splits)
   kappas, step_sizes = _kappas(config), _step_sizes(config)
   constraints = _constraints(config, dataset)
@@ -186,6 +190,7 @@ def run_inputs(config: ConfigDict, experiment: Experiment) -> RunInputs:
     ValueError: if the experiment is that of another config.
   """
   check_config(config)
+  parallel.check_batch_size(config.batch_size)
   if experiment.key != experiment_key(config):
     raise ValueError('this is the experiment of another config')
   kappas, step_sizes = _kappas(config), _step_sizes(config)
@@ -288,7 +293,15 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   Raises:
     UserError: if a name is unknown or a value out of its range.
   """
-  return _optimizer(config, {})
+  optimizer = _optimizer(config, {})
+  try:  # Some arguments are looked at in its first step only.
+    jax.eval_shape(
+      lambda params: optimizer.update(params, optimizer.init(params), params),
+      jnp.zeros([1]),
+    )
+  except Exception as error:
+    raise UserError(f'config.optimizer: {error}') from error
+  return optimizer
 
 
 def build_classifier(config: ConfigDict, num_classes: int) -> Classifier:

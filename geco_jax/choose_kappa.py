@@ -129,8 +129,12 @@ def main(argv: Sequence[str]) -> None:
     ) from error
   if not kappas:
     raise UserError('--kappas is empty; name at least one')
-  create(workdir)
+  if not all(0 < kappa < math.inf for kappa in kappas):
+    raise UserError(
+      f'kappas must be finite and > 0, got {", ".join(map(str, kappas))}'
+    )
   dataset = build_dataset(config, cli.DATA_DIR.value)
+  create(workdir)  # Refused here, not after minutes.
   spectrum = gaussian_rate.spectrum(dataset)
   description = summary(dataset, spectrum, kappas)
   print(table(description))

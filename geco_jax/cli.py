@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import tempfile
-from typing import Any
 
 from absl import app
 from absl import flags
@@ -14,19 +13,43 @@ import jax
 from ml_collections.config_dict import ConfigDict
 
 from geco_jax import config_files
+from geco_jax import config_flag
 from geco_jax.console import say
 from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
 from geco_jax.io.files import cache_folder
+from geco_jax.io.paths import local_path
 
 EXIT_BAD_INPUT = 2
 NO_CACHE = 'off'
+_CACHE_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
+_MAX_SHOWN = 200  # Characters of a message that may be long.
 
-WORKDIR = flags.DEFINE_string('workdir', None, "Folder of the run's files.")
-DATA_DIR = flags.DEFINE_string(
+
+class _PathParser(flags.ArgumentParser):
+  """Takes a path of this machine and expands its `~`."""
+
+  def parse(self, argument):
+    """Return the path."""
+    return local_path(argument) if argument else argument
+
+  def flag_type(self):
+    """Return the name of the type, for --help."""
+    return 'path'
+
+
+def define_path(
+  name: str, default: str | None, help_text: str
+) -> flags.FlagHolder:
+  """Define a flag that is a path of this machine."""
+  return flags.DEFINE(_PathParser(), name, default, help_text)
+
+
+WORKDIR = define_path('workdir', None, "Folder of the run's files.")
+DATA_DIR = define_path(
   'data_dir', None, "TFDS's folder; else TFDS_DATA_DIR or TFDS's own default."
 )
-COMPILATION_CACHE = flags.DEFINE_string(
+COMPILATION_CACHE = define_path(
   'compilation_cache',
   None,
   f'Folder that keeps compiled programs for later commands, or {NO_CACHE}; '
@@ -58,7 +81,7 @@ def run(
   if define_flags is not None:
     define_flags()
   if takes_config:
-    config_files.define_flags(default_config)
+    config_flag.define()
   _show_own_flags()
 
   def reporting_main(argv):
@@ -75,6 +98,8 @@ def run(
       return main(argv)
     except UserError as error:
       return _report(error)
+    except (RuntimeError, MemoryError, AssertionError) as error:
+      return _report(_shortage(error))
     except Interrupted as interrupted:
       say(f'{interrupted}; the same command goes on from there')
       return 128 + interrupted.signal_number
@@ -82,23 +107,21 @@ def run(
       say('stopped by SIGINT')
       return 128 + signal.SIGINT
 
-  app.run(reporting_main, flags_parser=_parse_flags)
+  app.run(
+    reporting_main,
+    flags_parser=lambda argv: _parse_flags(argv, default_config),
+  )
 
 
 def config() -> ConfigDict:
   """Return the config that the command line asked for.
 
   Raises:
-    UserError: if there is none or the file could not be loaded.
+    UserError: if there is none.
   """
   value = flags.FLAGS.config
   if value is None:
     raise UserError('--config is missing, e.g. --config=configs/digits_vae.py')
-  if not isinstance(value, ConfigDict):
-    flag: Any = flags.FLAGS['config']
-    raise UserError(
-      f'--config={flag.config_filename} could not be loaded as a config file'
-    )
   return value
 
 
@@ -122,17 +145,17 @@ def _use_compilation_cache() -> None:
   if folder == NO_CACHE:
     _set_in_jax('jax_enable_compilation_cache', False)
     return
-  if folder is None and os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+  if folder is None and (given := os.environ.get(_CACHE_VARIABLE)):
+    if given.startswith('~'):  # JAX would take it literally.
+      _set_in_jax('jax_compilation_cache_dir', local_path(given))
     return
-  folder = os.path.abspath(
-    os.path.expanduser(folder or cache_folder() / 'compiled')
-  )
   try:
+    folder = os.path.abspath(folder or cache_folder() / 'compiled')
     os.makedirs(folder, exist_ok=True)
     # Once for all: JAX would warn of every program.
     with tempfile.TemporaryFile(dir=folder):
       pass
-  except OSError as error:
+  except (OSError, UserError) as error:
     logging.warning('Going on without a cache of compiled programs: %s', error)
     _set_in_jax('jax_enable_compilation_cache', False)
     return
@@ -153,27 +176,35 @@ def _show_own_flags() -> None:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
-def _parse_flags(argv):
+def _parse_flags(argv, default_config):
   """Parse flags; errors of the config file become one line too."""
   if '--help' in argv:  # Asked for: absl would exit with 1.
     app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
   try:
+    if default_config is not None:
+      flags.FLAGS.set_default('config', default_config)
     return flags.FLAGS(argv)
-  except flags.Error as error:
-    sys.exit(_report(_without_traceback(str(error))))
-  except (AttributeError, KeyError) as error:  # The config has no such key.
-    sys.exit(_report(f'the config has no such key: {error}'))
-  except (ValueError, TypeError, OSError) as error:  # It refuses a value.
+  except (UserError, flags.Error) as error:
     sys.exit(_report(error))
+  except (LookupError, AttributeError, ValueError, TypeError) as error:
+    sys.exit(_report(f'--config: {type(error).__name__}: {error}'))
 
 
-def _without_traceback(text: str) -> str:
-  """Return a text, but of a config's traceback only the error's message."""
-  *_, last = text.strip().splitlines()
-  refusal = 'ValueError: '
-  if 'Traceback' in text and last.startswith(refusal):
-    return last.removeprefix(refusal)
-  return text
+def _shortage(error: Exception) -> str:
+  """Return what the machine lacks; raise the error if it is another one."""
+  text = str(error)
+  if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text:
+    return (
+      'out of memory; a smaller config.batch_size or model may fit: '
+      f'{text[:_MAX_SHOWN]}'
+    )
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as missing:
+    platforms = os.environ.get('JAX_PLATFORMS')
+    reason = str(missing) or 'what they need is not installed'
+    return f'JAX has no devices of JAX_PLATFORMS={platforms}: {reason}'
+  raise error
 
 
 def _report(error) -> int:

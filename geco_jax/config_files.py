@@ -1,11 +1,10 @@
 """The package's config files, by name, wherever they are installed."""
 
+import difflib
 import glob
 import os
 import runpy
 
-from absl import flags
-from ml_collections import config_flags
 from ml_collections.config_dict import ConfigDict
 
 from geco_jax import config_tree
@@ -46,10 +45,7 @@ def find(reference: str) -> str:
   if not os.path.isfile(path):
     name = path.removeprefix('configs/').removesuffix(_SUFFIX)
     if name not in names():
-      raise UserError(
-        f'{path!r} could not be loaded: it is no config file and none of the '
-        f"package's configs, {', '.join(names())}"
-      )
+      raise UserError(f'{path}: no such file; {_files_like(path)}')
     path = os.path.join(folder(), f'{name}{_SUFFIX}')
   return f'{path}{colon}{variant}'
 
@@ -65,42 +61,18 @@ def load(reference: str) -> ConfigDict:
   return runpy.run_path(path)['get_config'](*variant)
 
 
-def define_flags(default: str | None) -> None:
-  """Define --config and --print_config.
-
-  Args:
-    default: what `find` takes, where --config is not given.
-  """
-  config_flags.DEFINE_config_file(
-    'config',
-    default and find(default),
-    f'A config by name, NAME or NAME:VARIANT ({", ".join(names())}), or the '
-    'path of a config file. Every leaf can be overridden: '
-    '--config.constraints.re.kappa=0.1',
-  )
-  flags.FLAGS['config'].parser = _Parser('config')
-  flags.DEFINE_bool(
-    'print_config', False, "Print the config's leaves and do no more."
-  )
+def _files_like(path: str) -> str:
+  """Return which configs there are where one was looked for."""
+  parent = os.path.dirname(path)
+  beside = sorted(glob.glob('*.py', root_dir=parent)) if parent else []
+  place, choices = (parent, beside) if beside else ('configs', names())
+  last = os.path.basename(path) if beside else path
+  close = difflib.get_close_matches(last, choices, n=1)
+  guess = f' (did you mean {close[0]}?)' if close else ''
+  return f'in {place} there are {", ".join(choices)}{guess}'
 
 
 def as_text(config: ConfigDict) -> str:
   """Return the leaves by dotted name, one a line."""
   leaves = config_tree.flatten(config)
   return '\n'.join(f'{name} = {value!r}' for name, value in leaves.items())
-
-
-class _Parser(config_flags.config_flags.ConfigFileFlagParser):
-  """Finds configs by name before it reads them."""
-
-  def parse(self, path: str) -> ConfigDict:
-    """Return the config, locked.
-
-    Raises:
-      ValueError: if there is none.
-    """
-    try:
-      path = find(path)
-    except UserError as error:
-      raise ValueError(str(error)) from error
-    return super().parse(path)

@@ -103,17 +103,21 @@ def check_keys(config: Any, template: ConfigDict, optional: Iterable[str] = ()):
   Raises:
     UserError: if a key is missing or unknown or a value has the wrong type.
   """
-  check_leaves('config', config)
+  _check_is_group('config', config)
   for name in template:
-    if name in config:
-      value, kind = config[name], template.get_type(name)
-      if issubclass(kind, ConfigDict):
-        _check_is_group(f'config.{name}', value)
-      else:
-        kind = kind | None if template[name] is None else kind
-        _check_type(f'config.{name}', value, kind)
-    elif name not in optional:
+    if name not in config and name not in optional:
       raise UserError(f'config.{name} is missing')
+  kinds = {name: template.get_type(name) for name in template if name in config}
+  groups = [n for n, kind in kinds.items() if issubclass(kind, ConfigDict)]
+  for name in groups:
+    _check_is_group(f'config.{name}', config[name])
+  for name in kinds.keys() - groups:  # First, as others are computed from them.
+    value = _value_at('config', config, name)
+    may_be_none = template[name] is None
+    kind = kinds[name] | None if may_be_none else kinds[name]
+    _check_type(f'config.{name}', value, kind)
+    check_leaves(f'config.{name}', value)
+  check_leaves('config', config)
   for name in config:
     if name not in template:
       raise UserError(
@@ -128,18 +132,9 @@ def check_leaves(where: str, value: Any) -> None:
   Raises:
     UserError: if a value could not stand in JSON, or not in float32.
   """
-  if isinstance(value, (ConfigDict, Mapping)):
+  if _is_group(value):
     for name in value:
-      if not isinstance(name, str):
-        raise UserError(f'{where}: keys must be strings, got {name!r}')
-      try:
-        inner = value[name]
-      except Exception as error:  # A value that others are computed from.
-        raise UserError(
-          f'{where}.{name} cannot be computed from the values it depends on: '
-          f'{type(error).__name__}: {error}'
-        ) from error
-      check_leaves(f'{where}.{name}', inner)
+      check_leaves(f'{where}.{name}', _value_at(where, value, name))
   elif isinstance(value, (list, tuple)):
     for index, inner in enumerate(value):
       check_leaves(f'{where}[{index}]', inner)
@@ -156,6 +151,17 @@ def check_leaves(where: str, value: Any) -> None:
     raise UserError(
       f'{where} must be within 2**32, got one of {value.bit_length()} bits'
     )
+
+
+def _value_at(where, group, name):
+  if not isinstance(name, str):
+    raise UserError(f'{where}: keys must be strings, got {_shown(name)}')
+  try:
+    return group[name]
+  except Exception as error:  # It is computed from another one, or to be given.
+    raise UserError(
+      f'{where}.{name} cannot be computed: {type(error).__name__}: {error}'
+    ) from error
 
 
 def check_choice(
@@ -268,8 +274,12 @@ def check_range(where: str, value: Any, interval: str) -> None:
       raise UserError(f'{where} must be in {interval}, got {_shown(value)}')
 
 
+def _is_group(value):
+  return isinstance(value, (ConfigDict, Mapping))
+
+
 def _check_is_group(where, value):
-  if not isinstance(value, (ConfigDict, Mapping)):
+  if not _is_group(value):
     raise UserError(f'{where} must be a group of values, got {_shown(value)}')
 
 
@@ -334,7 +344,11 @@ def _in_float32(value):
 
 
 def _shown(value) -> str:
-  return f'{reprlib.repr(value)} ({type(value).__name__})'
+  kind = type(value).__name__
+  try:
+    return f'{" ".join(reprlib.repr(value).split())} ({kind})'
+  except Exception:  # Integers of thousands of digits have no text.
+    return f'a value of type {kind}'
 
 
 _KINDS: Mapping[Any, tuple[Callable[[Any], bool], str]] = {

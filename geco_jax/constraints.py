@@ -25,6 +25,9 @@ from geco_jax.models.base import ModelOutput
 # much.
 _EPSILON = 1e-4
 
+# Of kappas: their squares, and one minus them, are numbers of float32.
+_SMALLEST, _LARGEST = 1e-6, 1e6
+
 # A number, or a traced array [] within a compiled program.
 Scalar = float | jax.Array
 
@@ -85,9 +88,20 @@ class Entry(NamedTuple):
   needs_labels: bool = False
 
   def check_kappa(self, kappa: Any) -> None:
-    """Raise ValueError if kappa is not a number within `kappa_range`."""
+    """Raise ValueError if kappa is not a number within `kappa_range`.
+
+    It may neither be so near to an end that float32 cannot tell them apart, nor
+    so large that it overflows.
+    """
     low, high = self.kappa_range
     if isinstance(kappa, numbers.Real) and low < float(kappa) < high:
+      value = float(kappa)
+      gap = min(value - low, high - value)
+      if gap < _SMALLEST or abs(value) > _LARGEST:
+        raise ValueError(
+          f'kappa must be within {_LARGEST:g} and at least {_SMALLEST:g} from '
+          f'the ends of ({low:g}, {high:g}), got {kappa}'
+        )
       return
     if high < math.inf:
       allowed = f'in ({low:g}, {high:g})'

@@ -37,12 +37,15 @@ def _geco(
   *,
   initial: float | None = None,
   relative: bool = True,
+  violation_clip: float | None = 1.0,
   log_multiplier_range: tuple[float, float] = (-20.0, 20.0),
   **kwargs,
 ):
   return Multipliers(
     transformation=multipliers.geco(
-      natural_multiplier=dict(naturals),
+      violation_clip=violation_clip,
+      # It lowers the clip: without one there is nothing to lower.
+      natural_multiplier=dict(naturals) if violation_clip is not None else None,
       log_multiplier_range=log_multiplier_range,
       **kwargs,
     ),

@@ -52,6 +52,7 @@ def set_leaf(config, name, value):
       *('multipliers.kwargs.initial', 1e9),
       r'initial must be in exp\(-10\) to exp\(14\), the log_.*, got 1e\+09',
     ),
+    ('optimizer.kwargs.mu_dtype', 'x', 'config.optimizer: .*x'),
     ('optimizer.name', 'adan', 'adan.*did you mean adam'),
     ('learning_rate.name', 'cos', "unknown name 'cos'.*choose from"),
     ('max_gradient_norm', 0.0, 'max_gradient_norm must be > 0, got 0.0'),
@@ -73,6 +74,22 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
   set_leaf(config, name, value)
   with pytest.raises(UserError, match=message):
     build(config, make_dataset())
+
+
+def test_without_a_violation_clip_nothing_bounds_a_move(
+  tiny_config, make_dataset
+):
+  config = tiny_config()
+  moved = {}
+  for clip in (1.0, None):
+    config.multipliers.kwargs.violation_clip = clip
+    rule = build(config, make_dataset()).move_multipliers({}, {'re': 0.2})
+    start = {'re': jnp.float32(0)}
+    change, _ = rule.update({'re': jnp.float32(10)}, rule.init(start), start)
+    moved[clip] = float(change['re'])
+  step_size = config.multipliers.kwargs.step_size
+  assert moved[1.0] < step_size
+  assert moved[None] == pytest.approx(step_size * np.arcsinh(10))
 
 
 def test_an_unknown_constraint_is_named_with_the_choices(

@@ -121,6 +121,20 @@ cli.run(main)
   assert line.startswith(message)
 
 
+@pytest.mark.parametrize('platforms', ['cuda', 'no_such_platform'])
+def test_devices_that_are_not_there_are_one_line(platforms):
+  process = subprocess.run(
+    [sys.executable, '-c', COMPILE, '--compilation_cache=off'],
+    env=os.environ | {'JAX_PLATFORMS': platforms},
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert process.returncode == 2
+  (line,) = process.stderr.splitlines()
+  assert line.startswith('error: ') and platforms in line
+
+
 def test_compiled_programs_are_kept_unless_there_is_no_place_for_them(tmp_path):
   (tmp_path / 'file').write_text('')
   variable = 'JAX_COMPILATION_CACHE_DIR'
@@ -163,7 +177,7 @@ def test_compiled_programs_are_kept_unless_there_is_no_place_for_them(tmp_path):
   ('arguments', 'message'),
   [
     ([f'--config={CONFIG}:elbow'], "unknown variant 'elbow'.*elbo"),
-    (['--config=nowhere.py'], 'nowhere.py could not be loaded'),
+    (['--config=nowhere.py'], 'nowhere.py: no such file; in configs there are'),
     ([], '--config is missing'),
     ([f'--config={CONFIG}', '--workdir='], '--workdir is missing'),
   ],

@@ -15,6 +15,7 @@ from geco_jax.classifiers.base import Network
 from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.errors import UserError
 from geco_jax.io import files
+from geco_jax.io.paths import local_path
 from geco_jax.io.system_errors import reason
 from geco_jax.io.system_errors import refusal
 
@@ -24,7 +25,7 @@ _FILE = 'network.npz'
 def folder_of(name: str) -> str:
   """Return the folder of the classifier of a name; a path stands for itself."""
   if os.path.basename(name) != name:
-    return name
+    return local_path(name)
   return os.path.join(files.cache_folder(), 'classifiers', name)
 
 

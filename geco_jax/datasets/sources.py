@@ -15,6 +15,7 @@ from geco_jax.datasets.images import ImageSet
 from geco_jax.datasets.images import SPLITS
 from geco_jax.errors import UserError
 from geco_jax.io import files
+from geco_jax.io.paths import local_path
 
 _VALIDATION_SIZES = {'mnist': 5_000, 'cifar10': 5_000}  # Others: a tenth.
 _CELEB_A_CROP = 140
@@ -88,7 +89,7 @@ def tfds_images(
 
   Raises:
     UserError: if the set is unknown, not prepared, or not of uint8 images of
-      one shape.
+      one shape, or a folder is not on this machine.
   """
   for option, value in (
     ('image_size', image_size),
@@ -96,10 +97,11 @@ def tfds_images(
   ):
     if value is not None and value < 1:
       raise ValueError(f'{option} must be at least 1, got {value}')
+  data_dir = data_dir and local_path(data_dir)
   builder = tfds_source.open_prepared(name, data_dir)
   full_name = builder.info.full_name  # Name, config and version.
   arrays = cache.load_or_build(
-    cache_dir or files.cache_folder(),
+    local_path(os.fspath(cache_dir)) if cache_dir else files.cache_folder(),
     full_name.replace('/', '-'),
     key={
       'set': full_name,

@@ -16,6 +16,7 @@ from absl import flags
 
 from geco_jax import cli
 from geco_jax import parallel
+from geco_jax.build import check_config
 from geco_jax.errors import UserError
 from geco_jax.sweep import curves as sweep_curves
 from geco_jax.sweep import grid as grids
@@ -72,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
   """Run the sweep that the flags name; return the exit code."""
   del argv
   config, workdir = cli.config(), cli.workdir()
+  check_config(config)
   grid = grids.points(config)
   if flags.FLAGS.dry_run:
     print(_listing(grid, workdir))

@@ -14,6 +14,7 @@ from geco_jax import console
 from geco_jax import parallel
 from geco_jax.build import build
 from geco_jax.build import build_dataset
+from geco_jax.build import check_config
 from geco_jax.build import run_inputs
 from geco_jax.config_tree import without_sweep
 from geco_jax.errors import Interrupted
@@ -56,6 +57,7 @@ def train(
     UserError: on bad input, or a loss that is not finite.
     Interrupted: after SIGTERM or SIGINT, the state saved.
   """
+  check_config(config)  # Before a data set is read, which may take minutes.
   config = without_sweep(config)
   if experiment is None:
     experiment = build(config, build_dataset(config, data_dir))

@@ -1,0 +1,147 @@
+"""The flag --config: a config file, and overrides of its leaves.
+
+`ml_collections` reads both. What stands here is what it does not say: which
+files there are, where a file went wrong, which key was meant, and None.
+"""
+
+from collections.abc import Sequence
+import importlib.machinery
+import importlib.util
+import re
+import sys
+import traceback
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+from ml_collections.config_dict import ConfigDict
+from ml_collections.config_dict import FrozenConfigDict
+
+from geco_jax import config_files
+from geco_jax.config_schema import hint
+from geco_jax.errors import UserError
+from geco_jax.io.paths import local_path
+
+_NAME = 'config'
+_OVERRIDE = re.compile(rf'--?(?:no)?{_NAME}\.([\w.]+)(?:=|$)')
+
+
+def define() -> None:
+  """Define --config, whose overrides may be None, and --print_config."""
+  for kind, parser in (
+    (float, flags.FloatParser()),
+    (bool, flags.BooleanParser()),
+    (int, flags.IntegerParser()),
+    (str, flags.ArgumentParser()),
+  ):
+    config_flags.register_flag_parser_for_type(kind, _OrNone(parser))
+  config_flags.DEFINE_config_file(
+    _NAME,
+    None,
+    'A config by name, NAME or NAME:VARIANT '
+    f'({", ".join(config_files.names())}), or the path of a config file. Every '
+    'leaf can be overridden: --config.constraints.re.kappa=0.1',
+    lock_config=True,
+  )
+  flag: Any = flags.FLAGS[_NAME]
+  flag.parser = _ConfigParser()
+  flags.DEFINE_bool(
+    'print_config', False, "Print the config's leaves and do no more."
+  )
+
+
+class _OrNone(flags.ArgumentParser):
+  """Takes None for a value that is absent, else what another parser takes."""
+
+  def __init__(self, parser: flags.ArgumentParser):
+    self._parser = parser
+    self.syntactic_help = parser.syntactic_help
+
+  def parse(self, argument):
+    """Return the value of an argument."""
+    is_none = isinstance(argument, str) and argument == 'None'
+    return None if is_none else self._parser.parse(argument)
+
+  def flag_type(self):
+    """Return the name of the type, for --help."""
+    return self._parser.flag_type()
+
+
+class _ConfigParser(flags.ArgumentParser):
+  """Loads a config file and checks which keys are overridden."""
+
+  def parse(self, argument):
+    """Return the config that `config_files.find` finds."""
+    try:
+      path, *variant = config_files.find(local_path(argument)).split(':', 1)
+    except UserError as error:
+      raise UserError(f'--config={error}') from error
+    config = _load(argument, path, variant)
+    if not isinstance(config, ConfigDict):
+      raise UserError(
+        f'--config={argument}: get_config() must return a ConfigDict, got '
+        f'{type(config).__name__}'
+      )
+    for name in _overrides(sys.argv):
+      _check_is_there(config, name)
+    return config
+
+  def flag_type(self):
+    """Return the name of the type, for --help."""
+    return 'config file'
+
+
+def _load(argument: str, path: str, variant: Sequence[str]) -> Any:
+  """Return what the file's `get_config` returns, locked."""
+  loader = importlib.machinery.SourceFileLoader('config_config', path)
+  spec = importlib.util.spec_from_loader(loader.name, loader)
+  assert spec is not None
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[loader.name] = module  # Dataclasses look their module up.
+  try:
+    loader.exec_module(module)
+    if not callable(getattr(module, 'get_config', None)):
+      raise UserError(f'--config={argument}: the file has no get_config()')
+    config = module.get_config(*variant)
+    if isinstance(config, FrozenConfigDict):
+      config = ConfigDict(config)
+    if isinstance(config, ConfigDict):
+      config.lock()  # Computes its values.
+    return config
+  except UserError:
+    raise
+  except (Exception, SystemExit) as error:
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [frame.lineno for frame in frames if frame.filename == path]
+    where = f' (line {places[-1]})' if places else ''
+    # A ValueError is how our own configs refuse a variant.
+    kind = '' if type(error) is ValueError else f'{type(error).__name__}: '
+    raise UserError(f'--config={argument}: {kind}{error}{where}') from error
+
+
+def _overrides(argv: Sequence[str]) -> list[str]:
+  """Return the dotted names that a command line overrides."""
+  end = argv.index('--') if '--' in argv else len(argv)
+  matches = [_OVERRIDE.match(argument) for argument in argv[:end]]
+  return [match[1] for match in matches if match]
+
+
+def _check_is_there(config: ConfigDict, name: str) -> None:
+  """Refuse an override of a key that the config does not have."""
+  value = config
+  for part in name.split('.'):
+    if not isinstance(value, ConfigDict) or part not in value:
+      raise UserError(
+        f'--config.{name}: the config has no such key'
+        f'{hint(name, [*_dotted(config)])}'
+      )
+    value = value[part]
+
+
+def _dotted(config: ConfigDict, prefix: str = ''):
+  """Yield the dotted names of a config's groups and leaves."""
+  for name in config:
+    yield f'{prefix}{name}'
+    value = config[name]
+    if isinstance(value, ConfigDict):
+      yield from _dotted(value, f'{prefix}{name}.')

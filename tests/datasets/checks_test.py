@@ -1,0 +1,77 @@
+"""Data sets of other ranges, shapes or labels are refused before training."""
+
+import numpy as np
+import pytest
+
+from geco_jax.build import build
+from geco_jax.datasets.batches import as_dataset
+from geco_jax.datasets.checks import check_images
+from geco_jax.datasets.checks import check_labels
+from geco_jax.datasets.images import Images
+from geco_jax.datasets.images import ImageSet
+from geco_jax.errors import UserError
+
+
+def splits_of(images, change=lambda image: image, of_split='train'):
+  """Return three equal splits, the images of one of them changed."""
+  splits = dict.fromkeys(('train', 'validation', 'test'), images)
+  splits[of_split] = images._replace(image=change(images.image))
+  return splits
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda x: x / np.float32(255), 'must be uint8 from 0 to 255, got float32'),
+    (lambda x: x / 255, 'must be uint8 .* got float64; for pixels x in'),
+    (lambda x: np.where(x, np.nan, 0), 'must be uint8'),
+    (lambda x: x > 127, 'must be uint8 .* got bool'),
+    (lambda x: x.astype(np.int64), 'must be uint8 .* got int64'),
+    (lambda x: (x > 127).astype(np.uint8), 'reach 1 of 255 .* 0 to 1 by 255'),
+    (lambda x: x // 16, 'reach 15 of 255 .* for 0 to 15 by 17'),
+    (lambda x: x[:0], 'there are none, the split is empty'),
+    (lambda x: x[..., 0], r'must be \[n, height, width, channels\], got'),
+    (lambda x: x[:, :0], r'must be \[n, height, width, channels\], got'),
+  ],
+)
+@pytest.mark.parametrize('split', ['train', 'validation', 'test'])
+def test_images_of_another_form_are_refused_in_every_split(
+  make_images, tiny_config, change, message, split
+):
+  splits = splits_of(make_images(12, (4, 4, 1)), change, split)
+  with pytest.raises(UserError, match=f'odd: images of the {split} split.*'):
+    check_images('odd', splits)
+  dataset = as_dataset(ImageSet('odd', splits))
+  with pytest.raises(UserError, match=message):
+    build(tiny_config(), dataset)
+
+
+def test_splits_must_all_be_there_and_agree(make_images):
+  images, others = make_images(12, (4, 4, 1)), make_images(12, (4, 4, 3))
+  with pytest.raises(UserError, match='has no test split; it has train, val'):
+    check_images('odd', {'train': images, 'validation': images})
+  with pytest.raises(UserError, match=r'\(4, 4, 3\), those of train \(4, 4, 1'):
+    check_images('odd', {**splits_of(images), 'test': others})
+  for label in (images.label[:3], images.label.astype(float)):
+    with pytest.raises(UserError, match='needs an integer label for each of'):
+      check_images('odd', splits_of(Images(images.image, label)))
+
+
+def test_black_images_and_images_of_a_few_bright_pixels_are_taken(make_images):
+  images = make_images(1_000, (4, 4, 1))
+  check_images('black', splits_of(images._replace(image=images.image * 0)))
+  dark = images.image * 0
+  dark[-1, -1] = 255
+  check_images('dark', splits_of(images._replace(image=dark)))
+
+
+def test_every_split_needs_labels_that_the_network_knows(make_images):
+  images = make_images(12, (4, 4, 1))
+  splits = splits_of(images)
+  check_labels('sound', splits, 3)
+  hidden = images._replace(label=np.full(12, -1, np.int32))
+  message = 'no labels for 12 of the 12 images of its test split'
+  with pytest.raises(UserError, match=message):
+    check_labels('hidden', {**splits, 'test': hidden}, 3)
+  with pytest.raises(UserError, match='label 2 in its train split.* 0 to 1'):
+    check_labels('more', splits, 2)
