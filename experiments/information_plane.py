@@ -171,11 +171,10 @@ def main(argv: Sequence[str]) -> None:
   figure = plane_figure(rows, dataset.name)
   figure.savefig(plane, dpi=120)
   picture = os.path.join(workdir, 'reconstructions.png')
-  pictures.save_png(picture, reconstructions(results))
+  labels = ['data', *(f'kappa {kappa:g}' for kappa in kappas)]
+  pictures.save_png(picture, reconstructions(results), labels)
   print(f'\nthe information plane: {plane}')
   print(f'reconstructions:       {picture}')
-  names = ', '.join(f'{kappa:g}' for kappa in kappas)
-  print(f'  (top row: data; then kappa {names})')
 
 
 if __name__ == '__main__':

@@ -47,7 +47,7 @@ def find(reference: str) -> str:
     name = path.removeprefix('configs/').removesuffix(_SUFFIX)
     if name not in names():
       raise UserError(
-        f'{path!r} could not be loaded: it is no config file and none of the '
+        f'{path} could not be loaded: it is no config file and none of the '
         f"package's configs, {', '.join(names())}"
       )
     path = os.path.join(folder(), f'{name}{_SUFFIX}')
