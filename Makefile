@@ -31,13 +31,13 @@ check: $(INSTALLED)
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/layers_test.py
 
-# The site, in docs/_build/html; a warning is an error.
+# The site, in build/docs; a warning is an error.
 docs: $(INSTALLED)
-	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 
 # The wheel, in dist, and whether it works without a checkout.
 wheel: $(INSTALLED)
-	rm -rf build dist
+	rm -rf build/lib build/bdist* dist
 	$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
 	$(BIN)/python -m pytest tests/wheel_test.py
 
@@ -71,4 +71,4 @@ $(INSTALLED): requirements.lock setup.py
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache *.egg-info build dist docs/_build
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache *.egg-info build dist

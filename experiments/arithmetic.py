@@ -130,7 +130,8 @@ def main(argv: Sequence[str]) -> None:
   )
   rows = pictures.stack_rows(experiment.dataset, *examples)
   path = os.path.join(workdir, 'arithmetic.png')
-  pictures.save_png(path, pictures.grid(rows))
+  labels = ['contexts', 'targets', 'samples']
+  pictures.save_png(path, pictures.grid(rows), labels)
   print(
     f'{results["samples_right"]:.1%} of {len(samples)} samples are '
     '(l0 + l1) mod 10, given contexts of the test split; of real targets the '

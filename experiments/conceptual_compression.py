@@ -64,7 +64,10 @@ def main(argv: Sequence[str]) -> None:
   )
   path = os.path.join(workdir, 'conceptual_compression.png')
   picture_rows = pictures.stack_rows(dataset, batch.context, *rows, batch.image)
-  pictures.save_png(path, pictures.grid(picture_rows))
+  labels = [f'{k} of {model.num_steps} steps' for k in range(len(rows))]
+  if batch.context is not None:
+    labels.insert(0, 'contexts')
+  pictures.save_png(path, pictures.grid(picture_rows), [*labels, 'data'])
   print('informed steps  KL/nats    RMSE')
   for row in results:
     print(

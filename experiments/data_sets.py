@@ -81,8 +81,12 @@ def overview(panels: Sequence[np.ndarray]) -> np.ndarray:
 def _line(dataset: Dataset, batch: Batch) -> np.ndarray:
   """Return contexts above targets, with their labels above both."""
   rows = pictures.stack_rows(dataset, batch.context, batch.image)
-  picture = Image.fromarray(pictures.grid(rows))
-  column = picture.width // len(batch.image)
+  grid = pictures.grid(rows)
+  column = grid.shape[1] // len(batch.image)
+  if batch.context is not None:
+    grid = pictures.labeled(grid, ['context', 'target'])
+  picture = Image.fromarray(grid)
+  margin = picture.width - column * len(batch.image)
   canvas = Image.new(
     'RGB', (picture.width, picture.height + _LABEL_SIZE + _MARGIN), 'white'
   )
@@ -90,7 +94,7 @@ def _line(dataset: Dataset, batch: Batch) -> np.ndarray:
   draw = ImageDraw.Draw(canvas)
   for i in range(len(batch.image)):
     draw.text(
-      (column * (i + 0.5), 0),
+      (margin + column * (i + 0.5), 0),
       labels_text(batch, i),
       fill='black',
       anchor='mt',

@@ -19,10 +19,12 @@ import os
 from typing import Any
 
 from absl import flags
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
 from geco_jax import cli
+from geco_jax.evaluation import verdicts
 from geco_jax.io.logs import read_metrics
 
 from .shared import panels
@@ -98,27 +100,58 @@ def table(rows: Mapping[str, Any]) -> str:
 
 def figure(rows: Mapping[str, Any]) -> Figure:
   """Return the KLs against iterations, and below them the RMSEs."""
-  canvas = Figure(figsize=(4.6 * len(rows), 5.6), layout='constrained')
+  seeds: dict[str, list] = {}
+  for name, row in rows.items():
+    seeds.setdefault(name.partition(',')[0], []).append(row)
+  canvas = Figure(figsize=(3.6 * len(seeds), 5), layout='constrained')
   grid = canvas.subplots(
-    2, len(rows), squeeze=False, sharex='col', height_ratios=[2, 1]
+    2, len(seeds), squeeze=False, sharex='col', height_ratios=[2, 1]
   )
-  for (kl, rmse), (name, row) in zip(grid.T, rows.items(), strict=True):
-    for objective, values in row['curves'].items():
-      for axes, quantity in ((kl, 'kl_nats'), (rmse, 'rmse')):
-        axes.plot(
-          values['step'],
-          values[quantity],
-          color=_COLORS[objective],
-          label=objective.upper(),
-        )
-    kappa = row['runs'][1]['kappas']['re']
-    kl.set(title=rf'{name}, $\kappa$ = {kappa:g}', ylabel='KL [nats]')
+  for (kl, rmse), (data, same) in zip(grid.T, seeds.items(), strict=True):
+    for row in same:
+      _draw_row(kl, rmse, row, labeled=row is same[0])
+    kl.set(title='\n'.join([data, _asked(same)]), ylabel='KL [nats]')
     kl.legend()
-    rmse.axhline(kappa, color='gray', linestyle='--')
     rmse.set(xlabel='iteration', ylabel='RMSE', yscale='log')
+    rmse.yaxis.set_major_formatter('{x:g}')
+    rmse.yaxis.set_minor_formatter('')
+    rmse.set_yticks([0.03, 0.05, 0.1, 0.2])
     for axes in (kl, rmse):
       axes.grid(alpha=0.3)
   return canvas
+
+
+def _draw_row(
+  kl: Axes, rmse: Axes, row: Mapping[str, Any], labeled: bool
+) -> None:
+  """Draw a row's two runs; the seeds of a data set share axes."""
+  for objective, values in row['curves'].items():
+    for axes, quantity in ((kl, 'kl_nats'), (rmse, 'rmse')):
+      axes.plot(
+        values['step'],
+        values[quantity],
+        color=_COLORS[objective],
+        linewidth=1.2,
+        label=objective.upper() if labeled else None,
+      )
+  kappa = row['runs'][1]['kappas']['re']
+  rmse.axhline(kappa, color='gray', linestyle='--', linewidth=1)
+
+
+def _asked(same: Sequence[Mapping[str, Any]]) -> str:
+  """Return what the seeds of a data set were asked, and if it was not met."""
+  kappas = ', '.join(f'{row["runs"][1]["kappas"]["re"]:g}' for row in same)
+  found = [
+    verdicts.read(
+      row['runs'][1]['evaluation'], 're', row['runs'][1]['infeasible']
+    )
+    for row in same
+  ]
+  failed = sum(verdict != verdicts.MET for verdict in found)
+  note = '' if not failed else ', not met'
+  if 0 < failed < len(same):
+    note = f', not met by {failed} of {len(same)} seeds'
+  return rf'$\kappa$ = {kappas}{note}'
 
 
 def define_flags() -> None:

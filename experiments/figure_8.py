@@ -26,6 +26,7 @@ from geco_jax.evaluation.aggregate_posterior import estimate
 from geco_jax.keys import per_example_keys
 
 from .shared import runs
+from .shared.panels import asked
 from .shared.runs import Result
 from .shared.runs import Run
 
@@ -77,7 +78,8 @@ def tiles_figure(panels: Sequence[Panel]) -> Figure:
       xticks=(),
       yticks=(),
     )
-    axes.set_title(panel.result.run.title, fontsize=10)
+    (record,) = runs.records([panel.result])
+    axes.set_title(asked(record), fontsize=10)
     axes.set_xlabel(
       f'average KL {panel.kl["average_kl_nats"]:.3f}\n'
       f'marginal KL {panel.kl["marginal_kl_nats"]:.3f}\n'

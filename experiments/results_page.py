@@ -35,6 +35,7 @@ that are not a preset's own were asked for with `--num_steps`, several seeds
 with `--num_seeds`; ± is the standard deviation between seeds. Multipliers moved
 by `clipped` are GECO's under its former default, which
 [docs/multipliers.md](docs/multipliers.md) compares with today's, `geco`.
+Tables and pictures: [docs/results.md](docs/results.md).
 """
 
 

@@ -141,10 +141,11 @@ def main(argv: Sequence[str]) -> None:
   numbers = os.path.join(workdir, 'choose_kappa.json')
   write_json(numbers, description)
   picture = os.path.join(workdir, 'choose_kappa.png')
-  pictures.save_png(picture, pictures.grid(rows(dataset, spectrum, kappas)))
+  grid = pictures.grid(rows(dataset, spectrum, kappas))
+  labels = ['data', *(f'kappa {kappa:g}' for kappa in kappas)]
+  pictures.save_png(picture, grid, labels)
   print(f'\nnumbers: {numbers}')
   print(f'picture: {picture}')
-  print(f'  (top row: data; then kappa {", ".join(f"{k:g}" for k in kappas)})')
 
 
 if __name__ == '__main__':

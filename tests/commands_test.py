@@ -30,9 +30,9 @@ def test_every_command_is_a_module_with_a_line(monkeypatch, capsys):
 
 
 def test_an_unknown_command_is_one_line(monkeypatch, capsys):
-  assert call(monkeypatch, 'trian', '--workdir=a') == 2
+  assert call(monkeypatch, 'fit', '--workdir=a') == 2
   (line,) = capsys.readouterr().err.splitlines()
-  assert line.startswith("error: unknown command 'trian'; choose from train, ")
+  assert line.startswith("error: unknown command 'fit'; choose from train, ")
   assert call(monkeypatch) == 2
 
 

@@ -9,6 +9,7 @@ import os
 import re
 from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 
@@ -21,6 +22,10 @@ from geco_jax.errors import UserError
 from geco_jax.sweep import local
 from geco_jax.sweep import results as sweep_results
 from geco_jax.sweep.grid import points
+from tests.pages import check_command
+from tests.pages import commands_of
+from tests.pages import python_blocks
+from tests.pages import read
 
 DOCS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'docs')
 
@@ -142,6 +147,56 @@ def test_theory_and_other_pages_name_modules_that_exist():
   assert 'experiments.figure_2' in modules
   for module in modules:
     assert importlib.util.find_spec(module), module
+
+
+def test_commands_of_the_pages_exist_with_their_flags():
+  lines = [w for page in pages() for w in commands_of(page)]
+  assert len([words for words in lines if words[0] == 'geco-jax']) > 10
+  for words in lines:
+    if words[0] == 'geco-jax':
+      check_command(words)
+    else:
+      assert words[0] in ('make', 'pip', 'python'), words
+
+
+def test_links_of_the_pages_lead_somewhere():
+  for path in glob.glob(os.path.join(DOCS, '*.md')):
+    with open(path) as file:
+      page = file.read()
+    for link in re.findall(r'\]\(([^)#\s]+)', page):
+      if not link.startswith('http'):
+        assert os.path.exists(os.path.join(DOCS, link)), (path, link)
+
+
+def test_every_page_is_on_the_site():
+  index = read('docs', 'index.md')
+  for path in glob.glob(os.path.join(DOCS, '*.md')):
+    name = os.path.basename(path).removesuffix('.md')
+    if name != 'index':
+      assert re.search(rf'^{name}$', index, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(
+  ('library', 'number'),
+  [pytest.param('flax', 0, marks=pytest.mark.slow), ('equinox', 1)],
+)
+def test_geco_meets_a_constraint_in_other_libraries(library, number):
+  pytest.importorskip(library)
+  blocks = python_blocks(read('docs', 'other_libraries.md'))
+  assert len(blocks) == 2 and library in blocks[number]
+  scope = {}
+  with jax.numpy_rank_promotion('allow'):  # The libraries' layers need it.
+    exec(blocks[number], scope)  # noqa: S102
+  assert scope['rmse'] == pytest.approx(scope['kappa'], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_the_tutorial_ends_with_a_met_constraint(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  scope = {}
+  for block in python_blocks(read('docs', 'tutorial.md')):
+    exec(block, scope)  # noqa: S102
+  assert 'met' in capsys.readouterr().out.splitlines()
 
 
 def test_pictures_of_the_pages_exist():

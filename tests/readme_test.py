@@ -4,15 +4,22 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
+import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import figure_5
 from experiments import information_plane
-from experiments.shared import figure_4_plane
+import geco_jax
+from geco_jax import config_files
+from tests.pages import check_command
+from tests.pages import commands_of
+from tests.pages import python_blocks
+from tests.pages import ROOT
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+MAX_LINES = 150
 
 
 @pytest.fixture(scope='module')
@@ -21,143 +28,149 @@ def readme():
     return file.read()
 
 
-def test_example_reaches_the_exact_point_and_multiplier(readme):
-  (example,) = re.findall(r'```python\n(.*?)```', readme, re.DOTALL)
+def read(name):
+  """Return the content of a results file."""
+  with open(os.path.join(ROOT, 'results', f'{name}.json')) as file:
+    return json.load(file)
+
+
+def test_it_is_short(readme):
+  assert len(readme.splitlines()) <= MAX_LINES
+
+
+def test_example_reaches_the_exact_point_and_multiplier(readme, capsys):
+  (example,) = python_blocks(readme)
   assert len([line for line in example.splitlines() if line.strip()]) <= 20
   scope = {}
   exec(example, scope)  # noqa: S102
+  x, multiplier = scope['params'][0], jnp.exp(scope['params'][1])
   a, kappa = np.array([2.0, 1.0]), 0.5
   norm = np.linalg.norm(a)
-  x, _, log_multiplier, _ = scope['state']
   np.testing.assert_allclose(x, a * (1 - kappa / norm), rtol=1e-3)
+  np.testing.assert_allclose(multiplier, norm / kappa - 1, rtol=1e-2)
+  (printed,) = re.findall(r'It prints `([^`]+)`', readme)
+
+  def numbers(text):
+    return [float(number) for number in re.findall(r'[\d.]+', text)]
+
   np.testing.assert_allclose(
-    np.exp(log_multiplier), norm / kappa - 1, rtol=1e-2
+    numbers(capsys.readouterr().out), numbers(printed), rtol=1e-4
   )
 
 
-def test_every_command_names_a_module_that_exists(readme):
-  modules = set(re.findall(r'python -m ([\w.]+)', readme))
-  assert 'geco_jax.train' in modules
-  for module in modules:
+def test_every_command_and_flag_exists(readme):
+  lines = [w for w in commands_of(readme) if w[0] == 'geco-jax']
+  assert {words[1] for words in lines} == {*SHORT}
+  for words in lines:
+    check_command(words)
+  for module in set(re.findall(r'python -m ([\w.]+\w)', readme)):
     assert importlib.util.find_spec(module), module
+
+
+def test_every_config_and_variant_named_exists(readme):
+  named = re.findall(
+    r'`(digits_vae:[\w+]+|geco[\w+]*|\w+_beta\w*|beta_\w+)`', readme
+  )
+  variants = {name.rpartition(':')[2] for name in named}
+  variants -= set(geco_jax.__all__) - {'geco'}
+  assert {'elbo', 'geco', 'geco_literal', 'beta_vae', 'geco+re+cla'} <= variants
+  for variant in variants:
+    config_files.load(f'digits_vae:{variant}')
 
 
 def test_every_make_target_exists(readme):
   with open(os.path.join(ROOT, 'Makefile')) as file:
     makefile = file.read()
-  targets = set(re.findall(r'^make ([\w-]+)', readme, re.MULTILINE))
-  assert {'demo', 'test'} <= targets
+  targets = set(re.findall(r'(?:^|`)make\s([\w-]+)', readme, re.MULTILINE))
+  assert {'demo', 'test', 'docs', 'wheel', 'check'} <= targets
   for target in targets:
     assert re.search(rf'^{target}:', makefile, re.MULTILINE), target
 
 
-def test_every_config_named_exists(readme):
-  for path in set(re.findall(r'configs/\w+\.py', readme)):
-    assert os.path.exists(os.path.join(ROOT, path)), path
+def test_the_demos_table_is_that_of_the_result_file(readme):
+  assert information_plane.table(read('digits_vae')) in readme
 
 
-@pytest.mark.parametrize('name', ['digits', 'mnist'])
-def test_tables_are_those_of_the_result_files(readme, name):
-  with open(os.path.join(ROOT, 'results', f'{name}_vae.json')) as file:
-    rows = json.load(file)
-  assert information_plane.table(rows) in readme
-
-
-def test_conv_draw_table_is_that_of_the_result_file(readme):
-  with open(os.path.join(ROOT, 'results', 'conv_draw.json')) as file:
-    results = json.load(file)
-  assert len(results['runs']) == 10
-  for run in results['runs']:
-    config, evaluation = run['config'], run['evaluation']
-    test = evaluation['other_splits']['test']
-    row = (
-      f'| `{config.removeprefix("configs/")}` | {evaluation["rmse"]:.4f} | '
-      f'{evaluation["kl_nats"]:.1f} | {evaluation["nll_nats_per_dim"]:.3f} | '
-      f'{test["rmse"]:.4f} |'
-    )
-    assert row in readme
-    if 'elbo' not in config:
-      assert evaluation['constraints']['re']['holds'], config
-  assert f'{results["arithmetic"]["samples_right"]:.1%}' in readme
-
-
-@pytest.mark.parametrize('data', ['digits', 'mnist'])
-def test_table_of_constraints_is_that_of_the_result_files(readme, data):
-  path = os.path.join(ROOT, 'results', f'constraint_table_{data}.json')
-  with open(path) as file:
-    results = json.load(file)
-  for run in results['runs']:
-    evaluation = run['evaluation']
-    reached = ', '.join(
-      f'{name} {evaluation["constraints"][name]["value"]:.4g} for {kappa:g}'
-      for name, kappa in run['kappas'].items()
-    )
-    row = f'| {evaluation["kl_nats"]:.1f} | {evaluation["rmse"]:.4f} |'
-    assert f'| {data} | {reached} {row}' in readme
-    for name, report in evaluation['constraints'].items():
-      assert report['holds'], (run['run'], name)
-
-
-@pytest.mark.parametrize(
-  'benchmark',
-  [
-    'train_step_mlp',
-    'train_step_conv',
-    'convdraw',
-    'marginal_kl',
-    'fixed_points',
-    'constraint_cost',
-    'sweep',
-  ],
-)
-def test_speeds_are_those_of_the_result_files(readme, benchmark):
-  """Of every row, the baseline that comes closest is in the table."""
-  with open(os.path.join(ROOT, 'results', f'{benchmark}.json')) as file:
-    rows = json.load(file)['rows']
-  closest = {}
-  for row in sorted(rows, key=lambda row: -row['ratio']):
-    closest[row['name'], row['contender']] = row
-  for row in closest.values():
-    ours, baseline = (
-      re.escape(f'{row[rate]:#.3g}'.rstrip('.'))
-      for rate in ('steps_per_second', 'baseline_steps_per_second')
-    )
-    cells = rf'\| {ours} \| [^|]+ \| {baseline} \| {row["ratio"]:.2f} \|'
-    assert re.search(cells, readme), row['name']
-
-
-def test_figure_4_is_that_of_the_result_file(readme):
-  with open(os.path.join(ROOT, 'results', 'figure_4.json')) as file:
-    rows = json.load(file)
-  ratios = {}
-  for name, row in rows.items():
-    (elbo,) = figure_4_plane.points_of(row, 'elbo')
-    points = figure_4_plane.points_of(row, 'geco')
-    ratios[name] = [elbo.kl_nats / point.kl_nats for point in points]
-  below = {name for name, r in ratios.items() if min(r) > 1}
-  assert below == {'mnist', 'cifar10', 'celeb_a', 'mnist_sum', 'mnist_rotate'}
-  text = ' '.join(readme.split())
-  named = 'On MNIST, CIFAR-10, CelebA, MNIST-sum and MNIST-rotate it is below'
-  assert named in text
-  largest = max(max(ratios[name]) for name in below)
-  assert f'up to {largest:.0f} times' in text
-
-
-def test_figure_5_is_that_of_the_result_file(readme):
-  with open(os.path.join(ROOT, 'results', 'figure_5.json')) as file:
-    rows = json.load(file)
-  assert figure_5.table(rows) in readme
-  kls = {
-    name: [run['evaluation']['kl_nats'] for run in row['runs']]
-    for name, row in rows.items()
-    if name != 'cifar10'
+def test_the_rows_of_results_are_those_of_the_result_files(readme):
+  rows = []
+  evaluations = {
+    run['config']: run['evaluation'] for run in read('conv_draw')['runs']
   }
-  lower = [1 - geco / elbo for elbo, geco in kls.values()]
-  assert f'by {100 * min(lower):.1f} to {max(lower):.0%}' in (
-    ' '.join(readme.split())
+  for title, data in (('MNIST', 'mnist'), ('CIFAR-10', 'cifar10')):
+    cells = [
+      evaluations[f'configs/{data}_conv_draw.py:quick{suffix}']
+      for suffix in (',elbo', '')
+    ]
+    rows.append(
+      [
+        f'{title}, ConvDRAW: KL at RMSE',
+        *(f'{e["kl_nats"]:.1f} nats at {e["rmse"]:.4f}' for e in cells),
+      ]
+    )
+  runs = read('table_2')['color_mnist']
+  rows.append(
+    [
+      'Color-MNIST, VAE+NVP: KL of q(z) to the prior',
+      *(f'{runs[o]["marginal_kl_nats"]:.1f} nats' for o in ('elbo', 'geco')),
+    ]
   )
+  runs = {
+    run['run'].removeprefix('micro_mnist_nvp_'): run['marginal']
+    for run in read('figure_8')['digits']['runs']
+  }
+  shown = [runs['elbo'], runs['geco_re_0.05']]
+  rows.append(
+    [
+      'Micro-MNIST, seven digits: average KL, ln 7 = '
+      f'{shown[0]["ln_n_nats"]:.2f}',
+      *(f'{run["average_kl_nats"]:.2f} nats' for run in shown),
+    ]
+  )
+  runs = [r for r in read('rate_distortion')['runs'] if r['update'] == 'geco']
+  largest = max(abs(run['kl_error']) for run in runs)
+  rows.append(
+    [
+      'Gaussian source, linear VAE: KL / R(D) - 1, at most',
+      '',
+      f'{largest:.2%}',
+    ]
+  )
+  for row in rows:
+    assert '| ' + ' | '.join(row).replace('|  |', '| |') + ' |' in readme
 
 
-def test_pictures_exist(readme):
-  for path in re.findall(r'!\[[^\]]*\]\(([^)]+)\)', readme):
-    assert os.path.exists(os.path.join(ROOT, path)), path
+def test_links_and_pictures_exist(readme):
+  for path in re.findall(r'\]\(([^)#]+)\)', readme):
+    if not path.startswith('https:'):
+      assert os.path.exists(os.path.join(ROOT, path)), path
+
+
+SHORT = {
+  'choose_kappa': ['--kappas=0.1'],
+  'train': ['--config.num_steps=20', '--config.steps_per_dispatch=10'],
+  'evaluate': ['--split=test'],
+  'sweep': [
+    '--config.num_steps=20',
+    '--config.steps_per_dispatch=10',
+    '--executor=local',
+  ],
+}
+
+
+@pytest.mark.slow
+def test_every_command_pasted_in_order_works(readme, tmp_path):
+  """Shortened; `make` and `pip` lines set up what runs this test."""
+  for program, *words in commands_of(readme):
+    if program != 'geco-jax':
+      assert program in ('make', 'pip')
+      continue
+    done = subprocess.run(
+      [sys.executable, '-m', 'geco_jax', *words, *SHORT[words[0]]],
+      cwd=tmp_path,
+      env=os.environ | {'PYTHONPATH': ROOT, 'JAX_PLATFORMS': 'cpu'},
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == 0, done.stderr
+  assert (tmp_path / 'runs/digits/evaluation.json').exists()
+  assert (tmp_path / 'runs/sweep/report.html').exists()

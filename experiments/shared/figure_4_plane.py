@@ -19,7 +19,7 @@ _MARKERS = {'elbo': '*', 'annealed_beta': 's', 'geco': 'o'}
 _LABELS = {
   'elbo': 'ELBO',
   'annealed_beta': r'ELBO, annealed $\beta$',
-  'geco': r'GECO+RE, $\kappa$ = 0.06 ... 0.175',
+  'geco': r'GECO+RE, with its $\kappa$',
 }
 
 
@@ -143,7 +143,7 @@ def figure(rows: Mapping[str, Any]) -> Figure:
   for axes, panel in zip(grid, names, strict=True):
     shown = {name: r for name, r in rows.items() if r['panel'] == panel}
     handles = [
-      _draw_row(axes, row, f'C{number}')
+      _draw_row(axes, row, f'C{number}', wide=number % 2 == 1)
       for number, row in enumerate(shown.values())
     ]
     axes.set(
@@ -163,8 +163,14 @@ def figure(rows: Mapping[str, Any]) -> Figure:
   return drawn
 
 
-def _draw_row(axes: Axes, row: Mapping[str, Any], color: str) -> Line2D:
-  """Draw a row; return its entry of the legend."""
+def _draw_row(
+  axes: Axes, row: Mapping[str, Any], color: str, wide: bool
+) -> Line2D:
+  """Draw a row; return its entry of the legend.
+
+  Rows can lie on each other: every other one is wide, below, and has its kappas
+  at the left.
+  """
   gaussian = row['gaussian']
   axes.plot(
     gaussian['nll_nats_per_dim'],
@@ -173,18 +179,61 @@ def _draw_row(axes: Axes, row: Mapping[str, Any], color: str) -> Line2D:
     color=color,
     linewidth=1,
   )
+  style = {
+    'color': color,
+    'linewidth': 6 if wide else 1.4,
+    'alpha': 0.4 if wide else 1.0,
+    'zorder': 1.5 if wide else 2.5,
+  }
   for objective, marker in _MARKERS.items():
     shown = points_of(row, objective)
     axes.plot(
       [point.nll_nats_per_dim for point in shown],
       [point.kl_nats for point in shown],
       marker=marker,
-      markersize=10 if objective == 'elbo' else 6,
-      linestyle='-',
-      color=color,
-      alpha=0.7,  # Rows can lie on each other.
+      markersize=(8 if objective == 'elbo' else 5) + 4 * wide,
+      **style,
     )
-  return Line2D([], [], color=color, linewidth=3, label=row['dataset'])
+  for text, point in _kappas(points_of(row, 'geco')):
+    axes.annotate(
+      text,
+      (point.nll_nats_per_dim, point.kl_nats),
+      textcoords='offset points',
+      xytext=(-7, -8) if wide else (5, 2),
+      ha='right' if wide else 'left',
+      fontsize=7,
+      color=color,
+    )
+  return Line2D(
+    *([], []),
+    color=color,
+    linewidth=style['linewidth'],
+    alpha=style['alpha'],
+    label=row['dataset'],
+  )
+
+
+def _kappas(shown: Sequence[Point]) -> Iterator[tuple[str, Point]]:
+  """Yield what stands beside GECO's points: those at one place together."""
+  places: list[list[Point]] = []
+  for point in shown:
+    last = places[-1][-1] if places else None
+    if (
+      last is not None
+      and np.isclose(last.kl_nats, point.kl_nats, rtol=0.05)
+      and np.isclose(last.nll_nats_per_dim, point.nll_nats_per_dim, atol=0.02)
+    ):
+      places[-1].append(point)
+    else:
+      places.append([point])
+  for same in places:
+    failed = [point.verdict != verdicts.MET for point in same]
+    note = ' not met' if all(failed) else ''
+    texts = [
+      f'{point.kappa:g}{" not met" if missed and not note else ""}'
+      for point, missed in zip(same, failed, strict=True)
+    ]
+    yield f'{", ".join(texts)}{note}', same[0]
 
 
 def _objectives() -> Iterator[Line2D]:

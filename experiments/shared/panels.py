@@ -1,7 +1,8 @@
 """Figures 6, 9, 10 and 11: panels of data, reconstructions and samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
+from typing import Any
 
 from absl import flags
 from matplotlib.figure import Figure
@@ -9,6 +10,7 @@ import numpy as np
 
 from geco_jax import cli
 from geco_jax.evaluation import pictures
+from geco_jax.evaluation import verdicts
 
 from . import runs
 from .runs import Result
@@ -21,26 +23,70 @@ _PANELS_IN_ROW = 4  # The most panels side by side; six are two rows of three.
 
 def figure(results: Sequence[Result]) -> Figure:
   """Return the panels; rows of each: data, reconstructions, samples."""
-  images = [_picture(result) for result in results]
-  rows = -(-len(results) // _PANELS_IN_ROW)
-  columns = -(-len(results) // rows)
+  names = {result.experiment.dataset.name for result in results}
+  return draw(
+    [_picture(result) for result in results],
+    [title(runs.records([result])[0], len(names) > 1) for result in results],
+    pictures.row_labels(results[0].experiment.dataset),
+  )
+
+
+def draw(
+  images: Sequence[np.ndarray], titles: Sequence[str], labels: Sequence[str]
+) -> Figure:
+  """Return titled panels, the rows of the first ones labeled.
+
+  Args:
+    images: uint8 [height, width, 3], each of rows of one height.
+    titles: of the panels.
+    labels: of the rows.
+  """
+  num_rows = -(-len(images) // _PANELS_IN_ROW)
+  columns = -(-len(images) // num_rows)
   height, width = images[0].shape[:2]
   canvas = Figure(
-    figsize=(4 * columns, (4 * height / width + 0.5) * rows),
+    figsize=(4 * columns + 0.9, (4 * height / width + 0.6) * num_rows),
     layout='constrained',
   )
-  grid = canvas.subplots(rows, columns, squeeze=False).ravel()
+  grid = canvas.subplots(num_rows, columns, squeeze=False).ravel()
   for axes in grid:
     axes.set_axis_off()
-  for axes, image, result in zip(grid, images, results, strict=False):
-    evaluation = result.evaluation
-    axes.imshow(image, interpolation='nearest')
-    axes.set_title(
-      f'{result.run.title}\nKL {evaluation["kl_nats"]:.0f} nats, RMSE '
-      f'{evaluation["rmse"]:.3f}',
-      fontsize=9,
-    )
+  for i, (axes, image) in enumerate(zip(grid, images, strict=False)):
+    axes.imshow(image)
+    axes.set_title(titles[i], fontsize=9)
+    if i % columns == 0:
+      axes.set_axis_on()
+      axes.spines[:].set_visible(False)
+      middles = (np.arange(len(labels)) + 0.5) * len(image) / len(labels)
+      axes.set_yticks(middles, labels, fontsize=9)
+      axes.tick_params(length=0)
+      axes.set_xticks([])
   return canvas
+
+
+def title(record: Mapping[str, Any], name_data: bool) -> str:
+  """Return a panel's title: what was asked, whether it was met, what it cost.
+
+  Args:
+    record: of `runs.records`.
+    name_data: whether to say what the data set is.
+  """
+  evaluation = record['evaluation']
+  data = f'{record["data"]}, ' if name_data else ''
+  return (
+    f'{data}{asked(record)}\nKL {evaluation["kl_nats"]:.0f} nats, RMSE '
+    f'{evaluation["rmse"]:.3f}'
+  )
+
+
+def asked(record: Mapping[str, Any]) -> str:
+  """Return what a run was asked, and whether it was not met."""
+  run = Run(**{field: record[field] for field in Run._fields})
+  found = {
+    verdicts.read(record['evaluation'], name, record['infeasible'])
+    for name in record['kappas']
+  }
+  return f'{run.title} (not met)' if found - {verdicts.MET} else run.title
 
 
 def _picture(result: Result) -> np.ndarray:
@@ -61,8 +107,14 @@ def define_flags() -> None:
   )
 
 
-def main(name: str, panels: Sequence[Run]) -> None:
-  """Train and draw the panels of a figure, as the flags say."""
+def main(name: str, panels: Sequence[Run], first: int | None = None) -> None:
+  """Train and draw the panels of a figure, as the flags say.
+
+  Args:
+    name: of the figure.
+    panels: its runs.
+    first: how many of them have a picture of their own besides.
+  """
   workdir = cli.workdir()
   results = runs.train_all(
     panels,
@@ -73,6 +125,10 @@ def main(name: str, panels: Sequence[Run]) -> None:
   )
   print(runs.table(results))
   runs.save_records(os.path.join(workdir, f'{name}.json'), results)
-  path = os.path.join(workdir, f'{name}.png')
-  figure(results).savefig(path, dpi=100)
-  print(f'\n{name}, rows: data, reconstructions, samples: {path}')
+  drawn = {name: results}
+  if first is not None:
+    drawn[f'{name}_{results[0].run.data}'] = results[:first]
+  for picture, shown in drawn.items():
+    path = os.path.join(workdir, f'{picture}.png')
+    figure(shown).savefig(path, dpi=100)
+    print(f'{picture}: {path}')

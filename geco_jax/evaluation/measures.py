@@ -287,7 +287,8 @@ def evaluate(
       images = experiment.dataset.splits[split]
       shown = pictures.image_rows(experiment, images)(state.params)
       path = os.path.join(workdir, f'reconstructions_{split}.png')
-      pictures.save_png(path, pictures.grid(shown), len(shown))
+      labels = pictures.row_labels(experiment.dataset)
+      pictures.save_png(path, pictures.grid(shown), labels)
   return evaluation
 
 

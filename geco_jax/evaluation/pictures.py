@@ -1,6 +1,6 @@
 """Grids of images as PNG files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 import io
 import os
@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+from PIL import ImageDraw
+from PIL import ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from geco_jax.datasets.batches import Batch
@@ -24,7 +26,10 @@ from geco_jax.keys import key_of
 
 _MIN_TILE = 56  # Smaller images are enlarged by a whole factor.
 _GAP = 2
-_NUM_ROWS = 'rows'  # Key of the text chunk in PNG files.
+_FONT_SIZE = 14
+# Keys of the text chunks in PNG files.
+_NUM_ROWS = 'rows'
+_MARGIN = 'margin'
 
 
 @once_per_experiment
@@ -76,6 +81,12 @@ def image_rows(
     return stack_rows(experiment.dataset, batch.context, batch.image, *shown)
 
   return rows
+
+
+def row_labels(dataset: Dataset) -> list[str]:
+  """Return what the rows of `image_rows` are."""
+  context = [] if dataset.context_shape is None else ['contexts']
+  return [*context, 'data', 'reconstructions', 'samples']
 
 
 def shown_batch(dataset: Dataset, images: Images, num_examples: int) -> Batch:
@@ -141,26 +152,54 @@ def grid(rows: np.ndarray) -> np.ndarray:
   return tiles.reshape(num_rows * tiles.shape[1], -1, pixels.shape[-1])
 
 
+def labeled(image: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+  """Return a picture with a label left of each of its rows.
+
+  Args:
+    image: uint8 [height, width, 3], rows of one height.
+    labels: of the rows, from the top.
+
+  Returns:
+    uint8 [height, margin + width, 3].
+  """
+  font = ImageFont.load_default(_FONT_SIZE)
+  margin = max(round(font.getlength(label)) for label in labels) + 4 * _GAP
+  canvas = Image.new('RGB', (margin, len(image)), 'white')
+  for number, label in enumerate(labels):
+    ImageDraw.Draw(canvas).text(
+      (margin - 2 * _GAP, len(image) * (number + 0.5) / len(labels)),
+      label,
+      fill='black',
+      anchor='rm',
+      font=font,
+    )
+  return np.concatenate([np.asarray(canvas), image], axis=1)
+
+
 def save_png(
-  path: str | os.PathLike, image: np.ndarray, num_rows: int | None = None
+  path: str | os.PathLike, image: np.ndarray, labels: Sequence[str] = ()
 ) -> None:
   """Write a picture, whole or not at all.
 
   Args:
     path: of the file.
     image: uint8 [height, width, 3].
-    num_rows: of a `grid`; noted in the file, for `read_rows`.
+    labels: of the rows of a `grid`, drawn beside them; `read_rows` takes them
+      off again.
   """
   buffer = io.BytesIO()
   notes = PngInfo()
-  if num_rows is not None:
-    notes.add_text(_NUM_ROWS, str(num_rows))
+  if labels:
+    width = image.shape[1]
+    image = labeled(image, labels)
+    notes.add_text(_NUM_ROWS, str(len(labels)))
+    notes.add_text(_MARGIN, str(image.shape[1] - width))
   Image.fromarray(image).save(buffer, 'PNG', optimize=True, pnginfo=notes)
   write_bytes(path, buffer.getvalue())
 
 
 def read_rows(path: str | os.PathLike) -> np.ndarray:
-  """Return the rows of a grid's file, uint8 [rows, height, width, 3].
+  """Return a grid's rows without labels, uint8 [rows, height, width, 3].
 
   Raises:
     OSError: if there is no such file or it is damaged.
@@ -169,6 +208,8 @@ def read_rows(path: str | os.PathLike) -> np.ndarray:
   with Image.open(path) as file:
     image = np.asarray(file.convert('RGB'))
     num_rows = file.info.get(_NUM_ROWS)
+    margin = int(file.info.get(_MARGIN, 0))
   if num_rows is None:
     raise ValueError(f'{path} does not say how many rows it has')
+  image = image[:, margin:]
   return image.reshape(int(num_rows), -1, *image.shape[1:])

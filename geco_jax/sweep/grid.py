@@ -1,7 +1,7 @@
 """The grid of a sweep: which configs `config.sweep` stands for.
 
 `config.sweep` is a sequence of groups, each a mapping of dotted names of the
-config to lists of values:
+config to lists of values::
 
     config.sweep = (
       {'constraints.re.kappa': [0.06, 0.1]},
@@ -9,7 +9,7 @@ config to lists of values:
     )
 
 The names of a group change together (its lists are zipped), the groups are
-multiplied: these are four runs. On the command line it is the same literal:
+multiplied: these are four runs. On the command line it is the same literal::
 
     --config.sweep="[{'constraints.re.kappa': [0.06, 0.1]}, {'seed': [0, 1]}]"
 """

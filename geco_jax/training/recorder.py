@@ -104,7 +104,9 @@ class Recorder(Run):
       results[f'validation/{name}/violation'] = entry['violation']
     self._writer.scalars(self.step, results)
     picture = pictures.grid(self._image_rows(self.state.params))
-    pictures.save_png(os.path.join(self.workdir, 'progress.png'), picture)
+    labels = pictures.row_labels(self.experiment.dataset)
+    path = os.path.join(self.workdir, 'progress.png')
+    pictures.save_png(path, picture, labels)
     self._writer.image(self.step, 'data_reconstructions_samples', picture)
     if self.is_finished:
       self._writer.hyperparameters(config_tree.flatten(self.config), results)

@@ -2,6 +2,7 @@
 
 import numpy as np
 from PIL import Image
+import pytest
 
 from geco_jax.evaluation import pictures
 
@@ -37,3 +38,25 @@ def test_png_reads_back(tmp_path):
     np.asarray(Image.open(tmp_path / 'a.png')), picture
   )
   assert [p.name for p in tmp_path.iterdir()] == ['a.png']
+
+
+def test_labels_stand_beside_their_rows_and_are_taken_off_again(tmp_path):
+  rows = np.random.default_rng(0).uniform(size=(3, 2, 8, 8, 1))
+  picture = pictures.grid(rows)
+  labels = ['data', '', 'samples of kappa 0.1']
+  pictures.save_png(tmp_path / 'a.png', picture, labels)
+  read = pictures.read_rows(tmp_path / 'a.png')
+  np.testing.assert_array_equal(np.concatenate(read), picture)
+  shown = np.asarray(Image.open(tmp_path / 'a.png'))
+  margin = shown.shape[1] - picture.shape[1]
+  inked = [
+    (part[:, :margin] < 128).any() for part in np.split(shown, len(labels))
+  ]
+  assert inked == [True, False, True]
+  assert (shown[:, :2] == 255).all()  # Nothing is cut off.
+
+
+def test_rows_without_labels_are_refused(tmp_path):
+  pictures.save_png(tmp_path / 'a.png', np.zeros((4, 4, 3), np.uint8))
+  with pytest.raises(ValueError, match='does not say how many rows'):
+    pictures.read_rows(tmp_path / 'a.png')

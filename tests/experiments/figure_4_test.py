@@ -149,6 +149,37 @@ def test_figure_has_a_panel_per_model_and_a_line_per_row(tmp_path):
   assert np.asarray(Image.open(tmp_path / 'figure.png')).std() > 0
 
 
+def test_figure_names_kappas_and_hides_no_row_under_its_equal():
+  rows = {'mnist': made_row(), 'color_mnist': made_row()}  # Equal points.
+  (axes,) = figure_4_plane.figure(rows).axes
+  texts = [text.get_text() for text in axes.texts]
+  for row in (texts[: len(texts) // 2], texts[len(texts) // 2 :]):
+    assert {'0.06', '0.08', '0.175'} <= set(row)
+  above, below = axes.lines[:4], axes.lines[4:]
+  for upper, lower in zip(above[1:], below[1:], strict=True):
+    np.testing.assert_array_equal(upper.get_xydata(), lower.get_xydata())
+    assert lower.get_linewidth() > upper.get_linewidth()
+    assert lower.get_markersize() > upper.get_markersize()
+    assert lower.get_zorder() < upper.get_zorder()
+
+
+def test_kappas_that_end_at_one_place_are_named_together():
+  def point(kappa, kl, verdict):
+    return figure_4_plane.Point(
+      *('geco', kappa, kl, None, 2.0, kappa, 0.0, 1.0, verdict, 0.02, 1)
+    )
+
+  shown = [
+    point(0.06, 100.0, 'infeasible'),
+    point(0.08, 99.0, 'violated'),
+    point(0.1, 60.0, 'infeasible'),
+    point(0.125, 59.0, 'met'),
+    point(0.175, 10.0, 'met'),
+  ]
+  texts = [text for text, _ in figure_4_plane._kappas(shown)]
+  assert texts == ['0.06, 0.08 not met', '0.1 not met, 0.125', '0.175']
+
+
 def test_rows_that_were_run_before_stay_in_the_file(tmp_path):
   path = str(tmp_path / 'rows.json')
   assert runs.save_row(path, 'mnist', {'preset': 'quick'}) == {

@@ -9,17 +9,19 @@ import pytest
 from experiments import figure_5
 
 
-def made_row(elbo_kl=300.0, geco_kl=200.0, geco_rmse=0.0302):
+def made_row(elbo_kl=300.0, geco_kl=200.0, geco_rmse=0.0302, verdict='met'):
   """Return a row with these results; the ELBO's RMSE is 0.03."""
 
   def run(objective, rmse, kl, kappas):
-    evaluation = {'rmse': rmse, 'kl_nats': kl}
+    constraints = {name: {'verdict': verdict} for name in kappas}
+    evaluation = {'rmse': rmse, 'kl_nats': kl, 'constraints': constraints}
     return {
       'objective': objective,
       'kappas': kappas,
       'seed': 0,
       'steps': 1_000,
       'evaluation': evaluation,
+      'infeasible': [],
     }
 
   curve = {'step': [100, 200], 'kl_nats': [10.0, 20.0], 'rmse': [0.1, 0.05]}
@@ -40,9 +42,18 @@ def test_table_compares_rmse_and_kl():
   ]
 
 
-def test_figure_has_a_column_per_data_set(tmp_path):
-  canvas = figure_5.figure({'mnist': made_row(), 'cifar10': made_row()})
+def test_figure_has_a_column_per_data_set_which_seeds_share(tmp_path):
+  canvas = figure_5.figure(
+    {
+      'mnist': made_row(),
+      'cifar10': made_row(),
+      'cifar10, seed 1': made_row(verdict='violated'),
+    }
+  )
   assert len(canvas.axes) == 4
+  titles = [axes.get_title() for axes in canvas.axes]
+  assert 'mnist\n$\\kappa$ = 0.03' in titles
+  assert 'cifar10\n$\\kappa$ = 0.03, 0.03, not met by 1 of 2 seeds' in titles
   canvas.savefig(tmp_path / 'figure.png', dpi=50)
   assert np.asarray(Image.open(tmp_path / 'figure.png')).std() > 0
 

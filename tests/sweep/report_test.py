@@ -56,7 +56,7 @@ def write_run(folder, point):
   rows = np.full((3, 4, 5, 5, 1), kappa)
   for split in ('train', 'test'):
     path = folder / f'reconstructions_{split}.png'
-    pictures.save_png(path, pictures.grid(rows), len(rows))
+    pictures.save_png(path, pictures.grid(rows), 'abc')
 
 
 @pytest.fixture

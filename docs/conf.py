@@ -1,0 +1,55 @@
+"""The site of the documentation: `make docs`."""
+
+import geco_jax
+
+project = 'geco_jax'
+author = 'The geco_jax authors'
+copyright = f'2026, {author}, Apache-2.0'
+release = geco_jax.__version__
+
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
+exclude_patterns = ['figures']
+html_theme = 'furo'
+
+# GitHub's Markdown, as far as it goes.
+myst_enable_extensions = ['dollarmath']
+myst_fence_as_directive = ['math']
+myst_heading_anchors = 3
+
+default_role = 'code'  # Of docstrings' backticks.
+autodoc_default_options = {'members': True, 'member-order': 'bysource'}
+autodoc_typehints = 'description'
+autodoc_typehints_description_target = 'documented_params'
+napoleon_use_ivar = True  # Fields are described once, by their class.
+
+
+def _skip(app, what, name, member, skip, options):
+  """Skip fields of named tuples: `Alias for field number 0`."""
+  del app, what, name, options
+  return skip or type(member).__name__ == '_tuplegetter'
+
+
+def _as_text(app, what, name, obj, options, lines):
+  """Escape what docstrings, which are plain text, do not mean as markup."""
+  del app, what, name, obj, options
+  for i, line in enumerate(lines):
+    if not line.lstrip().startswith('>>>'):
+      lines[i] = line.replace('|', r'\|').replace('*', r'\*')
+
+
+def _on_the_site(app, name, source):
+  """Point links at pages that lie outside of docs/ to where they are here."""
+  del app, name
+  for outside, inside in {
+    '../RESULTS.md': 'claims.md',
+    '../README.md#install': 'index.md',
+    '../README.md': 'index.md',
+  }.items():
+    source[0] = source[0].replace(f']({outside})', f']({inside})')
+
+
+def setup(app):
+  """Connect the above."""
+  app.connect('autodoc-skip-member', _skip)
+  app.connect('autodoc-process-docstring', _as_text, priority=400)
+  app.connect('source-read', _on_the_site)

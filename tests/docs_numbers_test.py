@@ -1,0 +1,125 @@
+"""Numbers in docs/results.md and docs/benchmarks.md are the files' numbers."""
+
+import json
+import os
+import re
+
+import pytest
+
+from experiments import figure_5
+from experiments import information_plane
+from experiments.shared import figure_4_plane
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def page(name):
+  """Return the text of a page."""
+  with open(os.path.join(ROOT, 'docs', f'{name}.md')) as file:
+    return file.read()
+
+
+@pytest.fixture(scope='module')
+def results():
+  return page('results')
+
+
+def test_the_sweep_on_mnist_is_that_of_the_result_file(results):
+  with open(os.path.join(ROOT, 'results', 'mnist_vae.json')) as file:
+    rows = json.load(file)
+  assert information_plane.table(rows) in results
+
+
+def test_conv_draw_table_is_that_of_the_result_file(results):
+  with open(os.path.join(ROOT, 'results', 'conv_draw.json')) as file:
+    content = json.load(file)
+  assert len(content['runs']) == 10
+  for run in content['runs']:
+    config, evaluation = run['config'], run['evaluation']
+    test = evaluation['other_splits']['test']
+    row = (
+      f'| `{config.removeprefix("configs/")}` | {evaluation["rmse"]:.4f} | '
+      f'{evaluation["kl_nats"]:.1f} | {evaluation["nll_nats_per_dim"]:.3f} | '
+      f'{test["rmse"]:.4f} |'
+    )
+    assert row in results
+    if 'elbo' not in config:
+      assert evaluation['constraints']['re']['holds'], config
+  assert f'{content["arithmetic"]["samples_right"]:.1%}' in results
+
+
+@pytest.mark.parametrize('data', ['digits', 'mnist'])
+def test_table_of_constraints_is_that_of_the_result_files(results, data):
+  path = os.path.join(ROOT, 'results', f'constraint_table_{data}.json')
+  with open(path) as file:
+    content = json.load(file)
+  for run in content['runs']:
+    evaluation = run['evaluation']
+    reached = ', '.join(
+      f'{name} {evaluation["constraints"][name]["value"]:.4g} for {kappa:g}'
+      for name, kappa in run['kappas'].items()
+    )
+    row = f'| {evaluation["kl_nats"]:.1f} | {evaluation["rmse"]:.4f} |'
+    assert f'| {data} | {reached} {row}' in results
+    for name, report in evaluation['constraints'].items():
+      assert report['holds'], (run['run'], name)
+
+
+@pytest.mark.parametrize(
+  'benchmark',
+  [
+    'train_step_mlp',
+    'train_step_conv',
+    'convdraw',
+    'marginal_kl',
+    'fixed_points',
+    'constraint_cost',
+    'sweep',
+  ],
+)
+def test_speeds_are_those_of_the_result_files(benchmark):
+  """Of every row, the baseline that comes closest is in the table."""
+  with open(os.path.join(ROOT, 'results', f'{benchmark}.json')) as file:
+    rows = json.load(file)['rows']
+  closest = {}
+  for row in sorted(rows, key=lambda row: -row['ratio']):
+    closest[row['name'], row['contender']] = row
+  for row in closest.values():
+    ours, baseline = (
+      re.escape(f'{row[rate]:#.3g}'.rstrip('.'))
+      for rate in ('steps_per_second', 'baseline_steps_per_second')
+    )
+    cells = rf'\| {ours} \| [^|]+ \| {baseline} \| {row["ratio"]:.2f} \|'
+    assert re.search(cells, page('benchmarks')), row['name']
+
+
+def test_figure_4_is_that_of_the_result_file(results):
+  with open(os.path.join(ROOT, 'results', 'figure_4.json')) as file:
+    rows = json.load(file)
+  ratios = {}
+  for name, row in rows.items():
+    (elbo,) = figure_4_plane.points_of(row, 'elbo')
+    points = figure_4_plane.points_of(row, 'geco')
+    ratios[name] = [elbo.kl_nats / point.kl_nats for point in points]
+  below = {name for name, r in ratios.items() if min(r) > 1}
+  assert below == {'mnist', 'cifar10', 'celeb_a', 'mnist_sum', 'mnist_rotate'}
+  text = ' '.join(results.split())
+  named = 'On MNIST, CIFAR-10, CelebA, MNIST-sum and MNIST-rotate it is below'
+  assert named in text
+  largest = max(max(ratios[name]) for name in below)
+  assert f'up to {largest:.0f} times' in text
+
+
+def test_figure_5_is_that_of_the_result_file(results):
+  with open(os.path.join(ROOT, 'results', 'figure_5.json')) as file:
+    rows = json.load(file)
+  assert figure_5.table(rows) in results
+  kls = {
+    name: [run['evaluation']['kl_nats'] for run in row['runs']]
+    for name, row in rows.items()
+    if name != 'cifar10'
+  }
+  lower = [1 - geco / elbo for elbo, geco in kls.values()]
+  assert f'by {100 * min(lower):.1f} to {max(lower):.0%}' in (
+    ' '.join(results.split())
+  )

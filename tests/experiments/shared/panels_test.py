@@ -1,0 +1,49 @@
+"""Panels say what they show, and whether what was asked was met."""
+
+import numpy as np
+import pytest
+
+from experiments.shared import panels
+
+
+def record(verdict, kappas):
+  """Return what a results file keeps of a run."""
+  constraints = {name: {'verdict': verdict} for name in kappas}
+  evaluation = {'kl_nats': 12.3, 'rmse': 0.1, 'constraints': constraints}
+  return {
+    'data': 'celeb_a',
+    'objective': 'geco' if kappas else 'elbo',
+    'kappas': kappas,
+    'model': 'conv_draw',
+    'seed': 0,
+    'infeasible': [],
+    'evaluation': evaluation,
+  }
+
+
+@pytest.mark.parametrize('verdict', ['met', 'violated', 'infeasible'])
+def test_a_title_says_what_was_not_met(verdict):
+  title = panels.title(record(verdict, {'re': 0.06}), name_data=False)
+  assert title.startswith(r'GECO+RE $\kappa$=0.06')
+  assert ('(not met)' in title) == (verdict != 'met')
+  assert title.endswith('KL 12 nats, RMSE 0.100')
+
+
+def test_a_title_names_the_data_where_there_are_several():
+  run = record('met', {})
+  assert panels.title(run, name_data=True).startswith('celeb_a, ELBO\n')
+  assert panels.title(run, name_data=False).startswith('ELBO\n')
+
+
+def test_rows_are_labeled_in_the_first_panel_of_each_line():
+  image = np.zeros((30, 40, 3), np.uint8)
+  labels = ['data', 'reconstructions', 'samples']
+  canvas = panels.draw([image] * 5, [*'abcde'], labels)
+  shown = [
+    [label.get_text() for label in axes.get_yticklabels()]
+    if axes.axison
+    else []
+    for axes in canvas.axes
+  ]
+  assert shown == [labels, [], [], labels, [], []]
+  np.testing.assert_allclose(canvas.axes[0].get_yticks(), [5, 15, 25])
