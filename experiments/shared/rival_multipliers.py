@@ -24,8 +24,6 @@ import optax
 from geco_jax.base_config import group
 from geco_jax.rules import Multipliers
 
-from .runs import Run
-
 _RANGE = (-10.0, 14.0)  # Range of log lambda, as in the configs.
 
 
