@@ -238,9 +238,16 @@ def train_all(listed: Sequence[Job], workdir: str) -> Iterator[dict[str, Any]]:
 
 
 def record(job: Job, workdir: str) -> dict[str, Any]:
-  """Return what is written of a finished run, all of it from its folder."""
+  """Return what is written of a finished run, all of it from its folder.
+
+  Raises:
+    UserError: if its log is gone.
+  """
   evaluation = read_evaluation(job.point, workdir, runs.SPLITS) or {}
-  log = read_metrics(os.path.join(workdir, job.name))
+  folder = os.path.join(workdir, job.name)
+  log = read_metrics(folder)
+  if 'loss' not in log:
+    raise UserError(f'{folder} has lost its log; delete it to train it again')
   log = {k: v[np.isfinite(log['loss'])] for k, v in log.items()}
   reports = {}
   for name, report in evaluation['constraints'].items():

@@ -110,7 +110,8 @@ def _traces(lines, quantity, label, log) -> Figure:
     unit = '' if log else f'{_unit(results, name)} '
     axes.set(xlabel='iteration', ylabel=f'{unit}{label}', title=name)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    if axes.get_legend_handles_labels()[0]:  # Not where seeds alone differ.
+      axes.legend(fontsize=8)
   return figure
 
 

@@ -8,6 +8,7 @@ one shared by all devices, or several at once, every one whole on its device.
 from collections.abc import Iterable, Mapping, Sequence
 import contextlib
 import os
+import textwrap
 import traceback
 
 from geco_jax.build import build
@@ -151,8 +152,11 @@ def _run_group(
 
 
 def _is_trained(point: Point, workdir: str) -> bool:
-  folder = os.path.join(workdir, point.name)
-  return latest_step(folder) == point.config.num_steps
+  try:
+    step = latest_step(os.path.join(workdir, point.name))
+  except (OSError, UserError):  # Said when it is to be trained.
+    return False
+  return step == point.config.num_steps
 
 
 def _train(chunk, workdir, experiment, width, show_progress):
@@ -191,7 +195,7 @@ def _failing(errors: dict[str, Exception], names: Iterable[str]):
 
 def _explain(folder: str, error: Exception) -> str:
   """Return why a run failed, for people; leave the traceback in its folder."""
-  reason = ' '.join(str(error).split())
+  reason = textwrap.shorten(str(error), 300)
   if not isinstance(error, UserError):
     reason = f'{type(error).__name__}: {reason}'
   text = ''.join(traceback.format_exception(error))

@@ -331,6 +331,9 @@ def test_command_trains_compares_and_trains_nothing_twice(
     'geco_jax.training.loop.train', None
   )  # Is not called again.
   assert command(rules=['mdmm']) == content
+  (tmp_path / 'runs' / first['run'] / 'metrics.jsonl').unlink()
+  with pytest.raises(UserError, match='has lost its log'):
+    command(rules=['mdmm'])
 
 
 def test_rules_of_a_task_share_its_model_and_the_programs_that_evaluate_it(

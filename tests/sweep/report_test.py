@@ -116,6 +116,18 @@ def test_page_needs_nothing_else_and_is_the_same_every_time(grid, sweep):
     assert (sweep / f'{name}.png').exists()
 
 
+@pytest.mark.filterwarnings('error')
+def test_a_sweep_of_seeds_alone_is_drawn_without_a_warning(
+  tiny_config, tmp_path
+):
+  config = tiny_config()
+  config.sweep = ({'seed': [0, 1]},)
+  grid = points(config)
+  for point in grid:
+    write_run(tmp_path / point.name, point)
+  assert len(report.write(grid, str(tmp_path))) == 2
+
+
 def test_tensorboard_has_a_session_per_run_once(grid, sweep):
   results = sweep_results.read(grid, str(sweep))
   for _ in range(2):
