@@ -27,6 +27,7 @@ from geco_jax import console
 from geco_jax import parallel
 from geco_jax.build import build_dataset
 from geco_jax.build import build_optimizer
+from geco_jax.build import check_classifier_config
 from geco_jax.classifiers import pretrained
 from geco_jax.classifiers.networks import Classifier
 from geco_jax.classifiers.networks import CLASSIFIERS
@@ -235,6 +236,7 @@ def train(
   Raises:
     UserError: on bad input.
   """
+  check_classifier_config(config)
   dataset = build_dataset(config, data_dir)
   splits = dataset.splits
   num_classes = int(splits['train'].label.max()) + 1
