@@ -83,7 +83,8 @@ def check_config(config: Any) -> None:
     UserError: if a key is missing or unknown, a value has the wrong type or is
       out of its range; names the key.
   """
-  config_schema.check_keys(config, _TEMPLATE, optional=(SWEEP,))
+  # Whoever builds on a data set of their own need not name one.
+  config_schema.check_keys(config, _TEMPLATE, optional=(SWEEP, 'dataset'))
   _check_counts(config)
   choices.check_groups(config, (MODELS, 2))
   config_schema.check_choice('multipliers', config.multipliers, MULTIPLIERS, 1)

@@ -61,16 +61,17 @@ Choices = tuple[Mapping[str, Callable], int]
 
 
 def check_groups(config: Any, models: Choices) -> None:
-  """Check the groups that every config has against what their names stand for.
+  """Check the groups that configs share against what their names stand for.
 
   Args:
-    config: has these groups.
+    config: has these groups; `dataset` need not be there.
     models: what `config.model` can name.
 
   Raises:
     UserError: as `config_schema.check_choice`.
   """
-  check_dataset_group(config)
+  if 'dataset' in config:
+    check_dataset_group(config)
   config_schema.check_choice('model', config.model, *models)
   config_schema.check_choice('optimizer', config.optimizer, OPTIMIZERS, 1)
   config_schema.check_choice(

@@ -24,7 +24,7 @@ _F = TypeVar('_F', bound=Callable[..., Any])
 Parameters = dict[str, inspect.Parameter]
 
 # What float32 holds, and no further integer than a seed.
-_SMALLEST, _LARGEST = 1e-37, 1e37
+_SMALLEST, _LARGEST = 1.2e-38, 3.4e38
 _MAX_INTEGER = 2**32
 
 # Intervals of arguments that no constructor checks, by group. Adam without its
@@ -104,6 +104,12 @@ def check_keys(config: Any, template: ConfigDict, optional: Iterable[str] = ()):
     UserError: if a key is missing or unknown or a value has the wrong type.
   """
   _check_is_group('config', config)
+  for name in config:
+    if name not in template:
+      raise UserError(
+        f'config.{name}: no such key{hint(str(name), template)}; a config has '
+        f'{", ".join(template)}'
+      )
   for name in template:
     if name not in config and name not in optional:
       raise UserError(f'config.{name} is missing')
@@ -111,19 +117,14 @@ def check_keys(config: Any, template: ConfigDict, optional: Iterable[str] = ()):
   groups = [n for n, kind in kinds.items() if issubclass(kind, ConfigDict)]
   for name in groups:
     _check_is_group(f'config.{name}', config[name])
-  for name in kinds.keys() - groups:  # First, as others are computed from them.
+  for name in [n for n in kinds if n not in groups]:
+    # First of all leaves, as others are computed from them.
     value = _value_at('config', config, name)
     may_be_none = template[name] is None
     kind = kinds[name] | None if may_be_none else kinds[name]
     _check_type(f'config.{name}', value, kind)
     check_leaves(f'config.{name}', value)
   check_leaves('config', config)
-  for name in config:
-    if name not in template:
-      raise UserError(
-        f'config.{name}: no such key{hint(name, template)}; a config has '
-        f'{", ".join(template)}'
-      )
 
 
 def check_leaves(where: str, value: Any) -> None:
