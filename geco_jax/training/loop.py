@@ -22,9 +22,11 @@ from geco_jax.evaluation.measures import constraint_report
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import logs
+from geco_jax.io import manifest
 from geco_jax.io import run_folder
 from geco_jax.step import dispatch
 from geco_jax.step import TrainState
+from geco_jax.training import origin
 from geco_jax.training.recorder import Recorder
 
 
@@ -34,6 +36,7 @@ def train(
   *,
   data_dir: str | None = None,
   experiment: Experiment | None = None,
+  init_from: str | None = None,
   show_progress: bool = True,
 ) -> TrainState:
   """Train a run to its end, from its latest checkpoint if it has one.
@@ -43,6 +46,8 @@ def train(
     workdir: for checkpoints, logs and pictures; created if need be.
     data_dir: of TFDS.
     experiment: of the run, for callers that have it already.
+    init_from: workdir of the run whose parameters this one begins with; None
+      is parameters of its own.
     show_progress: whether to draw a progress bar on stderr.
 
   Returns:
@@ -55,7 +60,7 @@ def train(
   config = without_sweep(config)
   if experiment is None:
     experiment = build(config, build_dataset(config, data_dir))
-  with contextlib.closing(_open(config, workdir, experiment)) as run:
+  with contextlib.closing(_open(config, workdir, experiment, init_from)) as run:
     (failure,) = _train_all([run], parallel.SHARED, show_progress)
   if failure is not None:
     raise failure
@@ -100,12 +105,18 @@ def train_together(
   return failures
 
 
-def _open(config, workdir, experiment) -> Recorder:
+def _open(config, workdir, experiment, init_from=None) -> Recorder:
   """Return the recorder of a run in its folder, created if need be."""
-  inputs = run_inputs(config, experiment)  # Refused before a folder is made.
+  # What is wrong is refused before a folder is made.
+  inputs = run_inputs(config, experiment)
+  source = origin.find(workdir, init_from)
+  is_begun = bool(manifest.steps(workdir))
+  params = source and not is_begun and origin.params(source, experiment)
   if parallel.is_main_process():
     run_folder.claim(workdir, config)
-  return Recorder(config, workdir, experiment, inputs)
+    if source:
+      origin.record(workdir, source)
+  return Recorder(config, workdir, experiment, inputs, params or None)
 
 
 def _train_all(runs, layout, show_progress):

@@ -45,8 +45,17 @@ class Recorder:
     workdir: str,
     experiment: Experiment,
     inputs: RunInputs,
+    first_params: Any = None,
   ):
-    """Open a run's folder, and its latest checkpoint if it has one."""
+    """Open a run's folder, and its latest checkpoint if it has one.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      experiment: see above.
+      inputs: see above.
+      first_params: what a new run begins with; None is drawn.
+    """
     self.config = config
     self.workdir = workdir
     self.experiment = experiment
@@ -55,7 +64,7 @@ class Recorder:
       workdir, is_scheduled=self._is_scheduled
     )
     try:
-      self._open()
+      self._open(first_params)
     except BaseException:
       self._checkpointer.close()
       raise
@@ -64,12 +73,14 @@ class Recorder:
     self._validation_images = experiment.dataset.splits['validation']
     self._image_rows = pictures.image_rows(experiment, self._validation_images)
 
-  def _open(self):
+  def _open(self, first_params):
     """Read the latest checkpoint, if there is one, and open the logs."""
     self.state: TrainState
     restored = self._checkpointer.restore(state_like(self.experiment))
     if restored is None:
       state = init_state(self.experiment, self.inputs)
+      if first_params is not None:
+        state = state._replace(params=first_params)
       self.state = jax.tree.map(np.asarray, state)
     else:
       self.state = restored.state
