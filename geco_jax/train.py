@@ -20,6 +20,12 @@ from geco_jax.training.loop import train
 def define_flags() -> None:
   """Define the command's flags."""
   flags.DEFINE_bool('progress', True, 'Draw a progress bar.')
+  flags.DEFINE_string(
+    'init_from',
+    None,
+    'Workdir of a run whose latest parameters this one begins with, so that a '
+    'finished run can be trained further; all else is new.',
+  )
   flags.DEFINE_bool(
     'distributed',
     False,
@@ -43,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
     config,
     workdir,
     data_dir=cli.DATA_DIR.value,
+    init_from=flags.FLAGS.init_from,
     show_progress=flags.FLAGS.progress,
   )
   say(f'done; next: python -m geco_jax.evaluate --workdir={workdir}')

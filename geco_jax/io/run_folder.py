@@ -15,6 +15,7 @@ from geco_jax.io import manifest
 from geco_jax.io.files import write_json
 from geco_jax.io.files import writing
 
+ORIGIN = 'init_from.json'
 _CONFIG = 'config.json'
 _GROUPS = ('multipliers', 'optimizer', 'learning_rate', 'dataset', 'model')
 # On which no number of the training depends.
@@ -69,7 +70,36 @@ def identity(workdir: str) -> dict[str, Any]:
     config = plain(_read(workdir))
   except (OSError, ValueError):
     config = None
-  return {'config': config, 'settings': manifest.settings()}
+  return {
+    'config': config,
+    'settings': manifest.settings(),
+    'init_from': origin(workdir),
+  }
+
+
+def origin(workdir: str) -> dict[str, Any] | None:
+  """Return the workdir and the step whose parameters a run begins with.
+
+  None is a run that begins with parameters of its own.
+
+  Raises:
+    UserError: if the file that says so is damaged.
+  """
+  path = os.path.join(workdir, ORIGIN)
+  try:
+    with open(path, encoding='utf-8') as file:
+      content = json.load(file)
+    return {'workdir': str(content['workdir']), 'step': int(content['step'])}
+  except (FileNotFoundError, NotADirectoryError):
+    stored = [run.get('init_from') for run in manifest.runs(workdir).values()]
+    return stored[-1] if stored else None
+  except OSError as error:
+    raise UserError(f'{path} cannot be read: {error.strerror}') from error
+  except (ValueError, LookupError, TypeError) as error:
+    raise UserError(
+      f'{path} is damaged: it is to hold a workdir and a step; choose another '
+      'workdir'
+    ) from error
 
 
 def holds_run(workdir: str) -> bool:

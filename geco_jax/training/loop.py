@@ -39,6 +39,7 @@ def train(
   *,
   data_dir: str | None = None,
   experiment: Experiment | None = None,
+  init_from: str | None = None,
   show_progress: bool = True,
 ) -> TrainState:
   """Train a run to its end, from its latest checkpoint if it has one.
@@ -48,6 +49,8 @@ def train(
     workdir: for checkpoints, logs and pictures; created if need be.
     data_dir: of TFDS.
     experiment: of the run, for callers that have it already.
+    init_from: workdir of the run whose parameters this one begins with; None
+      is parameters of its own.
     show_progress: whether to draw a progress bar on stderr.
 
   Returns:
@@ -61,7 +64,7 @@ def train(
   config = without_sweep(config)
   if experiment is None:
     experiment = build(config, build_dataset(config, data_dir))
-  run = _open(config, workdir, experiment)
+  run = _open(config, workdir, experiment, init_from)
   (failure,) = _train_all([run], parallel.SHARED, show_progress)
   if failure is not None:
     raise failure
@@ -103,10 +106,10 @@ def train_together(
   return failures
 
 
-def _open(config, workdir, experiment) -> Recorder:
+def _open(config, workdir, experiment, init_from=None) -> Recorder:
   """Return the recorder of a run in its folder, created if need be."""
   inputs = run_inputs(config, experiment)  # Refused before a folder is made.
-  return Recorder(config, workdir, experiment, inputs)
+  return Recorder(config, workdir, experiment, inputs, init_from)
 
 
 def _train_all(runs, layout, show_progress):

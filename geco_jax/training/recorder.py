@@ -18,9 +18,11 @@ from geco_jax.evaluation.measures import verdict
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import checkpoint
+from geco_jax.io import manifest
 from geco_jax.step import init_state
 from geco_jax.step import state_like
 from geco_jax.step import TrainState
+from geco_jax.training import origin as origins
 from geco_jax.training.run import Run
 
 
@@ -40,21 +42,43 @@ class Recorder(Run):
     workdir: str,
     experiment: Experiment,
     inputs: RunInputs,
+    init_from: str | None = None,
   ):
-    """Open a run's folder, and its latest checkpoint if it has one."""
+    """Open a run's folder, and its latest checkpoint if it has one.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      experiment: see above.
+      inputs: see above.
+      init_from: workdir of another run, with whose parameters a new run begins;
+        None draws them.
+    """
     self.experiment = experiment
     self.inputs = inputs
+    self._origin = origins.find(workdir, init_from)
+    first_params = None
+    if self._origin is not None and not manifest.steps(workdir):
+      first_params = origins.params(self._origin, experiment)
     self._violations = {}  # Relative, mean over the latest dispatch.
     self._validation_means = split_means(experiment, likelihood=False)
     self._validation_images = experiment.dataset.splits['validation']
     self._image_rows = pictures.image_rows(experiment, self._validation_images)
+
+    def first_state():
+      state = init_state(experiment, inputs)
+      if first_params is None:
+        return state
+      return state._replace(params=first_params)
+
     # Last, so that a folder is claimed for nothing that is refused above.
-    super().__init__(
-      config,
-      workdir,
-      like=state_like(experiment),
-      first_state=lambda: init_state(experiment, inputs),
-    )
+    super().__init__(config, workdir, state_like(experiment), first_state)
+
+  def claim(self) -> None:
+    """Make the folder this run's, which also knows its origin then."""
+    super().claim()
+    if self._origin is not None:
+      origins.record(self.workdir, self._origin)
 
   def log(
     self, step: int, per_step: Mapping[str, np.ndarray], seconds: float

@@ -48,7 +48,7 @@ class Run(abc.ABC):
     self.config = config
     self.workdir = workdir
     if parallel.is_main_process():
-      run_folder.claim(workdir, config)
+      self.claim()
     self._checkpointer = checkpoint.Checkpointer(
       workdir, is_scheduled=self._is_scheduled
     )
@@ -57,6 +57,10 @@ class Run(abc.ABC):
     except BaseException:
       self._checkpointer.close()
       raise
+
+  def claim(self) -> None:
+    """Make the folder this run's; refuse that of another."""
+    run_folder.claim(self.workdir, self.config)
 
   def _open(self, like, first_state):
     """Read the latest checkpoint, if there is one, and open the logs."""

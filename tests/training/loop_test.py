@@ -139,6 +139,64 @@ def test_what_a_run_leaves_tells_nothing_of_its_interruptions(
     np.testing.assert_array_equal(values, one_of_parts[name], name)
 
 
+def test_a_run_begins_with_another_s_parameters(
+  tiny_config, tmp_path, make_dataset, monkeypatch
+):
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
+  config = tiny_config()
+  experiment = build(config, make_dataset())
+  inputs = run_inputs(config, experiment)
+  source, run = str(tmp_path / 'source'), str(tmp_path / 'run')
+  with pytest.raises(UserError, match=f'--init_from={source} has no checkpoi'):
+    loop._open(config, run, experiment, source)
+  run_folder.claim(source, config)
+  first = Recorder(config, source, experiment, inputs)
+  state = jax.tree.map(lambda x: x + 1, first.state)._replace(step=np.int32(5))
+  first.step = 5
+  first.save(state)
+  first.close()
+
+  second = loop._open(config, run, experiment, source)
+  assert_equal_bit_for_bit(second.state.params, state.params)
+  assert second.step == 0
+  for part in ('log_multipliers', 'optimizer_state'):
+    drawn, begun = getattr(first.state, part), getattr(second.state, part)
+    one = jax.tree.map(lambda x: x + 1, begun)
+    assert_equal_bit_for_bit(one, drawn)
+  # It was interrupted before its first checkpoint, and its origin went on.
+  second.close()
+  for flag in (source, None):
+    again = loop._open(config, run, experiment, flag)
+    assert_equal_bit_for_bit(again.state.params, state.params)
+    again.close()
+  again.step = 5
+  with pytest.raises(UserError, match=f'begun from {source}, now --init_from'):
+    loop._open(config, run, experiment, str(tmp_path / 'other'))
+  with pytest.raises(UserError, match='begun without --init_from, now'):
+    loop._open(config, source, experiment, run)
+  (tmp_path / 'run' / 'init_from.json').write_text('[]')
+  with pytest.raises(UserError, match='init_from.json is damaged'):
+    loop._open(config, run, experiment, source)
+
+
+def test_parameters_of_another_model_are_refused(
+  tiny_config, tmp_path, make_dataset
+):
+  config = tiny_config()
+  experiment = build(config, make_dataset())
+  source = str(tmp_path / 'source')
+  run_folder.claim(source, config)
+  first = Recorder(config, source, experiment, run_inputs(config, experiment))
+  first.step = 5
+  first.save(first.state._replace(step=np.int32(5)))
+  first.close()
+  config.model.kwargs.hidden_sizes = (17,)
+  other = build(config, make_dataset())
+  with pytest.raises(UserError, match=r'other parameters .* is \(16,\), not'):
+    loop._open(config, str(tmp_path / 'run'), other, source)
+  assert not (tmp_path / 'run').exists()
+
+
 def test_a_run_in_use_is_refused_until_it_ends(
   tiny_config, tmp_path, make_dataset
 ):

@@ -1,0 +1,88 @@
+"""Runs that begin with the parameters of another run."""
+
+import os
+from typing import Any, NamedTuple
+
+import jax
+
+from geco_jax.build import build
+from geco_jax.errors import UserError
+from geco_jax.evaluation.measures import restore_state
+from geco_jax.experiment import Experiment
+from geco_jax.io import files
+from geco_jax.io import manifest
+from geco_jax.io import run_folder
+from geco_jax.step import state_like
+
+
+class Origin(NamedTuple):
+  """The checkpoint whose parameters a run begins with."""
+
+  workdir: str
+  step: int
+
+
+def find(workdir: str, init_from: str | None) -> Origin | None:
+  """Return the origin of a run, None if it begins with parameters of its own.
+
+  Args:
+    workdir: of the run. If it has been begun, it knows its origin.
+    init_from: the other run's workdir, whose latest checkpoint is taken; None
+      is what `workdir` says.
+
+  Raises:
+    UserError: if the run was begun otherwise, or there is no checkpoint.
+  """
+  recorded = run_folder.origin(workdir)
+  known = Origin(recorded['workdir'], recorded['step']) if recorded else None
+  if init_from is None:
+    return known
+  source = os.path.abspath(os.path.expanduser(init_from))
+  if known is None and not manifest.steps(workdir):
+    steps = manifest.steps(source)
+    if not steps:
+      raise UserError(f'--init_from={init_from} has no checkpoint')
+    return Origin(source, steps[-1])
+  if known is None or known.workdir != source:
+    begun = f'from {known.workdir}' if known else 'without --init_from'
+    raise UserError(
+      f'--workdir={workdir} was begun {begun}, now --init_from={init_from}; '
+      'choose another workdir'
+    )
+  return known
+
+
+def params(origin: Origin, experiment: Experiment) -> Any:
+  """Return the parameters of a run's origin, NumPy arrays.
+
+  Raises:
+    UserError: if they cannot be read, or are not what the experiment takes.
+  """
+  config = run_folder.read_config(origin.workdir)
+  source = build(config, experiment.dataset)
+  found = restore_state(origin.workdir, source, origin.step).params
+  shapes, wanted = (
+    {jax.tree_util.keystr(k): x.shape for k, x in _leaves(tree)}
+    for tree in (found, state_like(experiment).params)
+  )
+  differences = [
+    f'{name} is {shapes.get(name, "missing")}, not '
+    f'{wanted.get(name, "expected")}'
+    for name in sorted(shapes.keys() | wanted.keys())
+    if shapes.get(name) != wanted.get(name)
+  ]
+  if differences:
+    raise UserError(
+      f'--init_from={origin.workdir} has other parameters than this config '
+      f'takes: {differences[0]}'
+    )
+  return found
+
+
+def record(workdir: str, origin: Origin) -> None:
+  """Let a run's folder know its origin."""
+  files.write_json(os.path.join(workdir, run_folder.ORIGIN), origin._asdict())
+
+
+def _leaves(tree):
+  return jax.tree_util.tree_leaves_with_path(tree)
