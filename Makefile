@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# JAX='jax==0.9.0': what setup.py allows beside that JAX, not requirements.lock.
+JAX ?=
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 
@@ -66,7 +68,7 @@ $(INSTALLED): requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python >= 3.11 is needed: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -r requirements.lock
+	$(BIN)/python -m pip install -q $(if $(JAX),-e '.[dev]' '$(JAX)',-r requirements.lock)
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	touch $(INSTALLED)
 

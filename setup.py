@@ -83,6 +83,7 @@ setuptools.setup(
     # geco_jax.sweep --executor=slurm.
     'slurm': ['submitit>=1.5'],
     'dev': [
+      *_TRAIN,
       'chex',
       'codespell',
       'equinox',
