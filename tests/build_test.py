@@ -18,6 +18,7 @@ from geco_jax.classifiers import pretrained
 from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.datasets import sources
+from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
 from geco_jax.rules import MULTIPLIERS
@@ -285,6 +286,31 @@ def test_a_base_that_cannot_be_composed_is_the_configs_fault(
   )
   config = ConfigDict({'dataset': group('mnist_sum', base='cifar10')})
   with pytest.raises(UserError, match='config.dataset: cifar10 .* 3 channels'):
+    build_dataset(config)
+
+
+@pytest.mark.parametrize(
+  ('name', 'kwargs'), [('mnist', {}), ('mnist_sum', {'base': 'mnist'})]
+)
+@pytest.mark.parametrize(
+  ('size', 'levels', 'message'),
+  [
+    (40, 2, 'train split reach 1 of 255 only'),
+    (0, 256, 'train split(: there are none| .* has the labels .., at least 0)'),
+  ],
+)
+def test_what_sources_read_is_checked_too(
+  name, kwargs, size, levels, message, monkeypatch
+):
+  image = np.arange(16 * size).reshape(size, 4, 4, 1) % levels
+  images = Images(image.astype(np.uint8), np.arange(size, dtype=np.int32) % 10)
+  splits = dict.fromkeys(['train', 'validation', 'test'], images)
+  monkeypatch.setattr(
+    'geco_jax.datasets.sources.tfds_images',
+    lambda name, data_dir: ImageSet(name, splits),
+  )
+  config = ConfigDict({'dataset': group(name, **kwargs)})
+  with pytest.raises(UserError, match=message):
     build_dataset(config)
 
 

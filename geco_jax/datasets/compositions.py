@@ -194,11 +194,12 @@ def _sorted_by_label(
   splits = {}
   for name, images in base.splits.items():
     labels, counts = np.unique(images.label, return_counts=True)
-    if labels.tolist() != [*range(_NUM_LABELS)] or counts.min() < min_count:
+    least = min(counts.tolist(), default=0)
+    if labels.tolist() != [*range(_NUM_LABELS)] or least < min_count:
       raise ValueError(
         f'the {name} split of {base.name} needs the labels 0 to 9, at least '
         f'{min_count} images of each; it has the labels {labels.tolist()}, at '
-        f'least {counts.min()} of each'
+        f'least {least} of each'
       )
     order = np.argsort(images.label, kind='stable')
     splits[name] = Images(*(array[order] for array in images))
