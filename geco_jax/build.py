@@ -311,7 +311,7 @@ def build_classifier(config: ConfigDict, num_classes: int) -> Classifier:
   Raises:
     UserError: if a name is unknown or a value out of its range.
   """
-  check_classifier_config(config)
+  parallel.check_batch_size(config.batch_size)
   return choices.construct(
     'model', CLASSIFIERS, config.model.name, num_classes, **config.model.kwargs
   )

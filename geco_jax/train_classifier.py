@@ -26,6 +26,7 @@ from geco_jax.build import build_classifier
 from geco_jax.build import build_dataset
 from geco_jax.build import build_optimizer
 from geco_jax.build import check_classifier_config
+from geco_jax.build import check_classifier_config
 from geco_jax.classifiers import pretrained
 from geco_jax.classifiers import training
 from geco_jax.classifiers.networks import Classifier
@@ -114,6 +115,7 @@ def train(
     UserError: on bad input, or a loss that is not finite.
     Interrupted: after SIGTERM or SIGINT, the state saved.
   """
+  check_classifier_config(config)
   check_classifier_config(config)
   dataset = build_dataset(config, data_dir)
   num_classes = _num_classes(dataset)
