@@ -26,7 +26,6 @@ from geco_jax.build import build_classifier
 from geco_jax.build import build_dataset
 from geco_jax.build import build_optimizer
 from geco_jax.build import check_classifier_config
-from geco_jax.build import check_classifier_config
 from geco_jax.classifiers import pretrained
 from geco_jax.classifiers import training
 from geco_jax.classifiers.networks import Classifier
