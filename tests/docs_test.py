@@ -93,14 +93,21 @@ def test_one_function_and_one_entry_are_all_that_a_constraint_needs(
 
 
 def test_the_die_of_the_page_on_multipliers_is_jaynes():
-  with open(os.path.join(DOCS, 'multipliers.md')) as file:
-    (block,) = re.findall(r'```python\n(.*?)```', file.read(), re.DOTALL)
+  block, _ = python_blocks(read('docs', 'multipliers.md'))
   scope = {}
   exec(block, scope)  # noqa: S102
   (printed,) = re.findall(r'print\(p\)  # (.*)', block)
   np.testing.assert_allclose(
     scope['p'], [float(x) for x in printed.split()], atol=5e-5
   )
+
+
+def test_a_constraint_without_a_gradient_is_met_through_its_proxy():
+  _, block = python_blocks(read('docs', 'multipliers.md'))
+  scope = {}
+  exec(block, scope)  # noqa: S102
+  below = np.mean(scope['scores'] < scope['params'][0])
+  assert below == pytest.approx(scope['share'], rel=0.01)
 
 
 def test_the_table_of_multiplier_rules_is_that_of_the_result_file():
