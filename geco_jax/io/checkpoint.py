@@ -1,6 +1,6 @@
 """Checkpoints: written in the background, verified when read."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import functools
 import glob
@@ -39,6 +39,7 @@ class Restored(NamedTuple):
 
   step: int
   state: Any  # NumPy arrays, structured like what was saved.
+  unlogged: dict[str, list[float]]  # Metrics of the steps since the last line.
 
 
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):
@@ -114,7 +115,13 @@ class Checkpointer:
         )
       self._opened = opened.pop_all()
 
-  def save(self, step: int, state: Any, score: float | None) -> None:
+  def save(
+    self,
+    step: int,
+    state: Any,
+    score: float | None,
+    unlogged: Mapping[str, Sequence[float]] | None = None,
+  ) -> None:
     """Start to write a checkpoint; return before it is on the disk.
 
     Args:
@@ -122,6 +129,7 @@ class Checkpointer:
       state: pytree of NumPy arrays, which must not change any more.
       score: the run's lowest is kept as its best; None is off schedule, and has
         none.
+      unlogged: metrics of the steps since the last line of the log.
 
     Raises:
       UserError: if this or the one before cannot be written.
@@ -137,7 +145,9 @@ class Checkpointer:
         step,
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
-          manifest=ocp.args.JsonSave(manifest.seal(_digest(state), self._run)),
+          manifest=ocp.args.JsonSave(
+            manifest.seal(_digest(state), self._run, unlogged or {})
+          ),
         ),
         force=True,
       )
@@ -193,7 +203,7 @@ class Checkpointer:
     refused = {}
     for candidate in reversed(candidates):
       try:
-        restored = Restored(candidate, self._read_patiently(like, candidate))
+        restored = Restored(candidate, *self._read_patiently(like, candidate))
       except _UnusableError as error:
         refused[candidate] = error
         logging.warning(
@@ -272,7 +282,7 @@ class Checkpointer:
     return os.path.join(link, manifest.FOLDER)
 
   def _read_patiently(self, like, step):
-    """Return a state; read again what fails, as disks may fail once.
+    """Return a state and its unlogged metrics; read again what fails once.
 
     Raises:
       _UnusableError: if it stays damaged, or of another form.
@@ -315,7 +325,7 @@ class Checkpointer:
       raise ValueError('its arrays have other shapes')
     if int(getattr(state, 'step', step)) != step:
       raise ValueError(f'it is that of step {int(state.step)}')
-    return state
+    return state, restored['manifest'].get('unlogged', {})
 
   def _difference(self, like, step):
     """Return what a state's tree has that it should not, or has not."""

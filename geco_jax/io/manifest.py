@@ -2,11 +2,11 @@
 
 A manifest is a small JSON file inside the checkpoint: the digest of its arrays,
 the number of its format, the run's config, the settings of JAX that change
-numbers, and a seal, the digest of all these. Checkpoints of earlier versions
-have the first of these alone.
+numbers, metrics that no line of the log holds yet, and a seal, the digest of
+all these. Checkpoints of earlier versions have the first of these alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import hashlib
 import json
 import os
@@ -26,14 +26,24 @@ _SETTINGS = (
 )
 
 
-def seal(sha256: str, run: Mapping[str, Any]) -> dict[str, Any]:
+def seal(
+  sha256: str,
+  run: Mapping[str, Any],
+  unlogged: Mapping[str, Sequence[float]],
+) -> dict[str, Any]:
   """Return the manifest of a checkpoint.
 
   Args:
     sha256: of its arrays.
     run: what it says of the run, JSON values.
+    unlogged: metrics of the steps since the last line of the log.
   """
-  content = {'sha256': sha256, 'format': FORMAT, 'run': dict(run)}
+  content = {
+    'sha256': sha256,
+    'format': FORMAT,
+    'run': dict(run),
+    'unlogged': dict(unlogged),
+  }
   return {**content, 'seal': _digest(content)}
 
 

@@ -66,6 +66,16 @@ def test_restores_a_step_by_number(tmp_path):
   assert restore(tmp_path, step=10).state['step'] == 10
 
 
+def test_metrics_that_no_line_holds_yet_are_kept(tmp_path):
+  checkpointer = Checkpointer(tmp_path)
+  unlogged = {'loss': [0.1, float('inf')], 'kl': np.float32([0.3]).tolist()}
+  checkpointer.save(10, make_state(10), 1.0, unlogged)
+  checkpointer.close()
+  assert restore(tmp_path).unlogged == unlogged
+  save(tmp_path, {20: 1.0})
+  assert restore(tmp_path).unlogged == {}
+
+
 def test_nothing_saved_restores_nothing(tmp_path):
   assert restore(tmp_path) is None
 
@@ -235,7 +245,7 @@ def test_a_state_of_another_form_is_not_called_damaged(
   tmp_path, monkeypatch, change, difference, is_of_earlier_version
 ):
   if is_of_earlier_version:
-    monkeypatch.setattr(manifest, 'seal', lambda sha256, _: {'sha256': sha256})
+    monkeypatch.setattr(manifest, 'seal', lambda sha256, *_: {'sha256': sha256})
   save(tmp_path, {10: 1.0})
   checkpointer = Checkpointer(tmp_path)
   with pytest.raises(
@@ -249,7 +259,7 @@ def test_a_state_of_another_form_is_not_called_damaged(
 
 def test_checkpoints_of_an_earlier_version_are_restored(tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
-    patch.setattr(manifest, 'seal', lambda sha256, _: {'sha256': sha256})
+    patch.setattr(manifest, 'seal', lambda sha256, *_: {'sha256': sha256})
     save(tmp_path, {10: 1.0})
   assert manifest.runs(tmp_path) == {}
   assert restore(tmp_path).step == 10

@@ -98,7 +98,7 @@ def test_an_edited_config_is_refused(tmp_path):
 
 def test_a_run_of_an_earlier_version_goes_on(tmp_path, monkeypatch, caplog):
   with monkeypatch.context() as patch:
-    patch.setattr(manifest, 'seal', lambda sha256, _: {'sha256': sha256})
+    patch.setattr(manifest, 'seal', lambda sha256, *_: {'sha256': sha256})
     begin(tmp_path)
   run_folder.claim(str(tmp_path), make_config())
   assert not caplog.records
