@@ -9,7 +9,6 @@ a training that was interrupted.
 """
 
 from collections.abc import Mapping, Sequence
-import contextlib
 import functools
 import os
 from typing import Any
@@ -69,20 +68,17 @@ class ClassifierRun(Run):
     super().__init__(config, workdir, like, first_state)
 
   def log(
-    self, step: int, per_step: Mapping[str, np.ndarray], seconds: float
+    self, step: int, per_step: Mapping[str, np.ndarray], rate: float
   ) -> str:
     """Log the mean loss over a dispatch."""
-    losses = per_step['loss']
-    self._check_finite(step, losses)
-    loss, rate = float(losses.mean()), len(losses) / seconds
+    self._check_finite(step, per_step['loss'])
+    loss = float(per_step['loss'].mean())
     if self._writes:
       self._writer.scalars(step, {'loss': loss, 'steps_per_second': rate})
     return f'{rate:.0f} steps/s, loss {loss:.4f}'
 
-  def save(self, state: training.State) -> None:
-    """Evaluate the validation split and save a checkpoint."""
-    self.state = state
-    results = self.evaluate(state, self._validation_images)
+  def _evaluate(self) -> float:
+    results = self.evaluate(self.state, self._validation_images)
     if not np.isfinite(results['mean_probability']):
       # The last update broke what its own loss did not see yet.
       self._stop_not_finite(self.step + 1)
@@ -90,7 +86,7 @@ class ClassifierRun(Run):
       self._writer.scalars(
         self.step, {f'validation/{k}': v for k, v in results.items()}
       )
-    self._checkpointer.save(self.step, state, 1 - results['accuracy'])
+    return 1 - results['accuracy']
 
 
 def train(
@@ -113,7 +109,7 @@ def train(
 
   Raises:
     UserError: on bad input, or a loss that is not finite.
-    Interrupted: after SIGTERM or SIGINT, the state saved.
+    Interrupted: after SIGTERM, SIGINT or SIGHUP, the state saved.
   """
   dataset = build_dataset(config, data_dir)
   num_classes = _num_classes(dataset)
@@ -123,16 +119,15 @@ def train(
     )
   classifier = build_classifier(config, num_classes)
   optimizer = build_optimizer(config)
+  take_steps = training.train_steps(classifier, optimizer, config, num_classes)
+  images = parallel.replicate(dataset.splits['train'])
   run = ClassifierRun(config, folder, classifier, optimizer, dataset)
-  with contextlib.closing(run):
-    program = training.train_steps(classifier, optimizer, config, num_classes)
-    images = parallel.replicate(dataset.splits['train'])
-    (failure,) = train_to_end(
-      [run],
-      lambda states: program(states, images),
-      parallel.SHARED,
-      show_progress,
-    )
+  (failure,) = train_to_end(
+    [run],
+    lambda states, num_steps: take_steps(states, images, num_steps=num_steps),
+    parallel.SHARED,
+    show_progress,
+  )
   if failure is not None:
     raise failure
   return _finish(run, classifier, dataset, num_classes)

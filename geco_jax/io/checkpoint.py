@@ -1,6 +1,6 @@
 """Checkpoints: written in the background, verified when read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import contextlib
 import glob
 import hashlib
@@ -27,6 +27,7 @@ class Restored(NamedTuple):
 
   step: int
   state: Any  # NumPy arrays, structured like what was saved.
+  unlogged: dict[str, list[float]]  # Metrics of the steps since the last line.
 
 
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):
@@ -74,25 +75,35 @@ class Checkpointer:
       ),
     )
 
-  def save(self, step: int, state: Any, score: float) -> None:
+  def save(
+    self,
+    step: int,
+    state: Any,
+    score: float | None,
+    unlogged: Mapping[str, Sequence[float]] | None = None,
+  ) -> None:
     """Start to write a checkpoint; return before it is on the disk.
 
     Args:
       step: of the state.
       state: pytree of NumPy arrays, which must not change any more.
-      score: the run's lowest is kept as its best.
+      score: the run's lowest is kept as its best; None is off schedule, and has
+        none.
+      unlogged: metrics of the steps since the last line of the log.
     """
     best = self.best()
-    if best is None or score <= best['score']:
+    if score is not None and (best is None or score <= best['score']):
       best = {'step': step, 'score': score}
       if parallel.is_main_process():
         write_json(self._best_path, best)
-    self._policy.best_step = best['step']
+    self._policy.best_step = None if best is None else best['step']
     self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        manifest=ocp.args.JsonSave({'sha256': _digest(state)}),
+        manifest=ocp.args.JsonSave(
+          {'sha256': _digest(state), 'unlogged': dict(unlogged or {})}
+        ),
       ),
       force=True,
     )
@@ -123,7 +134,7 @@ class Checkpointer:
     candidates = self.steps() if step is None else [step]
     for candidate in reversed(candidates):
       try:
-        return Restored(candidate, self._read(like, candidate))
+        return Restored(candidate, *self._read(like, candidate))
       except Exception as error:  # noqa: BLE001 pylint: disable=broad-except
         # A damaged file makes its reader raise anything.
         reason = str(error).split('\n')[0][:200]
@@ -177,7 +188,7 @@ class Checkpointer:
     )
     if _digest(restored['state']) != restored['manifest']['sha256']:
       raise ValueError('its arrays do not match their digest')
-    return restored['state']
+    return restored['state'], restored['manifest'].get('unlogged', {})
 
 
 def latest_step(workdir: str) -> int | None:

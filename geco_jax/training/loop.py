@@ -12,6 +12,7 @@ import numpy as np
 
 from geco_jax import console
 from geco_jax import parallel
+from geco_jax import signals
 from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.build import run_inputs
@@ -22,13 +23,15 @@ from geco_jax.evaluation.measures import constraint_report
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import logs
+from geco_jax.io.checkpoint import latest_step
 from geco_jax.step import dispatch
 from geco_jax.step import TrainState
 from geco_jax.training.recorder import Recorder
 from geco_jax.training.run import Run
 
-# States of all runs -> (states, metrics of each step).
-TakeSteps = Callable[[Any], tuple[Any, Any]]
+# (states of all runs, number of steps) -> (states, metrics of each step).
+TakeSteps = Callable[[Any, int], tuple[Any, Any]]
+_SECONDS_PER_CALL = 4.0
 
 
 def train(
@@ -53,13 +56,13 @@ def train(
 
   Raises:
     UserError: on bad input, or a loss that is not finite.
-    Interrupted: after SIGTERM or SIGINT, the state saved.
+    Interrupted: after SIGTERM, SIGINT or SIGHUP, the state saved.
   """
   config = without_sweep(config)
   if experiment is None:
     experiment = build(config, build_dataset(config, data_dir))
-  with contextlib.closing(_open(config, workdir, experiment)) as run:
-    (failure,) = _train_all([run], parallel.SHARED, show_progress)
+  run = _open(config, workdir, experiment)
+  (failure,) = _train_all([run], parallel.SHARED, show_progress)
   if failure is not None:
     raise failure
   return run.state
@@ -85,21 +88,18 @@ def train_together(
     What went wrong, by workdir; None is nothing.
 
   Raises:
-    Interrupted: after SIGTERM or SIGINT, the states saved.
+    Interrupted: after SIGTERM, SIGINT or SIGHUP, the states saved.
   """
   failures: dict[str, Exception | None] = dict.fromkeys(configs)
-  with contextlib.ExitStack() as stack:
-    runs = []
-    for workdir, config in configs.items():
-      try:
-        run = _open(without_sweep(config), workdir, experiment)
-      except Exception as error:  # Damaged checkpoints, folders of others, ...
-        failures[workdir] = error
-      else:
-        runs.append(stack.enter_context(contextlib.closing(run)))
-    if runs:
-      trained = _train_all(runs, parallel.SPREAD, show_progress)
-      failures |= zip((run.workdir for run in runs), trained, strict=True)
+  runs = []
+  for workdir, config in configs.items():
+    try:
+      runs.append(_open(without_sweep(config), workdir, experiment))
+    except Exception as error:  # Damaged checkpoints, folders of others, ...
+      failures[workdir] = error
+  if runs:
+    trained = _train_all(runs, parallel.SPREAD, show_progress)
+    failures |= zip((run.workdir for run in runs), trained, strict=True)
   return failures
 
 
@@ -110,23 +110,26 @@ def _open(config, workdir, experiment) -> Recorder:
 
 
 def _train_all(runs, layout, show_progress):
-  """Train runs to their ends; return what went wrong with each, or None."""
+  """Train runs to their ends and close them; return each's failure or None."""
   experiment = runs[0].experiment  # That of all.
-  program = dispatch(experiment, layout)
+  take_steps = dispatch(experiment, layout)
   inputs = layout.place([run.inputs.as_arrays() for run in runs])
   images = parallel.replicate(experiment.dataset.splits['train'])
   failures = train_to_end(
     runs,
-    lambda states: program(states, inputs, images),
+    lambda states, num_steps: take_steps(
+      states, inputs, images, num_steps=num_steps
+    ),
     layout,
     show_progress,
   )
-  for run, failure in zip(runs, failures, strict=True):
-    if failure is None:
-      for line in infeasible(
-        run.workdir, run.experiment, run.inputs, run.state.log_multipliers
-      ):
-        logging.warning(line)
+  for index, run in enumerate(runs):
+    if failures[index] is None:
+      with _failing(failures, index):
+        for line in infeasible(
+          run.workdir, run.experiment, run.inputs, run.state.log_multipliers
+        ):
+          logging.warning(line)
   return failures
 
 
@@ -136,12 +139,12 @@ def train_to_end(
   layout: parallel.Layout,
   show_progress: bool,
 ) -> list[Exception | None]:
-  """Train runs of any kind, which lie on the devices together, to their ends.
+  """Train runs of any kind, which lie on the devices together; close them.
 
   Args:
-    runs: at least one, alike in `steps_per_dispatch`; closed by the caller.
-    take_steps: states on the devices -> (states, metrics of each of these
-      `steps_per_dispatch` steps).
+    runs: at least one, alike in `steps_per_dispatch`.
+    take_steps: (states on the devices, number of steps) -> (states, metrics of
+      `steps_per_dispatch` steps, of which the first so many were taken).
     layout: how the states lie on the devices.
     show_progress: whether to draw a progress bar on stderr.
 
@@ -149,15 +152,32 @@ def train_to_end(
     What went wrong with each run, or None.
 
   Raises:
-    Interrupted: after SIGTERM or SIGINT, the states saved.
+    Interrupted: after SIGTERM, SIGINT or SIGHUP, the states saved.
   """
-  loop = _Loop(runs, take_steps, layout, show_progress)
+  failures: list[Exception | None] = [None] * len(runs)
+  with signals.remembered() as stopped:
+    try:
+      loop = _Loop(runs, take_steps, layout, failures, show_progress)
+      number = loop.run(stopped)
+    finally:
+      for index, run in enumerate(runs):
+        with _failing(failures, index):  # Its last save may fail only now.
+          run.close()
+    number = number or stopped()  # Which may have come during the last save.
+  if number:
+    for failure in filter(None, failures):
+      logging.warning('%s', failure)
+    raise Interrupted(number, min(latest_step(r.workdir) or 0 for r in runs))
+  return failures
+
+
+@contextlib.contextmanager
+def _failing(failures: list[Exception | None], index: int):
+  """Make an error that of one run, which then stops; its first one is kept."""
   try:
-    with _stop_signals() as stopped:
-      loop.run(stopped)
-  finally:
-    loop.close()
-  return loop.failures
+    yield
+  except Exception as error:  # Full disks, losses that are not finite, ...
+    failures[index] = failures[index] or error
 
 
 class _Loop:
@@ -168,88 +188,127 @@ class _Loop:
     runs: Sequence[Run],
     take_steps: TakeSteps,
     layout: parallel.Layout,
+    failures: list[Exception | None],
     show_progress: bool,
   ):
-    self.failures: list[Exception | None] = [None] * len(runs)
     self._runs = runs
+    self._failures = failures  # Of each run, filled in here.
     self._layout = layout
     self._take_steps = take_steps
+    self._pending = None  # What was not noted yet.
+    self._since = time.monotonic()  # When what was noted last was complete.
     self._steps_per_dispatch = runs[0].config.steps_per_dispatch
-    self._pending = {}, None  # Steps by run, metrics of the latest dispatch.
-    self._since = time.monotonic()  # When what was logged last was complete.
+    self._pace = _Pace(self._steps_per_dispatch)
     self._progress = console.Progress(
       max(run.config.num_steps for run in runs),
       min(run.step for run in runs),
       show_progress and parallel.is_main_process(),
     )
 
-  def run(self, stopped) -> None:
-    """Train to the last step; save and raise if a signal comes."""
+  def run(self, stopped) -> int | None:
+    """Train to the last step; if a signal comes, save and return its number."""
     states = self._layout.place([run.state for run in self._runs])
     self._since = time.monotonic()
-    while active := self._active():
-      states, step_metrics = self._take_steps(states)
-      for index in active:
-        self._runs[index].step += self._steps_per_dispatch
-      # While the devices are busy with these steps, those before are logged.
-      self._log_pending()
-      self._pending = {i: self._runs[i].step for i in active}, step_metrics
-      number = stopped()
-      stop = parallel.any_process(number is not None)
-      due = [i for i in active if stop or self._runs[i].is_checkpoint_due]
-      if due:
-        self._log_pending()
-        self._save(due, states)
-      if stop and self._active():
-        step = min(self._runs[i].step for i in self._active())
-        raise Interrupted(number or signal.SIGTERM, step)
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(contextlib.closing(self._progress))
+      while active := self._active():
+        num_steps = min(
+          self._pace.num_steps,
+          *(self._runs[i].steps_to_line for i in active),
+        )
+        states, step_metrics = self._take_steps(states, num_steps)
+        if self._pending is None:  # Compiled, with something to save.
+          stack.enter_context(signals.waiting_for_calls())
+        for index in active:
+          self._runs[index].step += num_steps
+        # While the devices are busy with these steps, those before are noted.
+        self._note_pending()
+        steps = {i: self._runs[i].step for i in active}
+        self._pending = steps, num_steps, step_metrics
+        if self._pace.is_measuring:
+          self._note_pending()
+        number = stopped()
+        stop = parallel.any_process(number is not None)
+        due = [i for i in active if stop or self._runs[i].is_checkpoint_due]
+        if due:
+          self._note_pending()
+          self._save(due, states)
+        if stop:
+          return number or signal.SIGTERM
+    return None
 
-  def close(self) -> None:
-    """Leave the progress bar as it stands."""
-    self._progress.close()
-
-  def _log_pending(self) -> None:
-    """Log the latest dispatch, when it is complete."""
-    steps, step_metrics = self._pending
-    self._pending = {}, None
-    if not steps:
+  def _note_pending(self) -> None:
+    """Hand the latest metrics to the runs, when they are complete."""
+    if self._pending is None:
       return
+    steps, num_steps, step_metrics = self._pending
+    self._pending = None
     per_run = self._layout.fetch(step_metrics, len(self._runs))
     now = time.monotonic()
     seconds, self._since = now - self._since, now
+    self._pace.add(num_steps, seconds)
     texts = []
     for index, step in steps.items():
-      if self.failures[index] is None:
-        with self._failing(index):
-          texts.append(self._runs[index].log(step, per_run[index], seconds))
+      if self._failures[index] is None:
+        per_step = {k: v[:num_steps] for k, v in per_run[index].items()}
+        with _failing(self._failures, index):
+          texts.append(self._runs[index].note(step, per_step, seconds))
     if len(self._runs) > 1:
-      rate = len(steps) * self._steps_per_dispatch / seconds
+      rate = len(steps) * num_steps / seconds
       texts = [f'{len(steps)} runs together, {rate:.0f} steps/s in all']
     self._progress.update(min(steps.values()), ''.join(texts))
 
   def _save(self, indices, states) -> None:
     fetched = self._layout.fetch(states, len(self._runs))
     for index in indices:
-      if self.failures[index] is None:
-        with self._failing(index):
+      if self._failures[index] is None:
+        with _failing(self._failures, index):
           self._runs[index].save(fetched[index])
     self._since = time.monotonic()
-
-  @contextlib.contextmanager
-  def _failing(self, index):
-    """Make an error that of one run, which then stops."""
-    try:
-      yield
-    except Exception as error:  # Full disks, losses that are not finite, ...
-      self.failures[index] = error
 
   def _active(self) -> list[int]:
     """Return which runs go on. The others' numbers are passed over."""
     return [
       index
       for index, run in enumerate(self._runs)
-      if self.failures[index] is None and not run.is_finished
+      if self._failures[index] is None and not run.is_finished
     ]
+
+
+class _Pace:
+  """How many steps a call of the program takes: as many as fit into seconds.
+
+  A signal waits for the end of up to two calls. Only CPUs are as slow as that
+  this matters; there two steps alone are measured first, of which one compiles.
+
+  Attributes:
+    num_steps: of the next call.
+    is_measuring: whether calls are too few to know yet.
+  """
+
+  def __init__(self, steps_per_dispatch: int):
+    self.is_measuring = not parallel.on_accelerator()
+    self.num_steps = 1 if self.is_measuring else steps_per_dispatch
+    self._most = steps_per_dispatch
+    self._calls = 0
+    self._steps, self._seconds = 0, 0.0
+
+  def add(self, num_steps: int, seconds: float) -> None:
+    """Take in how long a call took."""
+    if parallel.on_accelerator():
+      return
+    self._calls += 1
+    if self._calls == 1:  # It compiled.
+      return
+    # Over many steps, since a call that is still running may count here.
+    self._steps += num_steps
+    self._seconds += seconds
+    if self.is_measuring or self._steps >= self._most:
+      self.is_measuring = False
+      seconds_per_step = parallel.highest(self._seconds) / self._steps
+      fitting = int(_SECONDS_PER_CALL / max(seconds_per_step, 1e-9))
+      self.num_steps = min(max(fitting, 1), self._most)
+      self._steps, self._seconds = 0, 0.0
 
 
 def infeasible(
@@ -271,24 +330,3 @@ def infeasible(
     experiment, inputs, means, log_multipliers, 'train'
   )
   return verdicts.infeasible(reports, logged)
-
-
-@contextlib.contextmanager
-def _stop_signals():
-  """Catch SIGTERM and SIGINT; yield () -> the signal that came, or None."""
-  caught = []
-  handled = (signal.SIGTERM, signal.SIGINT)
-
-  def remember(number, frame):
-    del frame
-    caught.append(number)
-    # A second one acts at once.
-    for other, handler in previous.items():
-      signal.signal(other, handler)
-
-  previous = {number: signal.signal(number, remember) for number in handled}
-  try:
-    yield lambda: caught[0] if caught else None
-  finally:
-    for number, handler in previous.items():
-      signal.signal(number, handler)

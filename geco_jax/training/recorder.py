@@ -57,13 +57,13 @@ class Recorder(Run):
     )
 
   def log(
-    self, step: int, per_step: Mapping[str, np.ndarray], seconds: float
+    self, step: int, per_step: Mapping[str, np.ndarray], rate: float
   ) -> str:
     """Log the means over a dispatch."""
     self._check_finite(step, per_step['loss'], per_step['kl_nats'])
     values = {k: float(v.mean()) for k, v in per_step.items()}
     values['rmse'] = math.sqrt(values.pop('mse'))
-    values['steps_per_second'] = len(per_step['loss']) / seconds
+    values['steps_per_second'] = rate
     for name in self.inputs.kappas:
       values[f'{name}/saturation'] = saturation(
         self.experiment, self.inputs, name, values[f'{name}/log_multiplier']
@@ -75,11 +75,9 @@ class Recorder(Run):
     }
     return self._progress_text(values)
 
-  def save(self, state: TrainState) -> None:
-    """Evaluate the validation split, draw it and save a checkpoint."""
-    self.state = state
+  def _evaluate(self) -> float:
     means = self._validation_means(
-      parallel.replicate(state.params),
+      parallel.replicate(self.state.params),
       parallel.replicate(self._validation_images),
     )
     if not all(np.all(np.isfinite(mean)) for mean in means.values()):
@@ -87,12 +85,8 @@ class Recorder(Run):
       self._stop_not_finite(self.step + 1)
     if self._writes:
       self._write_validation(means)
-    self._checkpointer.save(
-      self.step,
-      state,
-      checkpoint.score(
-        means['kl_nats'], self._violations, self.inputs.tolerance
-      ),
+    return checkpoint.score(
+      means['kl_nats'], self._violations, self.inputs.tolerance
     )
 
   def _write_validation(self, means):
