@@ -197,8 +197,7 @@ class _Loop:
     self._take_steps = take_steps
     self._pending = None  # What was not noted yet.
     self._since = time.monotonic()  # When what was noted last was complete.
-    self._steps_per_dispatch = runs[0].config.steps_per_dispatch
-    self._pace = _Pace(self._steps_per_dispatch)
+    self._pace = _Pace(runs[0].config.steps_per_dispatch)
     self._progress = console.Progress(
       max(run.config.num_steps for run in runs),
       min(run.step for run in runs),
@@ -209,6 +208,7 @@ class _Loop:
     """Train to the last step; if a signal comes, save and return its number."""
     states = self._layout.place([run.state for run in self._runs])
     self._since = time.monotonic()
+    has_compiled = False
     with contextlib.ExitStack() as stack:
       stack.enter_context(contextlib.closing(self._progress))
       while active := self._active():
@@ -217,7 +217,8 @@ class _Loop:
           *(self._runs[i].steps_to_line for i in active),
         )
         states, step_metrics = self._take_steps(states, num_steps)
-        if self._pending is None:  # Compiled, with something to save.
+        if not has_compiled:  # From here on there is something to save.
+          has_compiled = True
           stack.enter_context(signals.waiting_for_calls())
         for index in active:
           self._runs[index].step += num_steps
@@ -225,7 +226,7 @@ class _Loop:
         self._note_pending()
         steps = {i: self._runs[i].step for i in active}
         self._pending = steps, num_steps, step_metrics
-        if self._pace.is_measuring:
+        if self._pace.is_slow:  # A signal waits for no second call then.
           self._note_pending()
         number = stopped()
         stop = parallel.any_process(number is not None)
@@ -278,33 +279,34 @@ class _Loop:
 class _Pace:
   """How many steps a call of the program takes: as many as fit into seconds.
 
-  A signal waits for the end of up to two calls. Only CPUs are as slow as that
-  this matters; there two steps alone are measured first, of which one compiles.
+  A signal waits for the end of a call, or of two where they take less than the
+  bound. Only CPUs are so slow that it matters; there two steps alone are
+  measured first, of which one compiles.
 
   Attributes:
     num_steps: of the next call.
-    is_measuring: whether calls are too few to know yet.
   """
 
   def __init__(self, steps_per_dispatch: int):
-    self.is_measuring = not parallel.on_accelerator()
-    self.num_steps = 1 if self.is_measuring else steps_per_dispatch
+    self.num_steps = 1 if not parallel.on_accelerator() else steps_per_dispatch
     self._most = steps_per_dispatch
     self._calls = 0
     self._steps, self._seconds = 0, 0.0
 
+  @property
+  def is_slow(self) -> bool:
+    """Whether the next call takes less than a dispatch."""
+    return self.num_steps < self._most
+
   def add(self, num_steps: int, seconds: float) -> None:
     """Take in how long a call took."""
-    if parallel.on_accelerator():
-      return
     self._calls += 1
-    if self._calls == 1:  # It compiled.
+    if parallel.on_accelerator() or self._calls == 1:  # It compiled.
       return
     # Over many steps, since a call that is still running may count here.
     self._steps += num_steps
     self._seconds += seconds
-    if self.is_measuring or self._steps >= self._most:
-      self.is_measuring = False
+    if self._calls == 2 or self._steps >= self._most:
       seconds_per_step = parallel.highest(self._seconds) / self._steps
       fitting = int(_SECONDS_PER_CALL / max(seconds_per_step, 1e-9))
       self.num_steps = min(max(fitting, 1), self._most)

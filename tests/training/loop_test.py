@@ -197,11 +197,11 @@ class TestPace:
 
   def test_a_step_is_measured_after_the_one_that_compiles(self):
     pace = loop._Pace(100)
-    assert (pace.num_steps, pace.is_measuring) == (1, True)
+    assert (pace.num_steps, pace.is_slow) == (1, True)
     pace.add(1, 60.0)
-    assert (pace.num_steps, pace.is_measuring) == (1, True)
+    assert (pace.num_steps, pace.is_slow) == (1, True)
     pace.add(1, 1.5)
-    assert (pace.num_steps, pace.is_measuring) == (2, False)
+    assert (pace.num_steps, pace.is_slow) == (2, True)
 
   @pytest.mark.parametrize(
     ('seconds', 'num_steps'), [(0.0, 100), (1e-3, 100), (0.1, 40), (30.0, 1)]
@@ -217,7 +217,7 @@ class TestPace:
     monkeypatch.setattr(parallel, 'on_accelerator', lambda: True)
     pace = loop._Pace(100)
     for seconds in (60.0, 10.0):
-      assert (pace.num_steps, pace.is_measuring) == (100, False)
+      assert (pace.num_steps, pace.is_slow) == (100, False)
       pace.add(100, seconds)
 
 
