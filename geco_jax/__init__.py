@@ -3,6 +3,7 @@
 The public list is short; everything else is imported from its module.
 """
 
+from geco_jax import signals as signals  # First, for signals during imports.
 from geco_jax.lagrangian import lagrangian
 from geco_jax.multipliers import algorithm_1
 from geco_jax.multipliers import annealed_beta

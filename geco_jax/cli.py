@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 import os
-import signal
 import sys
 import tempfile
 
@@ -14,6 +13,7 @@ from ml_collections.config_dict import ConfigDict
 
 from geco_jax import config_files
 from geco_jax import config_flag
+from geco_jax import signals
 from geco_jax.console import say
 from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
@@ -103,14 +103,19 @@ def run(
     except Interrupted as interrupted:
       say(f'{interrupted}; the same command goes on from there')
       return 128 + interrupted.signal_number
-    except KeyboardInterrupt:  # Where no run was training.
-      say('stopped by SIGINT')
-      return 128 + signal.SIGINT
+    except signals.Stopped as stopped:  # Where no run was training.
+      say(str(stopped))
+      return 128 + stopped.signal_number
 
-  app.run(
-    reporting_main,
-    flags_parser=lambda argv: _parse_flags(argv, default_config),
-  )
+  try:
+    with signals.raised():
+      app.run(
+        reporting_main,
+        flags_parser=lambda argv: _parse_flags(argv, default_config),
+      )
+  except signals.Stopped as stopped:  # While it parsed the flags.
+    say(str(stopped))
+    sys.exit(128 + stopped.signal_number)
 
 
 def config() -> ConfigDict:

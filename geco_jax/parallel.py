@@ -26,8 +26,18 @@ def initialize_distributed(
   """Join this process to the others of the run; call it before any other.
 
   With no argument the cluster's own environment (TPU pods, Slurm, ...) tells.
+
+  Raises:
+    UserError: if nothing tells of the others, or they cannot be reached.
   """
-  jax.distributed.initialize(coordinator_address, num_processes, process_id)
+  try:
+    jax.distributed.initialize(coordinator_address, num_processes, process_id)
+  except (ValueError, RuntimeError) as error:
+    raise UserError(
+      '--distributed: this process cannot join others; where no cluster (TPU '
+      'pod, Slurm, ...) tells of them, give --coordinator=HOST:PORT, '
+      f'--num_processes and --process_id: {str(error).splitlines()[0]}'
+    ) from error
 
 
 def split_cpu(num_devices: int) -> None:
@@ -203,6 +213,11 @@ def is_main_process() -> bool:
 
 def any_process(flag: bool) -> bool:
   """Return whether any process passed True; all must call it."""
+  return bool(highest(flag))
+
+
+def highest(value: float) -> float:
+  """Return the highest of all processes' values; all must call it."""
   if jax.process_count() == 1:
-    return flag
-  return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+    return value
+  return float(np.max(multihost_utils.process_allgather(np.array(value))))

@@ -17,13 +17,14 @@ import optax
 from geco_jax import parallel
 from geco_jax.constraints import squared_error
 from geco_jax.datasets import batches
-from geco_jax.datasets.images import Images
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import once_per_experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.keys import key_of
 from geco_jax.keys import per_example_keys
 from geco_jax.lagrangian import lagrangian
+from geco_jax.scan import dispatcher
+from geco_jax.scan import scan
 
 Metrics = dict[str, jax.Array]
 
@@ -132,17 +133,23 @@ def loss_and_metrics(
 
 def dispatch(
   experiment: Experiment, layout: parallel.Layout
-) -> Callable[[TrainState, RunInputs, Images], tuple[TrainState, Metrics]]:
-  """Return the program of a dispatch, for runs that lie so on the devices."""
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """Return what takes steps of runs that lie so on the devices.
+
+  Returns:
+    (states, inputs, training images, num_steps=steps_per_dispatch) -> (states,
+    metrics of steps_per_dispatch steps, of which the first num_steps count).
+  """
   is_shared = layout is parallel.SHARED
   make = train_steps if is_shared else train_steps_together
-  return make(experiment, experiment.steps_per_dispatch)
+  most = experiment.steps_per_dispatch
+  return dispatcher(make(experiment, most), most)
 
 
 @once_per_experiment
 def train_steps(
   experiment: Experiment, num_steps: int
-) -> Callable[[TrainState, RunInputs, Images], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
   """Return the compiled program that takes `num_steps` training steps.
 
   The returned function takes and returns replicated trees (`parallel`) and
@@ -155,7 +162,8 @@ def train_steps(
     num_steps: steps per call, K.
 
   Returns:
-    (state, inputs, training images) -> (state, metrics of each step).
+    (state, inputs, training images, and a limit as in `scan` if not all steps
+    are to be taken) -> (state, metrics of each step).
   """
   places = functools.partial(parallel.local_places, experiment.batch_size)
   run = _run_steps(experiment, num_steps, places, parallel.mean)
@@ -165,7 +173,7 @@ def train_steps(
 @once_per_experiment
 def train_steps_together(
   experiment: Experiment, num_steps: int
-) -> Callable[[TrainState, RunInputs, Images], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
   """Return the compiled program that takes steps of several runs at once.
 
   Like `train_steps`, but for the leading axes of states, inputs and metrics,
@@ -177,16 +185,18 @@ def train_steps_together(
     num_steps: steps per call, K.
 
   Returns:
-    (states, inputs, training images) -> (states, metrics of each step).
+    (states, inputs, training images, perhaps a limit) -> (states, metrics of
+    each step).
   """
   places = functools.partial(jnp.arange, experiment.batch_size)
   run = _run_steps(experiment, num_steps, places, lambda tree: tree)
 
-  def run_all(states, inputs, images):
+  def run_all(states, inputs, images, limit=None):
     if len(states.step) > 1:
-      return jax.vmap(run, in_axes=(0, 0, None))(states, inputs, images)
+      run_each = jax.vmap(run, in_axes=(0, 0, None, None))
+      return run_each(states, inputs, images, limit)
     state, own_inputs = jax.tree.map(lambda x: x[0], (states, inputs))
-    one = run(state, own_inputs, images)
+    one = run(state, own_inputs, images, limit)
     return jax.tree.map(lambda x: x[jnp.newaxis], one)
 
   return parallel.pmap(run_all, donate_argnums=0)
@@ -224,10 +234,8 @@ def _run_steps(experiment, num_steps, places, mean):
     gradients, values, metrics = mean((gradients, values, metrics))
     return _apply(experiment, state, inputs, gradients, values, metrics)
 
-  def run(state, inputs, images):
-    return jax.lax.scan(
-      lambda state, _: step(state, inputs, images), state, length=num_steps
-    )
+  def run(state, inputs, images, limit=None):
+    return scan(step, num_steps, state, (inputs, images), limit)
 
   return run
 

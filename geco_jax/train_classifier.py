@@ -69,18 +69,16 @@ class ClassifierRun(Run):
     super().__init__(config, workdir, like, first_state)
 
   def log(
-    self, step: int, per_step: Mapping[str, np.ndarray], seconds: float
+    self, step: int, per_step: Mapping[str, np.ndarray], rate: float
   ) -> str:
     """Log the mean loss over a dispatch."""
-    losses = per_step['loss']
-    self._check_finite(step, losses)
-    loss, rate = float(losses.mean()), len(losses) / seconds
+    self._check_finite(step, per_step['loss'])
+    loss = float(per_step['loss'].mean())
     if self._writes:
       self._writer.scalars(step, {'loss': loss, 'steps_per_second': rate})
     return f'{rate:.0f} steps/s, loss {loss:.4f}'
 
-  def evaluate_validation(self) -> float:
-    """Evaluate the validation split and log it; return its score."""
+  def _evaluate(self) -> float:
     results = self.evaluate(self.state, self._validation_images)
     if not np.isfinite(results['mean_probability']):
       # The last update broke what its own loss did not see yet.
@@ -112,20 +110,19 @@ def train(
 
   Raises:
     UserError: on bad input, or a loss that is not finite.
-    Interrupted: after SIGTERM or SIGINT, the state saved.
+    Interrupted: after SIGTERM, SIGINT or SIGHUP, the state saved.
   """
-  check_classifier_config(config)
   check_classifier_config(config)
   dataset = build_dataset(config, data_dir)
   num_classes = _num_classes(dataset)
   classifier = build_classifier(config, num_classes)
   optimizer = build_optimizer(config)
-  run = ClassifierRun(config, folder, classifier, optimizer, dataset)
-  program = training.train_steps(classifier, optimizer, config, num_classes)
+  take_steps = training.train_steps(classifier, optimizer, config, num_classes)
   images = parallel.replicate(dataset.splits['train'])
+  run = ClassifierRun(config, folder, classifier, optimizer, dataset)
   (failure,) = train_to_end(
     [run],
-    lambda states: program(states, images),
+    lambda states, num_steps: take_steps(states, images, num_steps=num_steps),
     parallel.SHARED,
     show_progress,
   )

@@ -76,6 +76,7 @@ def test_train_then_evaluate(tmp_path):
     (['--config.constraints.re.kappa=0'], 'kappa must be > 0'),
     (['--config.num_steps=x'], 'config.num_steps'),
     (['extra'], 'unexpected arguments: extra'),
+    (['--distributed'], 'no cluster .* give --coordinator=HOST:PORT'),
   ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
@@ -102,15 +103,22 @@ cli.run(lambda argv: print(
 @pytest.mark.parametrize(
   ('stop', 'code', 'message'),
   [
-    ('errors.Interrupted(15, 40)', 143, 'stopped by SIGTERM, saved at step 40'),
-    ('KeyboardInterrupt', 130, 'stopped by SIGINT'),
+    (
+      'raise errors.Interrupted(15, 40)',
+      143,
+      'stopped by SIGTERM, saved at step 40',
+    ),
+    ('os.kill(os.getpid(), signal.SIGTERM)', 143, 'stopped by SIGTERM'),
+    ('os.kill(os.getpid(), signal.SIGINT)', 130, 'stopped by SIGINT'),
+    ('os.kill(os.getpid(), signal.SIGHUP)', 129, 'stopped by SIGHUP'),
   ],
 )
 def test_every_command_ends_by_a_signal_with_a_line(stop, code, message):
   script = f"""
+import os, signal
 from geco_jax import cli, errors
 def main(argv):
-  raise {stop}
+  {stop}
 cli.run(main)
 """
   process = subprocess.run(

@@ -15,6 +15,8 @@ from geco_jax.classifiers.networks import Classifier
 from geco_jax.datasets import batches
 from geco_jax.datasets.images import Images
 from geco_jax.keys import per_example_keys
+from geco_jax.scan import dispatcher
+from geco_jax.scan import scan
 
 _EVALUATION_BATCH = 500
 
@@ -45,8 +47,8 @@ def train_steps(
   optimizer: optax.GradientTransformation,
   config: Any,
   num_classes: int,
-) -> Callable[[State, Images], tuple[State, dict[str, jax.Array]]]:
-  """Return the compiled program that takes `config.steps_per_dispatch` steps.
+) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+  """Return what takes up to `config.steps_per_dispatch` steps, compiled once.
 
   Batch normalization is over a device's share of the batch; the moving moments
   are the devices' mean.
@@ -58,7 +60,8 @@ def train_steps(
     num_classes: how many labels there are.
 
   Returns:
-    (state, training images), replicated -> (state, metrics of each step).
+    (state, training images, both replicated, num_steps) -> (state, metrics of
+    each step).
   """
   data_key, augmentation_key = jax.random.split(jax.random.key(config.seed))
 
@@ -96,14 +99,12 @@ def train_steps(
     next_state = State(state.step + 1, params, new_state, optimizer_state)
     return next_state, {'loss': value}
 
-  def run(state, images):
-    return jax.lax.scan(
-      lambda state, _: step(state, images),
-      state,
-      length=config.steps_per_dispatch,
-    )
+  length = config.steps_per_dispatch
 
-  return parallel.pmap(run, donate_argnums=0)
+  def run(state, images, limit=None):
+    return scan(step, length, state, (images,), limit)
+
+  return dispatcher(parallel.pmap(run, donate_argnums=0), length)
 
 
 def augment(

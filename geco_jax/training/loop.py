@@ -12,6 +12,7 @@ import numpy as np
 
 from geco_jax import console
 from geco_jax import parallel
+from geco_jax import signals
 from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.build import check_config
@@ -29,8 +30,9 @@ from geco_jax.step import TrainState
 from geco_jax.training.recorder import Recorder
 from geco_jax.training.run import Run
 
-# States of all runs -> (states, metrics of each step).
-TakeSteps = Callable[[Any], tuple[Any, Any]]
+# (states of all runs, number of steps) -> (states, metrics of each step).
+TakeSteps = Callable[[Any, int], tuple[Any, Any]]
+_SECONDS_PER_CALL = 4.0
 
 
 def train(
@@ -58,7 +60,7 @@ def train(
 
   Raises:
     UserError: on bad input, or a loss that is not finite.
-    Interrupted: after SIGTERM or SIGINT, the state saved.
+    Interrupted: after SIGTERM, SIGINT or SIGHUP, the state saved.
   """
   check_config(config)  # Before a data set is read, which may take minutes.
   config = without_sweep(config)
@@ -91,7 +93,7 @@ def train_together(
     What went wrong, by workdir; None is nothing.
 
   Raises:
-    Interrupted: after SIGTERM or SIGINT, the states saved.
+    Interrupted: after SIGTERM, SIGINT or SIGHUP, the states saved.
   """
   failures: dict[str, Exception | None] = dict.fromkeys(configs)
   runs = []
@@ -115,12 +117,14 @@ def _open(config, workdir, experiment, init_from=None) -> Recorder:
 def _train_all(runs, layout, show_progress):
   """Train runs to their ends and close them; return each's failure or None."""
   experiment = runs[0].experiment  # That of all.
-  program = dispatch(experiment, layout)
+  take_steps = dispatch(experiment, layout)
   inputs = layout.place([run.inputs.as_arrays() for run in runs])
   images = parallel.replicate(experiment.dataset.splits['train'])
   failures = train_to_end(
     runs,
-    lambda states: program(states, inputs, images),
+    lambda states, num_steps: take_steps(
+      states, inputs, images, num_steps=num_steps
+    ),
     layout,
     show_progress,
   )
@@ -140,12 +144,12 @@ def train_to_end(
   layout: parallel.Layout,
   show_progress: bool,
 ) -> list[Exception | None]:
-  """Train runs of any kind, on the devices together, to their ends; close them.
+  """Train runs of any kind, which lie on the devices together; close them.
 
   Args:
     runs: at least one, alike in `steps_per_dispatch`.
-    take_steps: states on the devices -> (states, metrics of each of these
-      `steps_per_dispatch` steps).
+    take_steps: (states on the devices, number of steps) -> (states, metrics of
+      `steps_per_dispatch` steps, of which the first so many were taken).
     layout: how the states lie on the devices.
     show_progress: whether to draw a progress bar on stderr.
 
@@ -153,10 +157,10 @@ def train_to_end(
     What went wrong with each run, or None.
 
   Raises:
-    Interrupted: after SIGTERM or SIGINT, the states saved.
+    Interrupted: after SIGTERM, SIGINT or SIGHUP, the states saved.
   """
   failures: list[Exception | None] = [None] * len(runs)
-  with _stop_signals() as stopped:
+  with signals.remembered() as stopped:
     try:
       loop = _Loop(runs, take_steps, layout, failures, show_progress)
       number = loop.run(stopped)
@@ -196,9 +200,9 @@ class _Loop:
     self._failures = failures  # Of each run, filled in here.
     self._layout = layout
     self._take_steps = take_steps
-    self._steps_per_dispatch = runs[0].config.steps_per_dispatch
-    self._pending = {}, None  # Steps by run, metrics of the latest dispatch.
-    self._since = time.monotonic()  # When what was logged last was complete.
+    self._pending = None  # What was not noted yet.
+    self._since = time.monotonic()  # When what was noted last was complete.
+    self._pace = _Pace(runs[0].config.steps_per_dispatch)
     self._progress = console.Progress(
       max(run.config.num_steps for run in runs),
       min(run.step for run in runs),
@@ -209,40 +213,54 @@ class _Loop:
     """Train to the last step; if a signal comes, save and return its number."""
     states = self._layout.place([run.state for run in self._runs])
     self._since = time.monotonic()
-    with contextlib.closing(self._progress):
+    has_compiled = False
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(contextlib.closing(self._progress))
       while active := self._active():
-        states, step_metrics = self._take_steps(states)
+        num_steps = min(
+          self._pace.num_steps,
+          *(self._runs[i].steps_to_line for i in active),
+        )
+        states, step_metrics = self._take_steps(states, num_steps)
+        if not has_compiled:  # From here on there is something to save.
+          has_compiled = True
+          stack.enter_context(signals.waiting_for_calls())
         for index in active:
-          self._runs[index].step += self._steps_per_dispatch
-        # While the devices are busy with these steps, those before are logged.
-        self._log_pending()
-        self._pending = {i: self._runs[i].step for i in active}, step_metrics
+          self._runs[index].step += num_steps
+        # While the devices are busy with these steps, those before are noted.
+        self._note_pending()
+        steps = {i: self._runs[i].step for i in active}
+        self._pending = steps, num_steps, step_metrics
+        if self._pace.is_slow:  # A signal waits for no second call then.
+          self._note_pending()
         number = stopped()
         stop = parallel.any_process(number is not None)
         due = [i for i in active if stop or self._runs[i].is_checkpoint_due]
         if due:
-          self._log_pending()
+          self._note_pending()
           self._save(due, states)
         if stop:
           return number or signal.SIGTERM
     return None
 
-  def _log_pending(self) -> None:
-    """Log the latest dispatch, when it is complete."""
-    steps, step_metrics = self._pending
-    self._pending = {}, None
-    if not steps:
+  def _note_pending(self) -> None:
+    """Hand the latest metrics to the runs, when they are complete."""
+    if self._pending is None:
       return
+    steps, num_steps, step_metrics = self._pending
+    self._pending = None
     per_run = self._layout.fetch(step_metrics, len(self._runs))
     now = time.monotonic()
     seconds, self._since = now - self._since, now
+    self._pace.add(num_steps, seconds)
     texts = []
     for index, step in steps.items():
       if self._failures[index] is None:
+        per_step = {k: v[:num_steps] for k, v in per_run[index].items()}
         with _failing(self._failures, index):
-          texts.append(self._runs[index].log(step, per_run[index], seconds))
+          texts.append(self._runs[index].note(step, per_step, seconds))
     if len(self._runs) > 1:
-      rate = len(steps) * self._steps_per_dispatch / seconds
+      rate = len(steps) * num_steps / seconds
       texts = [f'{len(steps)} runs together, {rate:.0f} steps/s in all']
     self._progress.update(min(steps.values()), ''.join(texts))
 
@@ -261,6 +279,43 @@ class _Loop:
       for index, run in enumerate(self._runs)
       if self._failures[index] is None and not run.is_finished
     ]
+
+
+class _Pace:
+  """How many steps a call of the program takes: as many as fit into seconds.
+
+  A signal waits for the end of a call, or of two where they take less than the
+  bound. Only CPUs are so slow that it matters; there two steps alone are
+  measured first, of which one compiles.
+
+  Attributes:
+    num_steps: of the next call.
+  """
+
+  def __init__(self, steps_per_dispatch: int):
+    self.num_steps = 1 if not parallel.on_accelerator() else steps_per_dispatch
+    self._most = steps_per_dispatch
+    self._calls = 0
+    self._steps, self._seconds = 0, 0.0
+
+  @property
+  def is_slow(self) -> bool:
+    """Whether the next call takes less than a dispatch."""
+    return self.num_steps < self._most
+
+  def add(self, num_steps: int, seconds: float) -> None:
+    """Take in how long a call took."""
+    self._calls += 1
+    if parallel.on_accelerator() or self._calls == 1:  # It compiled.
+      return
+    # Over many steps, since a call that is still running may count here.
+    self._steps += num_steps
+    self._seconds += seconds
+    if self._calls == 2 or self._steps >= self._most:
+      seconds_per_step = parallel.highest(self._seconds) / self._steps
+      fitting = int(_SECONDS_PER_CALL / max(seconds_per_step, 1e-9))
+      self.num_steps = min(max(fitting, 1), self._most)
+      self._steps, self._seconds = 0, 0.0
 
 
 def infeasible(
@@ -284,24 +339,3 @@ def infeasible(
     experiment, inputs, means, log_multipliers, 'train'
   )
   return verdicts.infeasible(reports, logged)
-
-
-@contextlib.contextmanager
-def _stop_signals():
-  """Catch SIGTERM and SIGINT; yield () -> the signal that came, or None."""
-  caught = []
-  handled = (signal.SIGTERM, signal.SIGINT)
-
-  def remember(number, frame):
-    del frame
-    caught.append(number)
-    # A second one acts at once.
-    for other, handler in previous.items():
-      signal.signal(other, handler)
-
-  previous = {number: signal.signal(number, remember) for number in handled}
-  try:
-    yield lambda: caught[0] if caught else None
-  finally:
-    for number, handler in previous.items():
-      signal.signal(number, handler)

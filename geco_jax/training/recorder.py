@@ -81,13 +81,13 @@ class Recorder(Run):
       origins.record(self.workdir, self._origin)
 
   def log(
-    self, step: int, per_step: Mapping[str, np.ndarray], seconds: float
+    self, step: int, per_step: Mapping[str, np.ndarray], rate: float
   ) -> str:
     """Log the means over a dispatch."""
     self._check_finite(step, per_step['loss'], per_step['kl_nats'])
     values = {k: float(v.mean()) for k, v in per_step.items()}
     values['rmse'] = math.sqrt(values.pop('mse'))
-    values['steps_per_second'] = len(per_step['loss']) / seconds
+    values['steps_per_second'] = rate
     for name in self.inputs.kappas:
       values[f'{name}/saturation'] = saturation(
         self.experiment, self.inputs, name, values[f'{name}/log_multiplier']
@@ -99,11 +99,10 @@ class Recorder(Run):
     }
     return self._progress_text(values)
 
-  def evaluate_validation(self) -> float:
-    """Evaluate the validation split, log and draw it; return its score."""
-    params = parallel.replicate(self.state.params)
+  def _evaluate(self) -> float:
     means = self._validation_means(
-      params, parallel.replicate(self._validation_images)
+      parallel.replicate(self.state.params),
+      parallel.replicate(self._validation_images),
     )
     if not all(np.all(np.isfinite(mean)) for mean in means.values()):
       # The last update broke what its own loss did not see yet.

@@ -20,7 +20,8 @@ class Run(abc.ABC):
   """A run while it is being trained: its folder, checkpoints and log.
 
   Attributes:
-    config: of the run; read are `num_steps` and `checkpoint_every`.
+    config: of the run; read are `num_steps`, `checkpoint_every` and
+      `steps_per_dispatch`, over which a line of the log is the mean.
     workdir: its folder.
     state: the latest that was saved or restored, NumPy arrays.
     step: training steps taken; the training loop moves it.
@@ -65,12 +66,19 @@ class Run(abc.ABC):
   def _open(self, like, first_state):
     """Read the latest checkpoint, if there is one, and open the logs."""
     restored = self._checkpointer.restore(like)
+    self._unlogged: dict[str, np.ndarray] = {}  # Metrics since the last line.
     if restored is None:
       self.state = jax.tree.map(np.asarray, first_state())
     else:
       self.state = restored.state
+      self._unlogged = {
+        name: np.array(values, np.float32)
+        for name, values in restored.unlogged.items()
+      }
       console.say(f'continuing from step {restored.step} in {self.workdir}')
     self.step = int(self.state.step)
+    self._timed = 0, 0.0  # Steps noted here since the last line, seconds.
+    self._text = ''
     self._writes = parallel.is_main_process()
     if self._writes:
       self._writer = logs.MetricsWriter(self.workdir, self.step)
@@ -85,16 +93,21 @@ class Run(abc.ABC):
     """Whether the state after this step is to be saved."""
     return self._is_scheduled(self.step)
 
-  @abc.abstractmethod
-  def log(
+  @property
+  def steps_to_line(self) -> int:
+    """Training steps to the end of this dispatch, which is logged whole."""
+    dispatch = self.config.steps_per_dispatch
+    return dispatch - self.step % dispatch
+
+  def note(
     self, step: int, per_step: Mapping[str, np.ndarray], seconds: float
   ) -> str:
-    """Log the means over a dispatch.
+    """Take in metrics; log those of a dispatch at its end.
 
     Args:
-      step: after the dispatch.
-      per_step: metrics by name, each [steps of the dispatch].
-      seconds: that the dispatch took.
+      step: after the steps.
+      per_step: metrics by name, each [steps], all of one dispatch.
+      seconds: that the steps took.
 
     Returns:
       The numbers that matter, for people.
@@ -102,20 +115,20 @@ class Run(abc.ABC):
     Raises:
       UserError: if the loss is not finite.
     """
-
-  @abc.abstractmethod
-  def evaluate_validation(self) -> float:
-    """Evaluate the validation split at `state`, log it, return its score.
-
-    Returns:
-      The rank of the checkpoint, the lower the better.
-
-    Raises:
-      UserError: if the last update broke the parameters.
-    """
+    num_steps = len(next(iter(per_step.values())))
+    self._unlogged = {
+      name: np.concatenate([self._unlogged.get(name, values[:0]), values])
+      for name, values in per_step.items()
+    }
+    self._timed = self._timed[0] + num_steps, self._timed[1] + seconds
+    if step % self.config.steps_per_dispatch == 0:
+      whole, self._unlogged = self._unlogged, {}
+      (timed_steps, seconds), self._timed = self._timed, (0, 0.0)
+      self._text = self.log(step, whole, timed_steps / seconds)
+    return self._text
 
   def save(self, state: Any) -> None:
-    """Save a checkpoint; evaluate the validation split as well, if it is due.
+    """Save a checkpoint, scored on the validation split if it is due.
 
     One that is not due, as a signal asks for, leaves nothing that would tell
     the run from one that was not interrupted.
@@ -130,12 +143,36 @@ class Run(abc.ABC):
     self.state = state
     score = None
     if self.is_checkpoint_due:
-      score = self.evaluate_validation()
+      score = self._evaluate()
     elif not all(np.isfinite(x).all() for x in jax.tree.leaves(state.params)):
       self._stop_not_finite(self.step + 1)
-    self._checkpointer.save(self.step, state, score)
+    unlogged = {name: x.tolist() for name, x in self._unlogged.items()}
+    self._checkpointer.save(self.step, state, score, unlogged)
     if self.is_finished or not self.is_checkpoint_due:
       self._checkpointer.finish()
+
+  @abc.abstractmethod
+  def log(
+    self, step: int, per_step: Mapping[str, np.ndarray], rate: float
+  ) -> str:
+    """Write means over a dispatch; return the numbers that matter, for people.
+
+    Args:
+      step: after the dispatch.
+      per_step: metrics by name, each [steps of the dispatch].
+      rate: steps per second.
+
+    Raises:
+      UserError: if the loss is not finite.
+    """
+
+  @abc.abstractmethod
+  def _evaluate(self) -> float:
+    """Evaluate the validation split; return the state's score, low is good.
+
+    Raises:
+      UserError: if the last update broke the parameters.
+    """
 
   def close(self) -> None:
     """Wait for the last checkpoint and close the logs."""

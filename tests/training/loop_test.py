@@ -1,5 +1,6 @@
 """The loop: it stops, resumes and refuses as it should."""
 
+import contextlib
 import json
 import math
 import os
@@ -10,12 +11,17 @@ import jax
 import numpy as np
 import pytest
 
+from geco_jax import parallel
 from geco_jax.build import build
 from geco_jax.build import run_inputs
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import restore_state
 from geco_jax.io import run_folder
 from geco_jax.io.logs import read_metrics
+from geco_jax.signals import STOP_SIGNALS
+from geco_jax.step import dispatch
+from geco_jax.step import init_state
+from geco_jax.step import train_steps
 from geco_jax.training import loop
 from geco_jax.training.recorder import Recorder
 
@@ -26,8 +32,10 @@ def train(make_dataset, monkeypatch):
   monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   monkeypatch.setattr(loop, 'build_dataset', lambda *_: make_dataset())
 
-  def run(config, workdir):
-    return loop.train(config, str(workdir), show_progress=False)
+  def run(config, workdir, experiment=None):
+    return loop.train(
+      config, str(workdir), experiment=experiment, show_progress=False
+    )
 
   return run
 
@@ -64,34 +72,170 @@ def test_a_finished_run_is_not_trained_again(train, tiny_config, tmp_path):
   assert len(read_metrics(str(tmp_path))['step']) == 6
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def lines(workdir):
+  """Return the log's lines without what depends on the machine."""
+  with open(os.path.join(workdir, 'metrics.jsonl')) as file:
+    logged = [json.loads(line) for line in file]
+  return [
+    {k: v for k, v in line.items() if k != 'steps_per_second'}
+    for line in logged
+  ]
+
+
+@pytest.fixture
+def signal_at(monkeypatch):
+  """Return (step, number) -> a context in which the signal comes then."""
+  note = Recorder.note
+
+  @contextlib.contextmanager
+  def patched(step, number):
+    def note_and_signal(self, at, *args):
+      if at == step:
+        os.kill(os.getpid(), number)
+      return note(self, at, *args)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(Recorder, 'note', note_and_signal)
+      yield
+
+  return patched
+
+
+@pytest.mark.parametrize(
+  ('steps', 'number', 'seconds_per_call'),
+  [
+    ([5], signal.SIGTERM, 4.0),
+    # Each call takes one step, so that signals come between two lines.
+    ([7], signal.SIGINT, 0.0),
+    ([1, 4, 8], signal.SIGHUP, 0.0),
+  ],
+)
 def test_a_signal_saves_and_the_run_continues_bit_for_bit(
-  number, train, tiny_config, tmp_path, make_dataset, monkeypatch
+  steps,
+  number,
+  seconds_per_call,
+  train,
+  tiny_config,
+  tmp_path,
+  make_dataset,
+  monkeypatch,
+  signal_at,
 ):
   config = tiny_config()
-  whole = train(config, tmp_path / 'whole')
+  experiment = build(config, make_dataset())
+  whole = train(config, tmp_path / 'whole', experiment)
+  parts = tmp_path / 'parts'
+  monkeypatch.setattr(loop, '_SECONDS_PER_CALL', seconds_per_call)
+  for step in steps:
+    with (
+      signal_at(step, number),
+      pytest.raises(loop.Interrupted, match=number.name) as stopped,
+    ):
+      train(config, parts, experiment)
+    assert stopped.value.signal_number == number
+    saved = restore_state(str(parts), experiment)
+    assert step <= saved.step < 20
+    assert f'saved at step {saved.step}' in str(stopped.value)
+    if not seconds_per_call:
+      assert saved.step <= step + 2
+  assert_equal_bit_for_bit(train(config, parts, experiment), whole)
+  assert lines(parts) == lines(tmp_path / 'whole')
 
-  log = Recorder.log
 
-  def log_and_signal(self, step, *args):
-    if step == 5:
-      os.kill(os.getpid(), number)
-    return log(self, step, *args)
+def test_runs_together_that_were_left_at_other_steps_log_the_same_lines(
+  tiny_config, tmp_path, make_dataset, monkeypatch, signal_at
+):
+  experiment = build(tiny_config(), make_dataset())
 
-  with monkeypatch.context() as patch:
-    patch.setattr(Recorder, 'log', log_and_signal)
-    with pytest.raises(loop.Interrupted, match=number.name) as stopped:
-      train(config, tmp_path / 'parts')
-  assert stopped.value.signal_number == number
-  saved = restore_state(str(tmp_path / 'parts'), build(config, make_dataset()))
-  assert 5 <= saved.step < 20
-  assert_equal_bit_for_bit(train(config, tmp_path / 'parts'), whole)
+  def train_together(name, kappas=(0.2, 0.3)):
+    configs = {
+      str(tmp_path / name / str(kappa)): tiny_config(kappa=kappa)
+      for kappa in kappas
+    }
+    failures = loop.train_together(configs, experiment, show_progress=False)
+    assert not any(failures.values())
+    return [*configs]
 
-  losses = []
-  for name in ('whole', 'parts'):
-    loss = read_metrics(str(tmp_path / name))['loss']
-    losses.append(loss[np.isfinite(loss)])
-  np.testing.assert_array_equal(*losses)
+  whole = train_together('whole')
+  monkeypatch.setattr(loop, '_SECONDS_PER_CALL', 0.0)
+  with signal_at(2, signal.SIGTERM), pytest.raises(loop.Interrupted):
+    train_together('parts', kappas=(0.2,))
+  for one, other in zip(whole, train_together('parts'), strict=True):
+    assert [x['step'] for x in lines(one)] == [x['step'] for x in lines(other)]
+    for a, b in zip(lines(one), lines(other), strict=True):
+      assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_parts_of_a_dispatch_are_steps_of_the_whole_bit_for_bit(
+  tiny_config, make_dataset
+):
+  config = tiny_config()
+  experiment = build(config, make_dataset())
+  inputs = run_inputs(config, experiment)
+  first = jax.tree.map(np.asarray, init_state(experiment, inputs))
+  place, fetch = parallel.SHARED
+  args = (
+    place([inputs.as_arrays()]),
+    place([experiment.dataset.splits['train']]),
+  )
+  whole = train_steps(experiment, 5)(place([first]), *args)
+  take_steps = dispatch(experiment, parallel.SHARED)
+  state, parts = place([first]), []
+  for num_steps in (1, 3, 1):
+    state, metrics = take_steps(state, *args, num_steps=num_steps)
+    (metrics,) = fetch(metrics, 1)
+    parts.append({k: v[:num_steps] for k, v in metrics.items()})
+  assert_equal_bit_for_bit(fetch(state, 1), fetch(whole[0], 1))
+  (expected,) = fetch(whole[1], 1)
+  for name, values in expected.items():
+    together = np.concatenate([part[name] for part in parts])
+    np.testing.assert_array_equal(together, values)
+
+
+class TestPace:
+  """Calls are bounded by time, once it is known how long a step takes."""
+
+  def test_a_step_is_measured_after_the_one_that_compiles(self):
+    pace = loop._Pace(100)
+    assert (pace.num_steps, pace.is_slow) == (1, True)
+    pace.add(1, 60.0)
+    assert (pace.num_steps, pace.is_slow) == (1, True)
+    pace.add(1, 1.5)
+    assert (pace.num_steps, pace.is_slow) == (2, True)
+
+  @pytest.mark.parametrize(
+    ('seconds', 'num_steps'), [(0.0, 100), (1e-3, 100), (0.1, 40), (30.0, 1)]
+  )
+  def test_it_follows_the_machine(self, seconds, num_steps):
+    pace = loop._Pace(100)
+    for steps, step_seconds in [(1, 9.0), (1, 1.0), (50, seconds)]:
+      pace.add(steps, steps * step_seconds)
+    pace.add(50, 50 * seconds)
+    assert pace.num_steps == num_steps
+
+  def test_an_accelerator_takes_whole_dispatches(self, monkeypatch):
+    monkeypatch.setattr(parallel, 'on_accelerator', lambda: True)
+    pace = loop._Pace(100)
+    for seconds in (60.0, 10.0):
+      assert (pace.num_steps, pace.is_slow) == (100, False)
+      pace.add(100, seconds)
+
+
+def test_outside_of_the_main_thread_a_run_touches_no_signal(
+  train, tiny_config, tmp_path
+):
+  handlers = [signal.getsignal(number) for number in STOP_SIGNALS]
+  seen, states = [], []
+
+  def work():
+    states.append(train(tiny_config(), tmp_path))
+    seen.extend(signal.getsignal(number) for number in STOP_SIGNALS)
+
+  thread = threading.Thread(target=work)
+  thread.start()
+  thread.join()
+  assert states[0].step == 20
+  assert seen == handlers
 
 
 def leavings(workdir):
@@ -295,7 +439,7 @@ def test_a_saturated_multiplier_is_infeasible_in_bar_log_and_report(
     **dict.fromkeys(('re/violation', 're/value'), np.ones(5)),
     're/log_multiplier': np.full(5, log_multiplier),
   }
-  text = recorder.log(5, per_step, seconds=1.0)
+  text = recorder.log(5, per_step, rate=1.0)
   recorder.close()
   assert 're 1.0000/0.001 infeasible lambda 1.5e+06' in text
   logged = read_metrics(str(tmp_path))
