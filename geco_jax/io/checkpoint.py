@@ -95,7 +95,7 @@ class Checkpointer:
     self._directory = os.path.join(self._workdir, manifest.FOLDER)
     self._best_path = os.path.join(self._workdir, 'best.json')
     self._read_only = read_only
-    self._run = run_folder.identity(self._workdir)
+    self._run = {} if read_only else run_folder.identity(self._workdir)
     self._policy = _LatestAndBest(is_scheduled)
     self._saved: tuple[int, Any] | None = None
     manifest.steps(self._workdir)  # Refuses what is not a folder.
