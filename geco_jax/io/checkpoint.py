@@ -260,7 +260,7 @@ class Checkpointer:
 
   def _remove_set_aside(self, newest):
     """Remove what was set aside up to the step of one that is whole."""
-    with contextlib.suppress(OSError):  # Nothing was.
+    with contextlib.suppress(OSError, ValueError):  # Nothing was, or not by us.
       for name in os.listdir(self._aside):
         if int(name.partition('.')[0]) <= newest:
           shutil.rmtree(os.path.join(self._aside, name), ignore_errors=True)
