@@ -95,7 +95,7 @@ class Checkpointer:
     self._directory = os.path.join(self._workdir, manifest.FOLDER)
     self._best_path = os.path.join(self._workdir, 'best.json')
     self._read_only = read_only
-    self._run = run_folder.identity(self._workdir)
+    self._run = {} if read_only else run_folder.identity(self._workdir)
     self._policy = _LatestAndBest(is_scheduled)
     self._saved: tuple[int, Any] | None = None
     manifest.steps(self._workdir)  # Refuses what is not a folder.
@@ -260,7 +260,7 @@ class Checkpointer:
 
   def _remove_set_aside(self, newest):
     """Remove what was set aside up to the step of one that is whole."""
-    with contextlib.suppress(OSError):  # Nothing was.
+    with contextlib.suppress(OSError, ValueError):  # Nothing was, or not by us.
       for name in os.listdir(self._aside):
         if int(name.partition('.')[0]) <= newest:
           shutil.rmtree(os.path.join(self._aside, name), ignore_errors=True)

@@ -86,13 +86,14 @@ def origin(workdir: str) -> dict[str, Any] | None:
     UserError: if the file that says so is damaged.
   """
   path = os.path.join(workdir, ORIGIN)
+  if stored := manifest.runs(workdir):  # Then its file is a by-product.
+    return stored[max(stored)].get('init_from')
   try:
     with open(path, encoding='utf-8') as file:
       content = json.load(file)
     return {'workdir': str(content['workdir']), 'step': int(content['step'])}
   except (FileNotFoundError, NotADirectoryError):
-    stored = [run.get('init_from') for run in manifest.runs(workdir).values()]
-    return stored[-1] if stored else None
+    return None
   except OSError as error:
     raise UserError(f'{path} cannot be read: {error.strerror}') from error
   except (ValueError, LookupError, TypeError) as error:
