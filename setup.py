@@ -78,10 +78,10 @@ setuptools.setup(
   extras_require={
     'train': _TRAIN,
     # TFDS downloads and prepares through TensorFlow; reading needs neither.
-    'prepare': ['tensorflow-cpu', 'importlib_resources', 'requests'],
-    'benchmarks': ['torch==2.13.0'],
+    'prepare': [*_TRAIN, 'tensorflow-cpu', 'importlib_resources'],
+    'benchmarks': [*_TRAIN, 'torch==2.13.0'],
     # geco_jax.sweep --executor=slurm.
-    'slurm': ['submitit>=1.5'],
+    'slurm': [*_TRAIN, 'submitit>=1.5'],
     'dev': [
       *_TRAIN,
       'chex',
