@@ -1,5 +1,7 @@
 """What every test shares."""
 
+import signal
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,12 @@ from geco_jax.build import MODELS
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
+
+# Where the tests run in the background these are ignored, by their children too
+# unless something here handles them.
+for _number in (signal.SIGINT, signal.SIGHUP):
+  if signal.getsignal(_number) is signal.SIG_IGN:
+    signal.signal(_number, lambda number, frame: None)
 
 
 @pytest.fixture(autouse=True)
