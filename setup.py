@@ -11,6 +11,7 @@ _TRAIN = [
   'absl-py>=2.1',
   'array_record>=0.5; sys_platform == "linux"',
   'dm-haiku>=0.0.13',
+  'flatbuffers',  # jax.export writes with it.
   'jmp>=0.0.4',
   'matplotlib>=3.8',
   'ml-collections>=1.0',

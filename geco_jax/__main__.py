@@ -17,6 +17,7 @@ _COMMANDS = {
   for name in (
     'train',
     'evaluate',
+    'sample',
     'sweep',
     'choose_kappa',
     'marginal_kl',

@@ -1,6 +1,6 @@
 """A run's folder and its config."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import json
 import os
 from typing import Any
@@ -101,6 +101,11 @@ def origin(workdir: str) -> dict[str, Any] | None:
       f'{path} is damaged: it is to hold a workdir and a step; choose another '
       'workdir'
     ) from error
+
+
+def record_origin(workdir: str, origin: Mapping[str, Any]) -> None:
+  """Let a run's folder know whose parameters it begins with."""
+  write_json(os.path.join(workdir, ORIGIN), dict(origin))
 
 
 def holds_run(workdir: str) -> bool:

@@ -227,7 +227,7 @@ class ConvDraw:
   def sample(self, keys, context=None) -> jax.Array:
     """Draw images from the prior."""
     constants, noise = self._constants(context), self._noise(keys)
-    return self._unroll(self._prior_step, constants, len(keys), noise)[0]
+    return self._unroll(self._prior_step, constants, keys.shape[0], noise)[0]
 
   def reconstruct(self, keys, image, context, num_informed) -> jax.Array:
     """Reconstruct images from their first latents: conceptual compression."""
@@ -240,7 +240,7 @@ class ConvDraw:
     """Take each step's latents to be the mean of their posterior."""
     shape = (self.num_steps, 1, *self.grid, self.latent_channels)
     step, constants = self._training_step, self._constants(context, image)
-    outputs = self._unroll(step, constants, len(image), jnp.zeros(shape))[1]
+    outputs = self._unroll(step, constants, image.shape[0], jnp.zeros(shape))[1]
     return jnp.moveaxis(outputs[1], 0, 1)
 
   def decode(self, latents, context=None) -> jax.Array:
@@ -264,7 +264,7 @@ class ConvDraw:
     """Return the images of latents, and log p(z_t|z_<t) [num_steps, batch]."""
     step, by_step = self._prior_density_step, jnp.moveaxis(latents, 1, 0)
     constants = self._constants(context)
-    return self._unroll(step, constants, len(latents), by_step)
+    return self._unroll(step, constants, latents.shape[0], by_step)
 
   def _unroll(self, step, constants, batch_size, per_step):
     """Return the last canvas as images, and all outputs [num_steps, ...].

@@ -261,7 +261,7 @@ def _flow(
     return z[:, 0], kl.mean(axis=1)
 
   def center(conditions):
-    noise = jnp.zeros((len(conditions), latent_size))
+    noise = jnp.zeros((conditions.shape[0], latent_size))
     return flow.forward(noise, conditions)[0]
 
   return _Posterior(

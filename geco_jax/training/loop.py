@@ -24,9 +24,11 @@ from geco_jax.evaluation.measures import constraint_report
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import logs
+from geco_jax.io import manifest
 from geco_jax.io.checkpoint import latest_step
 from geco_jax.step import dispatch
 from geco_jax.step import TrainState
+from geco_jax.training import origin as origins
 from geco_jax.training.recorder import Recorder
 from geco_jax.training.run import Run
 
@@ -111,7 +113,12 @@ def train_together(
 def _open(config, workdir, experiment, init_from=None) -> Recorder:
   """Return the recorder of a run in its folder, created if need be."""
   inputs = run_inputs(config, experiment)  # Refused before a folder is made.
-  return Recorder(config, workdir, experiment, inputs, init_from)
+  origin = origins.find(workdir, init_from)
+  if origin is None:
+    return Recorder(config, workdir, experiment, inputs)
+  is_begun = bool(manifest.steps(workdir))
+  params = None if is_begun else origins.params(origin, experiment)
+  return Recorder(config, workdir, experiment, inputs, origin._asdict(), params)
 
 
 def _train_all(runs, layout, show_progress):

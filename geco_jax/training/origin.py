@@ -9,7 +9,6 @@ from geco_jax.build import build
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import restore_state
 from geco_jax.experiment import Experiment
-from geco_jax.io import files
 from geco_jax.io import manifest
 from geco_jax.io import run_folder
 from geco_jax.step import state_like
@@ -77,11 +76,6 @@ def params(origin: Origin, experiment: Experiment) -> Any:
       f'takes: {differences[0]}'
     )
   return found
-
-
-def record(workdir: str, origin: Origin) -> None:
-  """Let a run's folder know its origin."""
-  files.write_json(os.path.join(workdir, run_folder.ORIGIN), origin._asdict())
 
 
 def _leaves(tree):

@@ -10,6 +10,7 @@ import numpy as np
 
 from geco_jax import config_tree
 from geco_jax import parallel
+from geco_jax.datasets import shapes
 from geco_jax.evaluation import pictures
 from geco_jax.evaluation.measures import constraint_report
 from geco_jax.evaluation.measures import saturation
@@ -18,11 +19,10 @@ from geco_jax.evaluation.measures import verdict
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import checkpoint
-from geco_jax.io import manifest
+from geco_jax.io import run_folder
 from geco_jax.step import init_state
 from geco_jax.step import state_like
 from geco_jax.step import TrainState
-from geco_jax.training import origin as origins
 from geco_jax.training.run import Run
 
 
@@ -42,7 +42,8 @@ class Recorder(Run):
     workdir: str,
     experiment: Experiment,
     inputs: RunInputs,
-    init_from: str | None = None,
+    origin: Mapping[str, Any] | None = None,
+    first_params: Any = None,
   ):
     """Open a run's folder, and its latest checkpoint if it has one.
 
@@ -51,15 +52,12 @@ class Recorder(Run):
       workdir: its folder.
       experiment: see above.
       inputs: see above.
-      init_from: workdir of another run, with whose parameters a new run begins;
-        None draws them.
+      origin: of `first_params`, for the folder to know; None if they are drawn.
+      first_params: what a new run begins with; None draws them.
     """
     self.experiment = experiment
     self.inputs = inputs
-    self._origin = origins.find(workdir, init_from)
-    first_params = None
-    if self._origin is not None and not manifest.steps(workdir):
-      first_params = origins.params(self._origin, experiment)
+    self._origin = origin
     self._violations = {}  # Relative, mean over the latest dispatch.
     self._validation_means = split_means(experiment, likelihood=False)
     self._validation_images = experiment.dataset.splits['validation']
@@ -75,10 +73,11 @@ class Recorder(Run):
     super().__init__(config, workdir, state_like(experiment), first_state)
 
   def claim(self) -> None:
-    """Make the folder this run's, which also knows its origin then."""
+    """Make the folder this run's, with what its images are like, its origin."""
     super().claim()
+    shapes.record(self.workdir, self.experiment.dataset)
     if self._origin is not None:
-      origins.record(self.workdir, self._origin)
+      run_folder.record_origin(self.workdir, self._origin)
 
   def log(
     self, step: int, per_step: Mapping[str, np.ndarray], rate: float

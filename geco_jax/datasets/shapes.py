@@ -1,0 +1,99 @@
+"""What a model needs to know of the images of a run, without these."""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.images import Images
+from geco_jax.datasets.images import SPLITS
+from geco_jax.errors import UserError
+from geco_jax.io import by_products
+from geco_jax.io import files
+
+_FILE = 'data.json'
+
+
+def record(workdir: str, dataset: Dataset) -> None:
+  """Write down in a run's folder what its images are like."""
+  content = {
+    'name': dataset.name,
+    'image_shape': [*dataset.image_shape],
+    'context_shape': dataset.context_shape and [*dataset.context_shape],
+    'channels_are_images': dataset.channels_are_images,
+  }
+  files.write_json(os.path.join(workdir, _FILE), content)
+
+
+def read(workdir: str) -> Dataset | None:
+  """Return a data set of one black image, shaped as those of a run.
+
+  None where the folder does not say, as those of earlier versions.
+  """
+  return by_products.read(os.path.join(workdir, _FILE), _parse)
+
+
+def _parse(content: Any) -> Dataset:
+  image_shape = _shape(content['image_shape'])
+  context_shape = content['context_shape']
+  black = Images(np.zeros((1, *image_shape), np.uint8), np.zeros(1, np.int32))
+  return Dataset(
+    name=str(content['name']),
+    splits=dict.fromkeys(SPLITS, black),
+    image_shape=image_shape,
+    assemble=_no_batches,
+    context_shape=None if context_shape is None else _shape(context_shape),
+    channels_are_images=bool(content['channels_are_images']),
+  )
+
+
+def _no_batches(*args: Any):
+  raise UserError('a loaded run has no data set; build it with build_dataset')
+
+
+def _shape(content: Any) -> tuple[int, int, int]:
+  height, width, channels = map(int, content)
+  return height, width, channels
+
+
+def as_pixels(what: str, images: Any, shape: tuple[int, int, int]) -> jax.Array:
+  """Return images as float32 in [0, 1], [n, height, width, channels].
+
+  Args:
+    what: they are, for people.
+    images: uint8 from 0 to 255, bool or floats in [0, 1]; of one channel also
+      without its axis.
+    shape: of one image.
+
+  Raises:
+    UserError: if they are anything else.
+  """
+  array = np.asarray(images)
+  if shape[-1] == 1 and array.shape[1:] == shape[:-1]:
+    array = array[..., np.newaxis]
+  if array.shape[1:] != shape or array.ndim != 4:
+    raise UserError(
+      f'{what} must be [n, {", ".join(map(str, shape))}], got '
+      f'{np.shape(images)}'
+    )
+  if array.dtype == np.uint8:
+    if array.max(initial=0) == 1:
+      raise UserError(
+        f'{what} are uint8 of 0 and 1, and 255 is white: give bool or floats'
+      )
+    return jnp.float32(array) / 255.0
+  if array.dtype == bool:
+    return jnp.float32(array)
+  if not np.issubdtype(array.dtype, np.floating):
+    raise UserError(
+      f'{what} must be uint8, bool or floats in [0, 1], got {array.dtype}'
+    )
+  if array.size and not (array.min() >= 0 and array.max() <= 1):
+    raise UserError(
+      f'{what} must be within [0, 1] where they are floats, got '
+      f'[{array.min():g}, {array.max():g}]'
+    )
+  return jnp.float32(array)

@@ -1,0 +1,96 @@
+r"""Draws images of a trained run, or a line between two images.
+
+  python -m geco_jax.sample --workdir=runs/digits --output=samples.png
+  python -m geco_jax.sample --workdir=runs/digits --output=line.png \\
+      --interpolate=first.png,last.png
+
+It needs the run's folder alone, no data set. In Python: `geco_jax.load`.
+"""
+
+from collections.abc import Sequence
+import math
+
+from absl import flags
+import jax
+import numpy as np
+from PIL import Image
+
+from geco_jax import cli
+from geco_jax.errors import UserError
+from geco_jax.evaluation import pictures
+from geco_jax.trained import load
+from geco_jax.trained import TrainedRun
+
+OUTPUT = cli.define_path('output', 'samples.png', 'Picture to write.')
+
+
+def define_flags() -> None:
+  """Define the command's flags."""
+  flags.DEFINE_integer('num', 64, 'Images to draw.', lower_bound=2)
+  flags.DEFINE_integer('seed', 0, 'Of the samples.', lower_bound=0)
+  flags.DEFINE_integer(
+    'step', None, "Checkpoint's step; else the latest that is intact."
+  )
+  flags.DEFINE_list(
+    'interpolate', [], 'Two image files, to draw what lies between them.'
+  )
+
+
+def read_image(path: str, shape: tuple[int, int, int]) -> np.ndarray:
+  """Return the image of a file as a run of images of a shape takes it.
+
+  Raises:
+    UserError: if it is no image of this size.
+  """
+  try:
+    with Image.open(path) as file:
+      image = np.asarray(file.convert('L' if shape[-1] == 1 else 'RGB'))
+  except OSError as error:
+    raise UserError(f'{path} is no image that can be read: {error}') from error
+  if image.shape[:2] != shape[:2]:
+    raise UserError(
+      f'{path} is {image.shape[0]}x{image.shape[1]}, images of this run are '
+      f'{shape[0]}x{shape[1]}'
+    )
+  return image.reshape(shape)
+
+
+def draw(run: TrainedRun, num: int, seed: int, ends: Sequence[str]):
+  """Return images of the prior, or between two files [num, ...].
+
+  Raises:
+    UserError: if the files are not two images, or the model is conditional.
+  """
+  if run.experiment.model.conditional:
+    raise UserError(
+      f'{run.workdir} is a conditional run, whose contexts a command cannot '
+      'give; use geco_jax.load'
+    )
+  if not ends:
+    return run.sample(num, key=jax.random.key(seed))
+  if len(ends) != 2:
+    raise UserError(f'--interpolate must name two images, got {len(ends)}')
+  shape = run.experiment.dataset.image_shape
+  first, last = (read_image(path, shape) for path in ends)
+  return run.interpolate(first, last, num)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Draw what the flags ask for."""
+  del argv
+  values = flags.FLAGS
+  run = load(cli.workdir(), step=values.step, data_dir=cli.DATA_DIR.value)
+  images = np.asarray(draw(run, values.num, values.seed, values.interpolate))
+  num_columns = min(math.ceil(math.sqrt(len(images))), 16)
+  missing = -len(images) % num_columns
+  white = np.ones((missing, *images.shape[1:]), images.dtype)
+  rows = np.concatenate([images, white]).reshape(
+    -1, num_columns, *images.shape[1:]
+  )
+  shown = [pictures.stack_rows(run.experiment.dataset, row)[0] for row in rows]
+  pictures.save_png(OUTPUT.value, pictures.grid(np.stack(shown)))
+  print(f'{len(images)} images of step {run.step}: {OUTPUT.value}')
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags)

@@ -1,0 +1,291 @@
+"""A trained run in a program's hands: encode, decode, sample, interpolate."""
+
+from collections.abc import Callable, Mapping
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections.config_dict import ConfigDict
+import numpy as np
+
+from geco_jax.build import build
+from geco_jax.build import build_dataset
+from geco_jax.datasets import shapes
+from geco_jax.distributions import quantized_normal_log_prob
+from geco_jax.errors import UserError
+from geco_jax.evaluation.measures import restore_state
+from geco_jax.experiment import Experiment
+from geco_jax.io import by_products
+from geco_jax.io import files
+from geco_jax.io import logs
+from geco_jax.io import run_folder
+from geco_jax.step import TrainState
+
+_DIRECTIONS = ('encode', 'decode', 'reconstruct', 'sample')
+
+
+def load(
+  workdir: str, *, step: int | None = None, data_dir: str | None = None
+) -> 'TrainedRun':
+  """Return the run in a folder; `geco_jax.load`.
+
+  It reads no data set: what the model needs to know of its images stands in the
+  folder. Folders of earlier versions, which do not have it, need theirs.
+
+  Args:
+    workdir: of the run.
+    step: of the checkpoint; None is the latest that is intact.
+    data_dir: of TFDS, for folders of earlier versions.
+
+  Raises:
+    UserError: if there is no such run or checkpoint.
+  """
+  workdir = os.path.expanduser(workdir)
+  config = run_folder.read_config(workdir)
+  dataset = shapes.read(workdir)
+  if dataset is None:
+    dataset = build_dataset(config, data_dir)
+  experiment = build(config, dataset)
+  state = restore_state(workdir, experiment, step)
+  return TrainedRun(workdir, config, experiment, state)
+
+
+class TrainedRun:
+  """The functions of a run's model, at the parameters of a checkpoint.
+
+  Images go in as uint8, bool or float in [0, 1], [n, height, width, channels];
+  without the axis of channels where there is one alone. They come out float32
+  in [0, 1]. Contexts, which conditional models alone take, are like images.
+  What is random takes a key, and without one is what its mean gives.
+
+  Attributes:
+    workdir: the folder.
+    config: of the run.
+    experiment: what its programs are compiled of.
+    params: Haiku's parameters, NumPy arrays.
+    step: training steps taken.
+    log_multipliers: by constraint.
+  """
+
+  def __init__(
+    self,
+    workdir: str,
+    config: ConfigDict,
+    experiment: Experiment,
+    state: TrainState,
+  ):
+    """Take a state that was restored; see `load`."""
+    self.workdir = workdir
+    self.config = config
+    self.experiment = experiment
+    self.params = state.params
+    self.step = int(state.step)
+    self.log_multipliers = {
+      name: float(value) for name, value in state.log_multipliers.items()
+    }
+    model = experiment.model
+    self._apply = jax.jit(model.apply)
+    self._encode = jax.jit(model.encode)
+    self._decode = jax.jit(model.decode)
+    self._sample = jax.jit(model.sample)
+
+  @property
+  def evaluation(self) -> Mapping[str, Any] | None:
+    """What `geco_jax.evaluate` wrote, None if it has not been run."""
+    path = os.path.join(self.workdir, 'evaluation.json')
+    return by_products.read(path, lambda content: content)
+
+  def metrics(self) -> dict[str, np.ndarray]:
+    """Return the log: arrays [lines] by name, `step` among them.
+
+    NaN stands where a line does not have a number; `pandas.DataFrame` takes it.
+    """
+    return logs.read_metrics(self.workdir)
+
+  def encode(
+    self, images: Any, context: Any = None, *, key: jax.Array | None = None
+  ) -> Any:
+    """Return latents: the center of q(z|x), or a draw of it.
+
+    Args:
+      images: [n, ...].
+      context: [n, ...], for conditional models.
+      key: of a draw; None is the center, step by step where there are several.
+
+    Returns:
+      [n, ...]; ConvDRAW's are [n, steps, height, width, channels].
+    """
+    images, context = self._images(images), self._context(context)
+    if key is None:
+      return self._encode(self.params, images, context)
+    keys = jax.random.split(key, len(images))
+    return self._apply(self.params, keys, images, context).latents
+
+  def decode(self, latents: Any, context: Any = None) -> jax.Array:
+    """Return the images of latents, the means of p(x|z) [n, ...]."""
+    return self._decode(
+      self.params, jnp.asarray(latents), self._context(context)
+    )
+
+  def reconstruct(
+    self, images: Any, context: Any = None, *, key: jax.Array | None = None
+  ) -> jax.Array:
+    """Return the images of `encode`'s latents [n, ...]."""
+    return self.decode(self.encode(images, context, key=key), context)
+
+  def sample(
+    self, num: int, context: Any = None, *, key: jax.Array | None = None
+  ) -> jax.Array:
+    """Return means of p(x|z) for z of the prior [num, ...].
+
+    Args:
+      num: how many.
+      context: [num, ...], for conditional models.
+      key: of the draws; None is `jax.random.key(0)`.
+    """
+    key = jax.random.key(0) if key is None else key
+    keys = jax.random.split(key, num)
+    return self._sample(self.params, keys, self._context(context))
+
+  def interpolate(
+    self, first: Any, last: Any, num: int, context: Any = None
+  ) -> jax.Array:
+    """Return images along a line of latents, from `first` to `last`.
+
+    Args:
+      first: one image [height, width, channels].
+      last: another.
+      num: images in all, >= 2; the ends are the reconstructions of the two.
+      context: of all of them [height, width, channels].
+
+    Returns:
+      [num, height, width, channels].
+    """
+    if num < 2:
+      raise UserError(f'num must be at least 2, got {num}')
+    contexts = (
+      None if context is None else jnp.stack([jnp.asarray(context)] * 2)
+    )
+    both = jnp.concatenate([self._images([x]) for x in (first, last)])
+    ends = self.encode(both, contexts)
+    weights = jnp.linspace(0.0, 1.0, num).reshape(-1, *[1] * (ends.ndim - 1))
+    latents = (1 - weights) * ends[:1] + weights * ends[1:]
+    if contexts is not None:
+      contexts = jnp.broadcast_to(contexts[:1], (num, *contexts.shape[1:]))
+    return self.decode(latents, contexts)
+
+  def elbo(
+    self,
+    images: Any,
+    context: Any = None,
+    *,
+    key: jax.Array | None = None,
+    num_draws: int = 1,
+    stddev: float | None = None,
+  ) -> jax.Array:
+    """Return E_q[log p(x|z)] - KL per image, in nats [n] (Appendix D).
+
+    p(x|z) is the normal quantized to 256 levels.
+
+    Args:
+      images: [n, ...].
+      context: [n, ...], for conditional models.
+      key: of the draws of z; None is `jax.random.key(0)`.
+      num_draws: of z per image, over which the mean is taken.
+      stddev: sigma of p(x|z); None is the evaluation's sigma_opt.
+
+    Raises:
+      UserError: if there is no stddev, for want of an evaluation.
+    """
+    if stddev is None:
+      if self.evaluation is None:
+        raise UserError(
+          f'{self.workdir} has no evaluation, whose sigma_opt is the default '
+          'of stddev; run geco-jax evaluate, or give one'
+        )
+      stddev = self.evaluation['sigma_opt']
+    images, context = self._images(images), self._context(context)
+    key = jax.random.key(0) if key is None else key
+    total = jnp.zeros(len(images))
+    for draw in range(num_draws):
+      keys = jax.random.split(jax.random.fold_in(key, draw), len(images))
+      output = self._apply(self.params, keys, images, context)
+      log_prob = quantized_normal_log_prob(
+        images, output.reconstruction, jnp.float32(stddev)
+      )
+      total += log_prob.reshape(len(images), -1).sum(axis=-1) - output.kl
+    return total / num_draws
+
+  def export(self, name: str, path: str) -> None:
+    """Write a function as a portable program, its parameters within.
+
+    `jax.export.deserialize` reads it: a later JAX runs it on CPUs, GPUs and
+    TPUs, without this package. It takes any number n of examples.
+
+    Args:
+      name: 'encode' (images), 'decode' (latents), 'reconstruct' (images) or
+        'sample' (keys' data, uint32 [n, 2]), float32 but for the last; followed
+        by contexts where the model is conditional.
+      path: of the file.
+
+    Raises:
+      UserError: if there is no such function.
+    """
+    if name not in _DIRECTIONS:
+      raise UserError(f'no {name!r} to export; choose from {_DIRECTIONS}')
+    model, params = (
+      self.experiment.model,
+      jax.tree.map(jnp.asarray, self.params),
+    )
+    functions: dict[str, Callable] = {
+      'encode': lambda x, *c: model.encode(params, x, *c or [None]),
+      'decode': lambda z, *c: model.decode(params, z, *c or [None]),
+      'reconstruct': lambda x, *c: model.decode(
+        params, model.encode(params, x, *c or [None]), *c or [None]
+      ),
+      'sample': lambda data, *c: model.sample(
+        params, jax.random.wrap_key_data(data), *c or [None]
+      ),
+    }
+    dataset = self.experiment.dataset
+    (n,) = jax.export.symbolic_shape('n')
+    float32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    arguments = [float32((n, *dataset.image_shape))]
+    if name == 'sample':
+      arguments = [jax.ShapeDtypeStruct((n, 2), jnp.uint32)]
+    if model.conditional and dataset.context_shape:
+      arguments.append(float32((n, *dataset.context_shape)))
+    if name == 'decode':
+      images = [x.update(shape=(1, *x.shape[1:])) for x in arguments]
+      latents = jax.eval_shape(functions['encode'], *images)
+      arguments[0] = float32((n, *latents.shape[1:]))
+    exported = jax.export.export(
+      jax.jit(functions[name]), platforms=('cpu', 'cuda', 'tpu')
+    )(*arguments)
+    files.write_bytes(path, bytes(exported.serialize()))
+
+  def save_params(self, path: str) -> None:
+    """Write the parameters as a NumPy archive, 'module/parameter' by name."""
+    arrays = {
+      f'{module}/{name}': value
+      for module, parameters in self.params.items()
+      for name, value in parameters.items()
+    }
+    files.write_npz(path, arrays)
+
+  def _images(self, images):
+    return shapes.as_pixels(
+      'images', images, self.experiment.dataset.image_shape
+    )
+
+  def _context(self, context):
+    shape = self.experiment.dataset.context_shape
+    if shape is None or not self.experiment.model.conditional:
+      if context is not None:
+        raise UserError('this model takes no context')
+      return None
+    if context is None:
+      raise UserError(f'this model needs contexts, [n, {shape}]')
+    return shapes.as_pixels('contexts', context, shape)

@@ -1,0 +1,235 @@
+"""A trained run in a program's hands."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+
+import geco_jax
+from geco_jax import sample
+from geco_jax.base_config import group
+from geco_jax.build import build_dataset
+from geco_jax.datasets.batches import fixed_batch
+from geco_jax.errors import UserError
+from geco_jax.evaluation.measures import evaluate
+from geco_jax.training.loop import train
+
+_DRAW = dict(num_steps=2, hidden_channels=6, latent_channels=2, kernel_size=3)
+MODELS = {
+  'mlp_vae': ('digits', {}, 'mlp_vae', dict(latent_size=3, hidden_sizes=(16,))),
+  'vae_nvp': (
+    'digits',
+    {},
+    'vae_nvp',
+    dict(latent_size=3, channels=(4,), hidden_size=8, coupling_sizes=(8,)),
+  ),
+  'conditional_conv_draw': (
+    'mnist_rotate',
+    {'base': 'digits'},
+    'conv_draw',
+    {**_DRAW, 'conditional': True, 'context_channels': 4, 'context_size': 8},
+  ),
+}
+
+
+@pytest.fixture(scope='module', params=MODELS)
+def trained(request, tmp_path_factory, module_config):
+  """Return a run that was loaded, and six examples of its data set."""
+  data, data_kwargs, model, kwargs = MODELS[request.param]
+  config = module_config()
+  with config.unlocked():
+    config.dataset = group(data, **data_kwargs)
+    config.model = group(model, **kwargs)
+  workdir = str(tmp_path_factory.mktemp(request.param) / 'run')
+  train(config, workdir, show_progress=False)
+  dataset = build_dataset(config)
+  batch = fixed_batch(dataset, dataset.splits['train'], jnp.arange(6))
+  return geco_jax.load(workdir), batch
+
+
+@pytest.fixture(scope='module')
+def module_config():
+  """Return the config of a run that takes a second."""
+  from geco_jax.base_config import get_base_config
+
+  def make():
+    config = get_base_config('geco', kappa=0.2, num_steps=20)
+    config.batch_size, config.steps_per_dispatch = 8, 10
+    config.checkpoint_every = 20
+    return config
+
+  return make
+
+
+def context_of(run, batch):
+  """Return the contexts of a batch where the model takes them."""
+  return batch.context if run.experiment.model.conditional else None
+
+
+def test_no_data_set_is_read(trained, monkeypatch):
+  run, _ = trained
+
+  def refuse(*_):
+    raise AssertionError('a data set was read')
+
+  monkeypatch.setattr('geco_jax.trained.build_dataset', refuse)
+  again = geco_jax.load(run.workdir)
+  assert again.step == 20 and again.config.num_steps == 20
+  jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
+  assert run.metrics()['step'].tolist() == [10, 20, 20]
+  assert again.log_multipliers.keys() == {'re'}
+
+
+def test_reconstructing_is_decoding_what_was_encoded(trained):
+  run, batch = trained
+  context = context_of(run, batch)
+  latents = run.encode(batch.image, context)
+  images = run.decode(latents, context)
+  assert images.shape == batch.image.shape
+  np.testing.assert_array_equal(images, run.reconstruct(batch.image, context))
+  draws = [
+    run.encode(batch.image, context, key=jax.random.key(k)) for k in (1, 1, 2)
+  ]
+  np.testing.assert_array_equal(draws[0], draws[1])
+  assert not np.allclose(draws[0], draws[2])
+
+
+def test_an_interpolation_ends_at_its_ends(trained):
+  run, batch = trained
+  context = context_of(run, batch)
+  one = None if context is None else context[0]
+  line = run.interpolate(batch.image[0], batch.image[1], 5, one)
+  ends = None if context is None else jnp.stack([one] * 2)
+  expected = run.reconstruct(batch.image[:2], ends)
+  np.testing.assert_allclose(line[jnp.array([0, -1])], expected, atol=1e-6)
+  latents = run.encode(batch.image[:2], ends).mean(axis=0, keepdims=True)
+  middle = run.decode(latents, None if ends is None else ends[:1])
+  np.testing.assert_allclose(line[2:3], middle, atol=1e-6)
+
+
+def test_samples_are_those_of_the_model_and_their_key(trained):
+  run, batch = trained
+  context = context_of(run, batch)
+  images = run.sample(6, context, key=jax.random.key(3))
+  keys = jax.random.split(jax.random.key(3), 6)
+  expected = run.experiment.model.sample(run.params, keys, context)
+  np.testing.assert_allclose(images, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['encode', 'decode', 'reconstruct', 'sample'])
+def test_an_exported_function_is_that_of_the_run(trained, name, tmp_path):
+  run, batch = trained
+  path = tmp_path / 'function.bin'
+  run.export(name, str(path))
+  function = jax.export.deserialize(bytearray(path.read_bytes())).call
+  context = context_of(run, batch)
+  contexts = [] if context is None else [context[:3]]
+  images = batch.image[:3]
+  if name == 'sample':
+    keys = jax.random.split(jax.random.key(5), 3)
+    argument = jax.random.key_data(keys)
+    expected = run.sample(3, *contexts, key=jax.random.key(5))
+  else:
+    argument = images
+    if name == 'decode':
+      argument = run.encode(images, *contexts)
+    expected = getattr(run, name)(argument, *contexts)
+  np.testing.assert_allclose(function(argument, *contexts), expected, atol=1e-5)
+
+
+def test_elbo_of_the_training_split_is_that_of_the_evaluation(
+  module_config, tmp_path
+):
+  config = module_config()
+  config.dataset = group('digits')
+  config.model = group('mlp_vae', latent_size=3, hidden_sizes=(16,))
+  workdir = str(tmp_path / 'run')
+  train(config, workdir, show_progress=False)
+  run = geco_jax.load(workdir)
+  images = build_dataset(config).splits['train'].image
+  assert run.evaluation is None
+  with pytest.raises(UserError, match='no evaluation.*geco-jax evaluate'):
+    run.elbo(images)
+  evaluation = evaluate(workdir)
+  assert run.evaluation == json.loads(json.dumps(evaluation))
+  elbo = run.elbo(images, num_draws=4)
+  assert elbo.shape == (len(images),)
+  np.testing.assert_allclose(elbo.mean(), evaluation['elbo_nats'], rtol=5e-3)
+  error = (run.reconstruct(images, key=jax.random.key(0)) - images / 255.0) ** 2
+  assert math.sqrt(error.mean()) == pytest.approx(evaluation['rmse'], rel=0.02)
+  run.save_params(str(tmp_path / 'params.npz'))
+  with np.load(tmp_path / 'params.npz') as arrays:
+    for name, array in arrays.items():
+      module, parameter = name.rsplit('/', 1)
+      np.testing.assert_array_equal(array, run.params[module][parameter])
+
+
+@pytest.mark.parametrize(
+  'images, message',
+  [
+    (np.zeros((2, 8, 9, 1), np.uint8), r'must be \[n, 8, 8, 1\], got'),
+    (np.zeros((8, 8), np.uint8), r'must be \[n, 8, 8, 1\], got \(8, 8\)'),
+    (np.full((2, 8, 8), 1, np.uint8), 'uint8 of 0 and 1'),
+    (np.full((2, 8, 8), 17.0), r'within \[0, 1\].*got \[17, 17\]'),
+    (np.full((2, 8, 8), np.nan), r'within \[0, 1\]'),
+    (np.zeros((2, 8, 8), np.int32), 'uint8, bool or floats.*got int32'),
+  ],
+)
+def test_images_of_another_form_are_refused(images, message, digits_run):
+  with pytest.raises(UserError, match=message):
+    digits_run.encode(images)
+
+
+def test_bytes_bools_and_floats_are_the_same_images(digits_run):
+  black_and_white = np.random.default_rng(0).random((3, 8, 8)) > 0.5
+  latents = [
+    digits_run.encode(images)
+    for images in (
+      black_and_white,
+      black_and_white.astype(np.uint8) * 255,
+      black_and_white[..., None].astype(float),
+    )
+  ]
+  np.testing.assert_array_equal(latents[0], latents[1])
+  np.testing.assert_array_equal(latents[0], latents[2])
+
+
+@pytest.fixture(scope='module')
+def digits_run(module_config, tmp_path_factory):
+  """Return a loaded run of the digits."""
+  config = module_config()
+  config.dataset = group('digits')
+  config.model = group('mlp_vae', latent_size=3, hidden_sizes=(16,))
+  workdir = str(tmp_path_factory.mktemp('digits') / 'run')
+  train(config, workdir, show_progress=False)
+  return geco_jax.load(workdir)
+
+
+def test_contexts_are_asked_of_conditional_models_alone(digits_run):
+  with pytest.raises(UserError, match='takes no context'):
+    digits_run.sample(2, np.zeros((2, 8, 8, 1)))
+
+
+def test_the_command_draws_what_its_flags_say(digits_run, tmp_path):
+  paths = []
+  for number in range(2):
+    pixels = np.full((8, 8), 200 * number, np.uint8)
+    paths.append(str(tmp_path / f'{number}.png'))
+    Image.fromarray(pixels).save(paths[-1])
+  line = sample.draw(digits_run, 4, 0, paths)
+  expected = digits_run.interpolate(
+    np.zeros((8, 8, 1), np.uint8), np.full((8, 8, 1), 200, np.uint8), 4
+  )
+  np.testing.assert_array_equal(line, expected)
+  assert sample.draw(digits_run, 5, 1, []).shape == (5, 8, 8, 1)
+  with pytest.raises(UserError, match='two images, got 1'):
+    sample.draw(digits_run, 4, 0, paths[:1])
+  Image.fromarray(np.zeros((9, 8), np.uint8)).save(paths[0])
+  with pytest.raises(UserError, match='is 9x8, images of this run are 8x8'):
+    sample.draw(digits_run, 4, 0, paths)
+  with pytest.raises(UserError, match='no image that can be read'):
+    sample.draw(digits_run, 4, 0, [str(tmp_path / 'none.png')] * 2)
