@@ -90,7 +90,7 @@ def test_without_a_violation_clip_nothing_bounds_a_move(
     moved[clip] = float(change['re'])
   step_size = config.multipliers.kwargs.step_size
   assert moved[1.0] < step_size
-  assert moved[None] == pytest.approx(step_size * np.arcsinh(10))
+  assert moved[None] == pytest.approx(step_size * 3 * np.arcsinh(10 / 3))
 
 
 def test_an_unknown_constraint_is_named_with_the_choices(
@@ -142,7 +142,9 @@ def network(tmp_path):
   """Return the folder of a small classifier of 4x4 images, untrained."""
   kwargs = dict(channels=(2,), hidden_size=3)
   classifier = CLASSIFIERS['cnn'](12, **kwargs)
-  params, state = classifier.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+  image = jnp.zeros((1, 4, 4, 1))
+  params, state = classifier.init(jax.random.key(0), image)
+  (_, features), _ = classifier.apply(params, state, image, is_training=False)
   folder = str(tmp_path)
   pretrained.save(
     folder,
@@ -151,7 +153,7 @@ def network(tmp_path):
     num_classes=12,
     params=params,
     state=state,
-    feature_stddevs={'conv_1': np.ones(2)},
+    feature_stddevs={layer: np.ones(2) for layer in features},
   )
   return folder
 
