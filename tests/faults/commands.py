@@ -14,8 +14,7 @@ import time
 from typing import Any, NamedTuple
 from unittest import mock
 
-import numpy as np
-import orbax.checkpoint as ocp
+import tensorstore as ts
 
 FOLDER = 'FOLDER'  # In arguments: the folder that a command fills.
 ROOT = pathlib.Path(__file__).parents[2]
@@ -232,22 +231,13 @@ def _without_times(value):
 
 
 def _arrays(checkpoint):
+  """Return the chunks of a checkpoint's arrays, by key."""
   try:
-    with ocp.PyTreeCheckpointer() as checkpointer:
-      tree = checkpointer.restore(checkpoint / 'state')
+    store = ts.KvStore.open(
+      {'driver': 'ocdbt', 'base': f'file://{checkpoint}/state/'}
+    ).result()
+    return {
+      key: store.read(key).result().value for key in store.list().result()
+    }
   except Exception as error:  # A damaged file makes its reader raise anything.
     return f'unreadable: {type(error).__name__}'
-  return [_as_bytes(leaf) for leaf in _leaves(tree)]
-
-
-def _leaves(tree):
-  if isinstance(tree, dict):
-    return [x for key in sorted(tree) for x in _leaves(tree[key])]
-  if isinstance(tree, list | tuple):
-    return [x for value in tree for x in _leaves(value)]
-  return [] if tree is None else [tree]
-
-
-def _as_bytes(leaf):
-  array = np.asarray(leaf)
-  return str(array.dtype), array.shape, array.tobytes()
