@@ -66,6 +66,7 @@ def kill_and_finish(whole, begun, folder, index, count, name):
   ended = run(whole.command, folder)
   assert ended.code == 0, ended.said
   assert not ended.has_traceback, ended.said
+  assert 'has lost its lines' not in ended.said, ended.said
   assert differences(left_in(folder), whole.left) == []
   count(f'kills of {name}', 'finished bit for bit equal')
 
