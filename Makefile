@@ -7,7 +7,7 @@ JAX ?=
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/installed
 
-.PHONY: demo test test-slow check docs wheel benchmark benchmark-gpu clean
+.PHONY: demo test test-slow test-faults check docs wheel benchmark benchmark-gpu clean
 
 # Trains a VAE on the embedded digits at several tolerances and draws the result.
 demo: $(INSTALLED)
@@ -16,13 +16,19 @@ demo: $(INSTALLED)
 
 # Most of the time goes to compilation: what one worker, or an earlier run, has
 # compiled the others read.
-test: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.pytest_cache/jax
-test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
+test test-faults: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.pytest_cache/jax
+test test-faults: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(if $(FILE),,-n auto) -m "not slow" $(FILE)
+	$(BIN)/python -m pytest $(if $(FILE),,-n auto) \
+	  -m "not slow and not faults" $(FILE)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# Kills, damages and full disks, FAULTS_SEED=0 or another; two cores take half an
+# hour. It ends with a table of what became of them.
+test-faults: $(INSTALLED)
+	$(BIN)/python -m pytest -n auto tests/faults
 
 # Lint, format, spelling, types and the layers of imports.
 check: $(INSTALLED)

@@ -57,10 +57,18 @@ class _LatestAndBest(checkpoint_managers.PreservationPolicy):
     """Return a flag per checkpoint."""
     del context
     steps = [info.step for info in checkpoints]
+    kept = self.kept(steps)
+    return [step in kept for step in steps]
+
+  def kept(self, steps: Sequence[int]) -> set[int | None]:
+    """Return which of the steps, oldest first, are kept."""
     scheduled = [step for step in steps if self._is_scheduled(step)]
-    kept = {*scheduled[-_LATEST_KEPT:], self.best_step}
     newest = max(scheduled, default=-1)
-    return [step in kept or step > newest for step in steps]
+    return {
+      *scheduled[-_LATEST_KEPT:],
+      *(step for step in steps if step > newest),
+      self.best_step,
+    }
 
 
 class Checkpointer:
@@ -214,6 +222,7 @@ class Checkpointer:
         )
       else:
         self._set_aside(refused)
+        self._remove_superseded()
         return restored
     if refused:
       newest = refused[max(refused)]
@@ -257,6 +266,16 @@ class Checkpointer:
           os.rename(os.path.join(self._directory, str(step)), target)
     parallel.any_process(False)  # The others wait for that.
     self._manager.reload()
+
+  def _remove_superseded(self):
+    """Remove what a process that was killed had no time to remove."""
+    if self._read_only:
+      return
+    best = self.best()
+    self._policy.best_step = None if best is None else best['step']
+    with self._reporting_writes():
+      for step in sorted({*self.steps()} - self._policy.kept(self.steps())):
+        self._manager.delete(step)
 
   def _remove_set_aside(self, newest):
     """Remove what was set aside up to the step of one that is whole."""

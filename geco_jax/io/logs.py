@@ -28,8 +28,14 @@ _MAX_INTEGER = 2**63 - 1  # Of an array.
 class MetricsWriter:
   """Writes scalars, pictures and hyperparameters of a run."""
 
-  def __init__(self, workdir: str, first_step: int):
+  def __init__(self, workdir: str, first_step: int, last_line: int = 0):
     """Open the run's logs and cut off their entries after `first_step`.
+
+    Args:
+      workdir: of the run.
+      first_step: after which entries are to come.
+      last_line: step of the last line up to there; a log that has none of it
+        has lost lines, of which a warning tells.
 
     Raises:
       UserError: if the file of scalars cannot be written.
@@ -38,13 +44,22 @@ class MetricsWriter:
     if os.path.isdir(self._path):
       aside = files.set_aside(self._path)
       logging.warning('%s was a folder, it is now %s', self._path, aside)
-    if first_step and not os.path.exists(self._path):
+    is_missing = not os.path.exists(self._path)
+    if first_step and is_missing:
       logging.warning(
         '%s is missing; it begins anew after step %d', self._path, first_step
       )
     with files.writing(self._path):
       self._file = open(self._path, 'a+b', buffering=0)
-      self._file.truncate(_end_of_kept(self._file, first_step))
+      end, last_step = _end_of_kept(self._file, first_step)
+      self._file.truncate(end)
+    if last_step < last_line and not is_missing:
+      logging.warning(
+        '%s has lost its lines from step %d to %d; it goes on without them',
+        self._path,
+        last_step + 1,
+        last_line,
+      )
     self._tensorboard = _TensorBoard(
       os.path.join(workdir, _TENSORBOARD), first_step + 1
     )
@@ -228,23 +243,23 @@ def _scalars(line: bytes) -> dict[str, float] | None:
   return scalars
 
 
-def _end_of_kept(file: BinaryIO, last_step: int) -> int:
-  """Return where the last line of a step up to `last_step` ends, in bytes.
+def _end_of_kept(file: BinaryIO, last_step: int) -> tuple[int, int]:
+  """Return where the last line up to `last_step` ends, in bytes; its step.
 
   It is looked for from the end, so that a long log need not be read.
   """
   size = file.seek(0, os.SEEK_END)
   if not size or not last_step:
-    return 0
+    return 0, 0
   with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
     end = text.rfind(b'\n') + 1
     while end:
       start = text.rfind(b'\n', 0, end - 1) + 1
       scalars = _scalars(text[start:end])
       if scalars is not None and scalars['step'] <= last_step:
-        return end
+        return end, int(scalars['step'])
       end = start
-  return 0
+  return 0, 0
 
 
 def _tensorboard_value(value):

@@ -81,7 +81,10 @@ class Run(abc.ABC):
     self._text = ''
     self._writes = parallel.is_main_process()
     if self._writes:
-      self._writer = logs.MetricsWriter(self.workdir, self.step)
+      unlogged = max(map(len, self._unlogged.values()), default=0)
+      self._writer = logs.MetricsWriter(
+        self.workdir, self.step, self.step - unlogged
+      )
 
   @property
   def is_finished(self) -> bool:

@@ -88,6 +88,22 @@ def test_keeps_the_last_few_and_the_best(tmp_path):
   checkpointer.close()
 
 
+def test_what_a_killed_process_had_no_time_to_remove_is_removed(
+  tmp_path, monkeypatch
+):
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint, '_LATEST_KEPT', 6)
+    save(tmp_path, {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: 2.0, 6: 6.0})
+  reader = Checkpointer(tmp_path, read_only=True)
+  assert reader.restore(make_state(0)).step == 6
+  assert reader.steps() == [1, 2, 3, 4, 5, 6]
+  reader.close()
+  assert restore(tmp_path).step == 6
+  reader = Checkpointer(tmp_path, read_only=True)
+  assert reader.steps() == [2, 4, 5, 6]
+  reader.close()
+
+
 @pytest.mark.parametrize('damage', ['truncated', 'flipped', 'removed'])
 def test_a_damaged_checkpoint_is_passed_over_with_a_word(
   tmp_path, damage, caplog

@@ -89,6 +89,15 @@ def test_a_log_without_a_line_begins_anew(tmp_path, content, first_step):
   )
 
 
+def test_lines_that_a_log_has_lost_are_named(tmp_path, caplog):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 10}\n{"step": 20}\n{"step": 30')
+  MetricsWriter(str(tmp_path), 25, last_line=20).close()
+  assert not caplog.text
+  MetricsWriter(str(tmp_path), 40, last_line=40).close()
+  assert f'{path} has lost its lines from step 21 to 40' in caplog.text
+
+
 def test_what_is_kept_of_a_log_is_not_written_again(tmp_path):
   """Also where it is long."""
   path = tmp_path / 'metrics.jsonl'
