@@ -17,16 +17,20 @@ def check_said(ended, path):
   """Check that a command that had no room said so, and where, in a line."""
   assert not ended.has_traceback, ended.said
   if ended.code == 0:  # What it could not write is only a by-product.
-    return 'went on with a warning' if 'W' in ended.said else 'had room'
-  lines = [
+    is_said = 'cannot' in ended.said
+    return 'went on with a warning' if is_said else 'had room'
+  lines = ended.said.splitlines()
+  errors = [line for line in lines if line.startswith('error: ')]
+  failures = [
     line
-    for line in ended.said.splitlines()
-    if line.startswith(('error: ', 'failed: ', 'the report could not'))
+    for line in lines
+    if line.startswith(('failed: ', 'the report could not'))
   ]
-  assert ended.code in (1, 2) and lines, ended.said
-  assert all(str(path) in line for line in lines), ended.said
   if ended.code == 2:
-    assert len(lines) == 1, ended.said
+    assert len(errors) == 1, ended.said
+  else:
+    assert ended.code == 1 and failures and not errors, ended.said
+  assert all(str(path) in line for line in errors + failures), ended.said
   return 'one line'
 
 
