@@ -21,11 +21,10 @@ from geco_jax.evaluation import pictures
 from geco_jax.trained import load
 from geco_jax.trained import TrainedRun
 
-OUTPUT = cli.define_path('output', 'samples.png', 'Picture to write.')
-
 
 def define_flags() -> None:
   """Define the command's flags."""
+  cli.define_path('output', 'samples.png', 'Picture to write.')
   flags.DEFINE_integer('num', 64, 'Images to draw.', lower_bound=2)
   flags.DEFINE_integer('seed', 0, 'Of the samples.', lower_bound=0)
   flags.DEFINE_integer(
@@ -88,8 +87,8 @@ def main(argv: Sequence[str]) -> None:
     -1, num_columns, *images.shape[1:]
   )
   shown = [pictures.stack_rows(run.experiment.dataset, row)[0] for row in rows]
-  pictures.save_png(OUTPUT.value, pictures.grid(np.stack(shown)))
-  print(f'{len(images)} images of step {run.step}: {OUTPUT.value}')
+  pictures.save_png(values.output, pictures.grid(np.stack(shown)))
+  print(f'{len(images)} images of step {run.step}: {values.output}')
 
 
 if __name__ == '__main__':

@@ -32,7 +32,8 @@ for command, arguments, output in json.load(sys.stdin):
       sys.stderr.flush()
       os._exit(stop.code)  # Nothing is to be cleaned up.
   _, status = os.waitpid(child, 0)
-  print(os.waitstatus_to_exitcode(status))
+  # Flushed, or the next child would inherit it and write it once more.
+  print(os.waitstatus_to_exitcode(status), flush=True)
 """
 BASE = """
 from configs import digits_vae
