@@ -1,7 +1,7 @@
 r"""Draws images of a trained run, or a line between two images.
 
   python -m geco_jax.sample --workdir=runs/digits --output=samples.png
-  python -m geco_jax.sample --workdir=runs/digits --output=line.png \\
+  python -m geco_jax.sample --workdir=runs/digits --output=line.png \
       --interpolate=first.png,last.png
 
 It needs the run's folder alone, no data set. In Python: `geco_jax.load`.
