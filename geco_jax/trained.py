@@ -21,9 +21,8 @@ from geco_jax.io import by_products
 from geco_jax.io import files
 from geco_jax.io import logs
 from geco_jax.io import run_folder
+from geco_jax.io.paths import local_path
 from geco_jax.step import TrainState
-
-_DIRECTIONS = ('encode', 'decode', 'reconstruct', 'sample')
 
 
 def load(
@@ -42,7 +41,7 @@ def load(
   Raises:
     UserError: if there is no such run or checkpoint.
   """
-  workdir = os.path.expanduser(workdir)
+  workdir = local_path(workdir)
   config = run_folder.read_config(workdir)
   dataset = shapes.read(workdir)
   if dataset is None:
@@ -200,12 +199,13 @@ class TrainedRun:
       UserError: if there is no stddev, for want of an evaluation.
     """
     if stddev is None:
-      if self.evaluation is None:
+      evaluation = self.evaluation
+      if evaluation is None:
         raise UserError(
           f'{self.workdir} has no evaluation, whose sigma_opt is the default '
           'of stddev; run geco-jax evaluate, or give one'
         )
-      stddev = self.evaluation['sigma_opt']
+      stddev = evaluation['sigma_opt']
     images, context = self._images(images), self._context(context)
     key = jax.random.key(0) if key is None else key
     total = jnp.zeros(len(images))
@@ -233,8 +233,6 @@ class TrainedRun:
     Raises:
       UserError: if there is no such function.
     """
-    if name not in _DIRECTIONS:
-      raise UserError(f'no {name!r} to export; choose from {_DIRECTIONS}')
     model, params = (
       self.experiment.model,
       jax.tree.map(jnp.asarray, self.params),
@@ -249,6 +247,10 @@ class TrainedRun:
         params, jax.random.wrap_key_data(data), *c or [None]
       ),
     }
+    if name not in functions:
+      raise UserError(
+        f'no {name!r} to export; choose from {", ".join(functions)}'
+      )
     dataset = self.experiment.dataset
     (n,) = jax.export.symbolic_shape('n')
     float32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.batches import decode
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import SPLITS
 from geco_jax.errors import UserError
@@ -84,7 +85,7 @@ def as_pixels(what: str, images: Any, shape: tuple[int, int, int]) -> jax.Array:
       raise UserError(
         f'{what} are uint8 of 0 and 1, and 255 is white: give bool or floats'
       )
-    return jnp.float32(array) / 255.0
+    return decode(jnp.asarray(array))
   if array.dtype == bool:
     return jnp.float32(array)
   if not np.issubdtype(array.dtype, np.floating):

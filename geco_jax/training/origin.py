@@ -11,6 +11,7 @@ from geco_jax.evaluation.measures import restore_state
 from geco_jax.experiment import Experiment
 from geco_jax.io import manifest
 from geco_jax.io import run_folder
+from geco_jax.io.paths import local_path
 from geco_jax.step import state_like
 
 
@@ -36,7 +37,7 @@ def find(workdir: str, init_from: str | None) -> Origin | None:
   known = Origin(recorded['workdir'], recorded['step']) if recorded else None
   if init_from is None:
     return known
-  source = os.path.abspath(os.path.expanduser(init_from))
+  source = os.path.abspath(local_path(init_from))
   if known is None and not manifest.steps(workdir):
     steps = manifest.steps(source)
     if not steps:
