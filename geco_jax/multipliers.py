@@ -22,10 +22,10 @@ class GecoState(NamedTuple):
   """Memory of `geco`, in float32 or wider whatever the multipliers' dtype."""
 
   count: jax.Array  # int32 [], updates made so far.
-  # Structured like the constraints, infinite at first: the average of the
-  # constraints over a few steps, and that of the errors over many.
-  short_average: Any
+  # Structured like the constraints. The average of the errors, infinite at
+  # first, and what the clip has held back, 0 at first.
   moving_average: Any
+  residual: Any
 
 
 class CompensatedState(NamedTuple):
@@ -47,10 +47,10 @@ ERRORS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 # The relative violation up to which 'asinh' is all but linear.
 _LINEAR_UP_TO = 3.0
-# Weight of a step in the short average over that in the moving average.
-_SHORT = 10.0
 # Time constants of the moving average by which the error is extrapolated.
 _LEAD = 4.0
+# Steps at full speed that the clip may hold back at most.
+_RESIDUAL = 20.0
 
 
 def geco(
@@ -68,27 +68,30 @@ def geco(
   Feed it relative violations C / scale, where scale is what C is measured
   against (kappa, D kappa^2, ...), and choose one number, the step size:
 
-      c <- (1 - 10 step_size) c + 10 step_size C / scale
-      e <- 3 asinh(c / 3)
+      e = 3 asinh(C / scale / 3)
       a_old, a <- a, (1 - step_size) a + step_size e
-      log lambda <- log lambda + step_size clip(a + 4 (e - a_old), -1, top)
+      v = a + 4 (e - a_old) + r
+      u = clip(v, -1, 1)
+      r <- clip(v - u, -20, 20)
+      log lambda <- log lambda + step_size min(u, top)
       top = 1 / (1 + lambda / natural_multiplier), or 1 without one
 
-  Both averages begin with their first value. c rids what follows, which is not
-  linear, of a batch's noise, whose skewness would become an offset. `asinh`
-  makes a factor a factor: log-like far from 0, linear near it. a integrates,
-  the second term is the proportional one; together they are the error
-  extrapolated four time constants of a ahead: lambda stops growing when the
-  model is on its way to meet the constraint within these 4 / step_size steps.
-  The clip bounds lambda's speed, whatever the constraint; `top` ends its growth
-  where no rate-distortion function is steeper, beyond which a constraint waits
-  for the optimization, not for lambda (docs/multipliers.md). `step_size =
-  40 / num_steps` is the configs': lambda may travel 40 nepers in a run, and
-  nothing else needs to be known of it.
+  a begins with its first value, r with 0. `asinh` makes a factor a factor:
+  log-like far from 0, linear near it. a integrates, the second term of v is the
+  proportional one; together they are the error extrapolated four time constants
+  of a ahead: lambda stops growing when the model is on its way to meet the
+  constraint within these 4 / step_size steps. The clip bounds lambda's speed,
+  whatever the constraint. What it holds back of a batch's noise, which is
+  skewed, r makes up for in the next steps: it would become an offset. `top`
+  ends lambda's growth where no rate-distortion function is steeper, beyond
+  which a constraint waits for the optimization, not for lambda
+  (docs/multipliers.md). `step_size = 40 / num_steps` is the configs': lambda
+  may travel 40 nepers in a run, and nothing else needs to be known of it.
 
   It is Algorithm 1 of Rezende & Viola 2018 (`algorithm_1`, to the letter) with
   the error of a PI controller (nuPI, Sohrabi et al. 2024; PID Lagrangian,
-  Stooke et al. 2020) and clamping against wind-up (Astrom & Hagglund 2006).
+  Stooke et al. 2020), clamping against wind-up (Astrom & Hagglund 2006) and
+  error feedback (Seide et al. 2014).
 
   A constraint that is not finite is passed over: neither its average nor its
   multiplier moves. An equality is a pair of constraints, h and -h: the net
@@ -99,14 +102,14 @@ def geco(
     step_size: largest change of log lambda per step, or a schedule of it over
       the number of updates; finite and >= 0.
     decay: of the moving average a (a low-pass filter), in [0, 1); None is
-      1 - step_size. c's weight is 10 (1 - decay), at most 1.
+      1 - step_size.
     error: 'asinh', which compresses large violations as a logarithm does, or
       'linear', e = C, as in Algorithm 1.
     damping: >= 0, in steps: how far ahead the average is extrapolated along its
       last change, the proportional gain over the integral one; None is
       4 / (1 - decay).
     violation_clip: if given, > 0: the extrapolated error is clipped to
-      [-violation_clip, violation_clip] (rate limiting).
+      [-violation_clip, violation_clip] (rate limiting), r to 20 times that.
     natural_multiplier: lambda0 > 0, a number or a pytree like the multipliers,
       above which growth ends softly (anti-wind-up): D / (2 scale) for a
       constraint on a squared error in D dimensions. It lowers `violation_clip`,
@@ -141,34 +144,35 @@ def geco(
   lowest, highest = _checked_range(log_multiplier_range)
 
   def init(log_multipliers):
-    averages = (
-      jax.tree.map(lambda m: jnp.full_like(m, jnp.inf), log_multipliers)
-      for _ in range(2)
+    averages = jax.tree.map(
+      lambda m: jnp.full_like(m, jnp.inf), log_multipliers
     )
-    return GecoState(jnp.zeros([], jnp.int32), *averages)
+    residuals = jax.tree.map(jnp.zeros_like, log_multipliers)
+    return GecoState(jnp.zeros([], jnp.int32), averages, residuals)
 
   def update(constraints, state, log_multipliers):
     rate: Any = step_size(state.count) if callable(step_size) else step_size
     weight = jnp.minimum(rate, 1.0) if decay is None else 1 - decay
     lead = _LEAD if damping is None else damping * weight
 
-    def move(constraint, short, average, log_multiplier, natural):
+    def move(constraint, average, residual, log_multiplier, natural):
       finite = jnp.isfinite(constraint)
       c = jnp.where(finite, constraint, 0).astype(average.dtype)
-      if error != 'linear':
-        c = _averaged(short, c, jnp.minimum(_SHORT * weight, 1.0))
       e = ERRORS[error](c)
       old = jnp.where(jnp.isinf(average), e, average)
-      new = _averaged(average, e, weight)
-      signal = new + lead * (e - old)
+      new = (old + weight * (e - old)).astype(average.dtype)
+      speed, rest = new + lead * (e - old), residual
       if violation_clip is not None:
-        top = violation_clip
+        signal = speed + residual
+        speed = jnp.clip(signal, -violation_clip, violation_clip)
+        bound = _RESIDUAL * violation_clip
+        rest = jnp.clip(signal - speed, -bound, bound).astype(residual.dtype)
         if natural_multiplier is not None:
-          top = top / (1 + jnp.exp(log_multiplier - jnp.log(natural)))
-        signal = jnp.clip(signal, -violation_clip, top)
-      target = jnp.clip(log_multiplier + rate * signal, lowest, highest)
+          excess = jnp.exp(log_multiplier - jnp.log(natural))
+          speed = jnp.minimum(speed, violation_clip / (1 + excess))
+      target = jnp.clip(log_multiplier + rate * speed, lowest, highest)
       change = (target - log_multiplier).astype(log_multiplier.dtype)
-      moves = (change, 0), (c, short), (new, average)
+      moves = (change, 0), (new, average), (rest, residual)
       return [jnp.where(finite, moved, kept) for moved, kept in moves]
 
     naturals = _naturals(natural_multiplier, log_multipliers)
@@ -304,12 +308,6 @@ def _checked_range(log_multiplier_range):
     'log_multiplier_range must be two finite numbers, the lower first, got '
     f'{log_multiplier_range}'
   )
-
-
-def _averaged(average, value, weight):
-  """Return an exponential moving average, which begins with its first value."""
-  moved = (average + weight * (value - average)).astype(average.dtype)
-  return jnp.where(jnp.isinf(average), value, moved)
 
 
 def _naturals(natural_multiplier, log_multipliers):

@@ -215,15 +215,15 @@ def test_first_moving_average_is_the_constraint():
 def pi_controller(constraints, step_size, natural=np.inf):
   """Return log lambda after each step by the docstring's equations."""
   log_multiplier, log_multipliers = 0.0, []
-  c = constraints[0]
-  average = 3 * np.arcsinh(c / 3)
+  average, residual = 3 * np.arcsinh(constraints[0] / 3), 0.0
   for constraint in constraints:
-    c = (1 - 10 * step_size) * c + 10 * step_size * constraint
-    error = 3 * np.arcsinh(c / 3)
+    error = 3 * np.arcsinh(constraint / 3)
     old, average = average, (1 - step_size) * average + step_size * error
+    signal = average + 4 * (error - old) + residual
+    speed = np.clip(signal, -1, 1)
+    residual = np.clip(signal - speed, -20, 20)
     top = 1 / (1 + np.exp(log_multiplier) / natural)
-    signal = min(np.clip(average + 4 * (error - old), -1, 1), top)
-    log_multiplier += step_size * signal
+    log_multiplier += step_size * min(speed, top)
     log_multipliers.append(log_multiplier)
   return log_multipliers
 
@@ -246,7 +246,7 @@ def test_geco_equals_its_docstrings_equations(seed, natural):
 def test_log_multiplier_is_the_integral_and_four_times_the_average():
   """Where nothing is clipped: the PI form of Sohrabi et al. 2024."""
   errors = 0.05 * jnp.sin(jnp.arange(200.0) / 9)
-  rate, averages = 0.1, [errors[0]]  # The short average is the last step.
+  rate, averages = 0.1, [errors[0]]
   for error in errors:
     averages.append((1 - rate) * averages[-1] + rate * error)
   averages = jnp.array(averages)
@@ -316,10 +316,13 @@ def test_only_the_element_that_is_not_finite_is_passed_over():
   )
 
 
-def test_skewed_noise_of_batches_leaves_the_constraint_met():
+@pytest.mark.parametrize('step_size', [0.003, 0.01, 0.02])
+def test_skewed_noise_of_batches_leaves_the_constraint_met(step_size):
   """At the end C is 0 in the mean, not a function of its batches' skewness."""
-  noise = jax.random.exponential(jax.random.key(0), (8, 4_000)) - 1
-  update = geco(0.01)
+  noise = (
+    jax.random.exponential(jax.random.key(0), (8, int(40 / step_size))) - 1
+  )
+  update = geco(step_size)
 
   def run(noise):
     def step(carry, noise):
@@ -331,6 +334,45 @@ def test_skewed_noise_of_batches_leaves_the_constraint_met():
 
   mean = 2 * jnp.exp(-jax.vmap(run)(noise)[:, -1_000:]).mean() - 1
   assert abs(mean) < 0.02
+
+
+@pytest.mark.parametrize('violation', [1.0, 1e9])
+def test_what_the_clip_held_back_ends_within_twenty_steps(violation):
+  """However long a violation lasted: the residual is no wind-up."""
+  step_size, num_steps = 0.01, 3_000
+  constraints = jnp.full(num_steps, violation).at[-200:].set(-violation)
+  growth = jnp.diff(trajectory(geco(step_size), constraints))[-200:]
+  assert (growth > 0).sum() <= 20
+  np.testing.assert_allclose(growth[-1], -step_size, rtol=1e-3)
+
+
+@pytest.mark.parametrize('step_size', [0.008, 0.02, 0.05])
+def test_a_slow_model_comes_to_rest_at_any_step_size(step_size):
+  """Adam answers late; a rule that sees late as well would circle."""
+  target, adam = jnp.array([2.0, 1.0]), optax.adam(1e-2)
+  update = geco(step_size)
+
+  def loss(x, log_multiplier):
+    constraint = ((x - target) ** 2).sum() - 0.25
+    return lagrangian(
+      (x**2).sum(), constraint, log_multiplier
+    ), constraint / 0.25
+
+  def step(carry, _):
+    x, adam_state, state, log_multiplier = carry
+    gradient, violation = jax.grad(loss, has_aux=True)(x, log_multiplier)
+    change, adam_state = adam.update(gradient, adam_state)
+    moved = advance(update, violation, state, log_multiplier)
+    return (optax.apply_updates(x, change), adam_state, *moved), None
+
+  x, start = jnp.zeros(2), jnp.float32(0.0)
+  carry = x, adam.init(x), update.init(start), start
+  (x, *_, log_multiplier), _ = jax.lax.scan(step, carry, length=5_000)
+  distance = np.sqrt(5)  # Of the target; the point is 0.5 short of it.
+  np.testing.assert_allclose(x, target * (1 - 0.5 / distance), rtol=1e-3)
+  np.testing.assert_allclose(
+    jnp.exp(log_multiplier), 2 * distance - 1, rtol=1e-3
+  )
 
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
