@@ -25,7 +25,7 @@ _TRAIN = [
   'threadpoolctl>=3.1',
   'tqdm>=4.66',
 ]
-_DOCS = ['furo', 'myst-parser', 'sphinx']
+_DOCS = ['furo', 'myst-nb', 'sphinx']
 
 
 def _version():

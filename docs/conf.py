@@ -7,7 +7,7 @@ author = 'The geco_jax authors'
 copyright = f'2026, {author}, Apache-2.0'
 release = geco_jax.__version__
 
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
+extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 exclude_patterns = ['figures']
 html_theme = 'furo'
 
@@ -15,6 +15,7 @@ html_theme = 'furo'
 myst_enable_extensions = ['dollarmath']
 myst_fence_as_directive = ['math']
 myst_heading_anchors = 3
+nb_execution_mode = 'off'  # What a notebook printed is stored in it.
 
 default_role = 'code'  # Of docstrings' backticks.
 autodoc_default_options = {'members': True, 'member-order': 'bysource'}

@@ -10,6 +10,7 @@ import re
 from unittest import mock
 
 import jax
+from matplotlib import pyplot
 import numpy as np
 import pytest
 
@@ -59,6 +60,23 @@ def test_a_constraint_of_ones_own_is_trained_with(
   assert set(reports) == {'re', 'edges'}
   assert reports['edges']['unit'] == 'RMSE of differences'
   assert all(report['holds'] for report in reports.values())
+
+
+def test_the_notebook_runs_and_shows_what_it_printed(tmp_path, monkeypatch):
+  """Its cells in order, the training shortened."""
+  monkeypatch.chdir(tmp_path)
+  with open(os.path.join(DOCS, 'use_a_run.ipynb')) as file:
+    cells = [x for x in json.load(file)['cells'] if x['cell_type'] == 'code']
+  assert [x['execution_count'] for x in cells] == [*range(1, len(cells) + 1)]
+  steps = 'config.num_steps = 2_000'
+  assert sum(steps in ''.join(cell['source']) for cell in cells) == 1
+  scope = {}
+  for cell in cells:
+    assert all(x['output_type'] != 'error' for x in cell['outputs'])
+    code = ''.join(cell['source']).replace(steps, 'config.num_steps = 200')
+    exec(code, scope)  # noqa: S102
+    pyplot.close('all')
+  assert scope['run'].step == 200
 
 
 def test_one_function_and_one_entry_are_all_that_a_constraint_needs(
