@@ -24,7 +24,7 @@ from .results.claims import CLAIMS
 from .results.findings import Finding
 
 _WORDS = {True: 'holds', False: '**does not hold**', None: ''}
-_INTRODUCTION = """# Results
+_INTRODUCTION = """# The paper's claims
 
 The claims of *Taming VAEs* (Rezende & Viola, 2018) beside what came of our
 runs. `python -m experiments.results_page` writes this page from the files in

@@ -84,6 +84,8 @@ def curve_figure(
     ylabel=r'$\lambda$ [nats per squared error]',
     title='Multiplier',
   )
+  top = max(row['optimal_multiplier'] for row in rows)
+  multiplier.set_ylim(top=10 * top)  # The legend stands above the curves.
   for axes in (curve, multiplier):
     axes.grid(alpha=0.3)
     axes.legend()
