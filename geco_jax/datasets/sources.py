@@ -1,18 +1,24 @@
 """Where images come from: scikit-learn's digits and TensorFlow Datasets."""
 
-from collections.abc import Mapping
 import functools
 import os
 
 import numpy as np
-import PIL.Image
 import tqdm
 
 from geco_jax.datasets import cache
+from geco_jax.datasets import pixels
 from geco_jax.datasets import tfds_source
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.datasets.images import SPLITS
+from geco_jax.datasets.picture_files import crop_and_resize
+from geco_jax.datasets.splits import fixed_permutation
+from geco_jax.datasets.splits import from_arrays
+from geco_jax.datasets.splits import scaled
+from geco_jax.datasets.splits import take
+from geco_jax.datasets.splits import to_arrays
+from geco_jax.datasets.splits import with_missing_splits
 from geco_jax.errors import UserError
 from geco_jax.io import files
 from geco_jax.io.paths import local_path
@@ -31,11 +37,11 @@ def digits() -> ImageSet:
   import sklearn.datasets  # Takes a second, which other sets need not wait.
 
   levels, labels = sklearn.datasets.load_digits(return_X_y=True)
-  pixels = np.round(levels * (255 / 16)).astype(np.uint8)
-  images = Images(pixels.reshape(-1, 8, 8, 1), labels.astype(np.int32))
-  parts = np.split(_fixed_permutation(len(labels)), [1_437, 1_617])
+  gray = np.round(levels * (255 / 16)).astype(np.uint8)
+  images = Images(gray.reshape(-1, 8, 8, 1), labels.astype(np.int32))
+  parts = np.split(fixed_permutation(len(labels)), [1_437, 1_617])
   splits = {
-    name: _take(images, part) for name, part in zip(SPLITS, parts, strict=True)
+    name: take(images, part) for name, part in zip(SPLITS, parts, strict=True)
   }
   return ImageSet('digits', splits)
 
@@ -66,6 +72,7 @@ def tfds_images(
   cache_dir: str | os.PathLike[str] | None = None,
   image_size: int | None = None,
   centre_crop: int | None = None,
+  white: int = pixels.WHITE,
 ) -> ImageSet:
   """Return a prepared image set of TensorFlow Datasets.
 
@@ -86,6 +93,7 @@ def tfds_images(
       None keeps them as they are, and then they must all have one shape.
     centre_crop: side of the centered square that is cut out first; None
       means the whole image or, where it is resized, its largest square.
+    white: the level that is white: 1 where images are 0 and 1.
 
   Raises:
     UserError: if the set is unknown, not prepared, or not of uint8 images of
@@ -109,9 +117,10 @@ def tfds_images(
       'image_size': image_size,
       'centre_crop': centre_crop,
     },
-    build=lambda: _to_arrays(_decode(builder, centre_crop, image_size)),
+    build=lambda: to_arrays(_decode(builder, centre_crop, image_size)),
   )
-  return ImageSet(builder.name, _from_arrays(arrays))
+  splits = scaled(builder.name, from_arrays(arrays), white)
+  return ImageSet(builder.name, splits)
 
 
 def _decode(
@@ -129,7 +138,7 @@ def _decode(
       f"{builder.name} has no examples in a split 'train'; its splits: "
       f'{", ".join(builder.info.splits) or "none"}'
     )
-  transform = functools.partial(_crop_and_resize, centre_crop, image_size)
+  transform = functools.partial(crop_and_resize, centre_crop, image_size)
   with tqdm.tqdm(
     desc=f'Decoding {builder.info.full_name}', total=sum(sizes.values())
   ) as bar:
@@ -137,77 +146,6 @@ def _decode(
       split: tfds_source.read_split(builder, split, transform, bar.update)
       for split in sizes
     }
-  return _with_missing_splits(splits, _VALIDATION_SIZES.get(builder.name))
-
-
-def _with_missing_splits(
-  splits: Mapping[str, Images], validation_size: int | None
-) -> dict[str, Images]:
-  """Carve missing splits out of 'train', a tenth of it by default."""
-  train = splits['train']
-  tenth = len(train.label) // 10
-  sizes = {'validation': validation_size or tenth, 'test': tenth}
-  complete = dict(splits)
-  rest = _fixed_permutation(len(train.label))
-  for name, size in sizes.items():
-    if name not in splits:
-      complete[name] = _take(train, rest[:size])
-      rest = rest[size:]
-      complete['train'] = _take(train, rest)
-  return {name: complete[name] for name in SPLITS}
-
-
-def _fixed_permutation(count: int) -> np.ndarray:
-  return np.random.default_rng(0).permutation(count)
-
-
-def _take(images: Images, indices: np.ndarray) -> Images:
-  return Images(images.image[indices], images.label[indices])
-
-
-def _crop_and_resize(
-  centre_crop: int | None, image_size: int | None, image: np.ndarray
-) -> np.ndarray:
-  """Cut out the centered square, then resize it.
-
-  Pillow widens its bilinear filter with the reduction, so every pixel of the
-  crop counts (antialiasing); and as the filter is nowhere negative it adds no
-  halos, unlike Lanczos, and no values outside the crop's own range.
-  """
-  if centre_crop is None and image_size is not None:
-    centre_crop = min(image.shape[:2])
-  if centre_crop is not None:
-    image = _crop(image, centre_crop)
-  if image_size is None:
-    return image
-  # Pillow has no images of one channel with an axis for it.
-  pixels = image[..., 0] if image.shape[-1] == 1 else image
-  resized = PIL.Image.fromarray(pixels).resize(
-    (image_size, image_size), PIL.Image.Resampling.BILINEAR
+  return with_missing_splits(
+    builder.name, splits, _VALIDATION_SIZES.get(builder.name)
   )
-  return np.asarray(resized).reshape(image_size, image_size, -1)
-
-
-def _crop(image: np.ndarray, size: int) -> np.ndarray:
-  height, width = image.shape[:2]
-  if size > min(height, width):
-    raise UserError(
-      f'centre_crop={size} does not fit into an image of {height}x{width}'
-    )
-  top, left = (height - size) // 2, (width - size) // 2
-  return image[top : top + size, left : left + size]
-
-
-def _to_arrays(splits: Mapping[str, Images]) -> cache.Arrays:
-  return {
-    f'{name}_{field}': array
-    for name, images in splits.items()
-    for field, array in images._asdict().items()
-  }
-
-
-def _from_arrays(arrays: cache.Arrays) -> dict[str, Images]:
-  return {
-    name: Images(arrays[f'{name}_image'], arrays[f'{name}_label'])
-    for name in SPLITS
-  }
