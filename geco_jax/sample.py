@@ -52,11 +52,12 @@ def read_image(path: str, run: TrainedRun) -> np.ndarray:
     )
   image = picture_files.read(path, shape[-1])
   if dataset.name in ('image_folder', 'npz'):
-    image = picture_files.crop_and_resize(
-      None, dataset.kwargs.get('image_size'), image
-    )
     white = dataset.kwargs.get('white', pixels.WHITE)
-    image = pixels.scale(path, image, white)
+    image = picture_files.crop_and_resize(
+      None,
+      dataset.kwargs.get('image_size'),
+      pixels.scale(path, image, white),
+    )
   if image.shape != shape:
     raise UserError(
       f'{path} is {image.shape[0]}x{image.shape[1]}, images of this run are '

@@ -167,9 +167,7 @@ def _splits(
     elif split == 'train':
       raise UserError(f'{what} are missing')
     elif split_labels is not None:
-      raise UserError(
-        f'{name}: {split}_labels are given, but no {split} images'
-      )
+      raise UserError(f'{name}: labels of the {split} split, but no images')
   return with_missing_splits(name, splits)
 
 

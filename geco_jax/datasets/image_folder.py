@@ -16,7 +16,6 @@ from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.datasets.images import SPLITS
 from geco_jax.datasets.splits import from_arrays
-from geco_jax.datasets.splits import scaled
 from geco_jax.datasets.splits import to_arrays
 from geco_jax.datasets.splits import with_missing_splits
 from geco_jax.errors import UserError
@@ -76,7 +75,7 @@ def image_folder(
   pictures = [*_pictures(folder)]
   if not pictures:
     raise UserError(f'{path} holds no picture: no .png, .jpg or .jpeg')
-  prepare = functools.partial(_prepare, channels, image_size)
+  prepare = functools.partial(_prepare, channels, white, image_size)
   arrays = cache.load_or_build(
     files.cache_folder(),
     'image_folder',
@@ -85,10 +84,11 @@ def image_folder(
       'source': _state_of_files(folder, pictures),
       'image_size': image_size,
       'channels': channels,
+      'white': white,
     },
     build=lambda: to_arrays(_decode(path, pictures, prepare)),
   )
-  return ImageSet(path, scaled(path, from_arrays(arrays), white))
+  return ImageSet(path, from_arrays(arrays))
 
 
 def _pictures(
@@ -189,9 +189,9 @@ def _labels_of_folders(folders: Sequence[tuple[str, ...]]) -> np.ndarray:
 
 
 def _prepare(
-  channels: int | None, image_size: int | None, path: str
+  channels: int | None, white: int, image_size: int | None, path: str
 ) -> np.ndarray:
-  image = picture_files.read(path, channels)
+  image = pixels.scale(path, picture_files.read(path, channels), white)
   return picture_files.crop_and_resize(None, image_size, image)
 
 

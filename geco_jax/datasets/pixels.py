@@ -17,6 +17,7 @@ WHITE = 255
 _DARKEST, _FEW = 64, 10
 _BLOCK = 1_024  # Images that are converted at once.
 _CHANNELS = (1, 3)
+_WIDE = 8  # Rows of so many times three are one picture's, not images.
 
 
 def as_uint8(what: str, images: Any, white: int = WHITE) -> np.ndarray:
@@ -51,10 +52,10 @@ def scale(what: str, images: np.ndarray, white: int) -> np.ndarray:
   if white == WHITE:
     return images
   if images.dtype != np.uint8:
-    raise UserError(f'white={white} is for uint8, {what} are {images.dtype}')
+    raise UserError(f'{what}: white={white} is for uint8, not {images.dtype}')
   brightest = int(images.max(initial=0))
   if brightest > white:
-    raise UserError(f'{what} reach {brightest}, above white={white}')
+    raise UserError(f'{what}: {brightest} is brighter than white={white}')
   levels = np.round(np.arange(white + 1) * (WHITE / white)).astype(np.uint8)
   return levels[images]
 
@@ -157,7 +158,7 @@ def _with_channels(what: str, array: np.ndarray) -> np.ndarray:
   form = '[n, height, width] or [n, height, width, 1 or 3]'
   if array.ndim == 3:
     _, height, width = array.shape
-    if width in (3, 4) and width != height:
+    if width in (3, 4) and height >= _WIDE:
       raise UserError(
         f'{what} must be {form}, got {array.shape}: one image in color? '
         'images[None] is a set of it'

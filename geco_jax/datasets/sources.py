@@ -1,6 +1,6 @@
 """Where images come from: scikit-learn's digits and TensorFlow Datasets."""
 
-import functools
+from collections.abc import Callable
 import os
 
 import numpy as np
@@ -15,7 +15,6 @@ from geco_jax.datasets.images import SPLITS
 from geco_jax.datasets.picture_files import crop_and_resize
 from geco_jax.datasets.splits import fixed_permutation
 from geco_jax.datasets.splits import from_arrays
-from geco_jax.datasets.splits import scaled
 from geco_jax.datasets.splits import take
 from geco_jax.datasets.splits import to_arrays
 from geco_jax.datasets.splits import with_missing_splits
@@ -108,6 +107,11 @@ def tfds_images(
   data_dir = data_dir and local_path(data_dir)
   builder = tfds_source.open_prepared(name, data_dir)
   full_name = builder.info.full_name  # Name, config and version.
+
+  def transform(image):
+    scaled = pixels.scale(f'images of {name}', image, white)
+    return crop_and_resize(centre_crop, image_size, scaled)
+
   arrays = cache.load_or_build(
     local_path(os.fspath(cache_dir)) if cache_dir else files.cache_folder(),
     full_name.replace('/', '-'),
@@ -116,17 +120,16 @@ def tfds_images(
       'source': tfds_source.fingerprint(builder),
       'image_size': image_size,
       'centre_crop': centre_crop,
+      # Only where it is another, for entries of earlier versions.
+      **({} if white == pixels.WHITE else {'white': white}),
     },
-    build=lambda: to_arrays(_decode(builder, centre_crop, image_size)),
+    build=lambda: to_arrays(_decode(builder, transform)),
   )
-  splits = scaled(builder.name, from_arrays(arrays), white)
-  return ImageSet(builder.name, splits)
+  return ImageSet(builder.name, from_arrays(arrays))
 
 
 def _decode(
-  builder: tfds_source.Builder,
-  centre_crop: int | None,
-  image_size: int | None,
+  builder: tfds_source.Builder, transform: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, Images]:
   sizes = {
     split: info.num_examples
@@ -138,7 +141,6 @@ def _decode(
       f"{builder.name} has no examples in a split 'train'; its splits: "
       f'{", ".join(builder.info.splits) or "none"}'
     )
-  transform = functools.partial(crop_and_resize, centre_crop, image_size)
   with tqdm.tqdm(
     desc=f'Decoding {builder.info.full_name}', total=sum(sizes.values())
   ) as bar:

@@ -5,7 +5,6 @@ import hashlib
 
 import numpy as np
 
-from geco_jax.datasets import pixels
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import SPLITS
 from geco_jax.errors import UserError
@@ -52,17 +51,6 @@ def with_missing_splits(
     rest = rest[size:]
     complete['train'] = take(train, rest)
   return {split: complete[split] for split in SPLITS}
-
-
-def scaled(
-  name: str, splits: Mapping[str, Images], white: int
-) -> dict[str, Images]:
-  """Return the splits of a data set, their white 255; see `pixels.scale`."""
-  complete = {}
-  for split, (image, label) in splits.items():
-    what = f'{name}: images of the {split} split'
-    complete[split] = Images(pixels.scale(what, image, white), label)
-  return complete
 
 
 def fingerprint(splits: Mapping[str, Images]) -> str:
