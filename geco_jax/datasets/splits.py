@@ -41,8 +41,8 @@ def with_missing_splits(
   missing = {n: size for n, size in sizes.items() if n not in splits}
   if missing and not tenth:
     raise UserError(
-      f'{name} has {len(train.label)} training images, of which a tenth each '
-      f'is to be taken for {" and ".join(missing)}: it needs 10 at least'
+      f'{name} has too few training images ({len(train.label)}): a tenth each '
+      f'is taken for {" and ".join(missing)}, so it needs 10 at least'
     )
   complete = dict(splits)
   rest = fixed_permutation(len(train.label))

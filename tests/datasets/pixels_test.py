@@ -92,8 +92,8 @@ def test_other_ranges_and_types_are_refused(route, change, message, tmp_path):
     ((64, 64, 3), r'one image in color\? images\[None\] is a set of it'),
     ((20, 0, 6), r'got \(20, 0, 6, 1\)'),
     ((0, 6, 6), 'there are none'),
-    ((9, 6, 6), '9 training images.*a tenth each.*10 at least'),
-    ((1, 6, 6), '1 training images'),
+    ((9, 6, 6), r'images \(9\): a tenth each is taken.*10 at least'),
+    ((1, 6, 6), r'too few training images \(1\)'),
   ],
 )
 def test_other_shapes_are_refused(route, shape, message, tmp_path):
