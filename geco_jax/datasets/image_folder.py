@@ -1,6 +1,7 @@
 """A folder of pictures as a data set."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 import functools
 import hashlib
 import os
@@ -201,22 +202,32 @@ def _read_all(
   on_picture: Callable[[], Any],
 ) -> np.ndarray:
   """Return the images of files [n, height, width, channels]."""
-  shape = prepare(paths[0]).shape
-  images = np.empty((len(paths), *shape), np.uint8)
-  for i, path in enumerate(paths):
-    image = prepare(path)
-    if image.shape[-1] != shape[-1]:
-      kinds = {1: 'gray', 3: 'in color'}
-      raise UserError(
-        f'{paths[0]} is {kinds[shape[-1]]}, {path} {kinds[image.shape[-1]]}: '
-        'config.dataset.kwargs.channels=1 makes all gray, 3 all color'
-      )
-    if image.shape != shape:
-      raise UserError(
-        f'{paths[0]} is {shape[0]}x{shape[1]}, {path} '
-        f'{image.shape[0]}x{image.shape[1]}: config.dataset.kwargs.image_size '
-        'makes them one size'
-      )
-    images[i] = image
-    on_picture()
+  first = paths[0], prepare(paths[0]).shape
+  images = np.empty((len(paths), *first[1]), np.uint8)
+  with futures.ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL.
+    prepared = pool.map(prepare, paths)
+    try:
+      for i, (path, image) in enumerate(zip(paths, prepared, strict=True)):
+        _check_alike(*first, path, image.shape)
+        images[i] = image
+        on_picture()
+    finally:
+      pool.shutdown(cancel_futures=True)  # Those behind one that is refused.
   return images
+
+
+def _check_alike(
+  first: str, shape: tuple[int, ...], path: str, other: tuple[int, ...]
+) -> None:
+  """Refuse a picture that has another shape than the first."""
+  if other[-1] != shape[-1]:
+    kinds = {1: 'gray', 3: 'in color'}
+    raise UserError(
+      f'{first} is {kinds[shape[-1]]}, {path} {kinds[other[-1]]}: '
+      'config.dataset.kwargs.channels=1 makes all gray, 3 all color'
+    )
+  if other != shape:
+    raise UserError(
+      f'{first} is {shape[0]}x{shape[1]}, {path} {other[0]}x{other[1]}: '
+      'config.dataset.kwargs.image_size makes them one size'
+    )
