@@ -11,10 +11,8 @@ from geco_jax.io.system_errors import reason
 
 _GRAY_MODES = ('1', 'L', 'LA')
 _COLOR_MODES = ('RGB', 'RGBA', 'P', 'PA')
-_PNG, _DEPTH_AT = (
-  b'\x89PNG\r\n\x1a\n',
-  24,
-)  # Where a PNG's bits per channel are.
+_PNG = b'\x89PNG\r\n\x1a\n'
+_DEPTH_AT = 24  # Where a PNG says its bits per channel.
 
 
 def read(path: str, channels: int | None = None) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -199,6 +201,28 @@ def test_what_has_no_eight_bits_of_gray_or_color_is_refused(
   else:
     with pytest.raises(UserError, match=f'{path} {message}'):
       picture_files.read(path)
+
+
+def test_sixteen_bits_of_color_are_not_cut_to_eight(tmp_path):
+  """Pillow reads them as eight without a word."""
+
+  def chunk(kind, data):
+    checksum = zlib.crc32(kind + data)
+    length, checksum = struct.pack('>I', len(data)), struct.pack('>I', checksum)
+    return length + kind + data + checksum
+
+  header = struct.pack('>IIBBBBB', 4, 4, 16, 2, 0, 0, 0)
+  rows = zlib.compress(bytes(4 * (1 + 4 * 6)))
+  path = tmp_path / 'x.png'
+  path.write_bytes(
+    b'\x89PNG\r\n\x1a\n'
+    + chunk(b'IHDR', header)
+    + chunk(b'IDAT', rows)
+    + chunk(b'IEND', b'')
+  )
+  assert PIL.Image.open(path).mode == 'RGB'
+  with pytest.raises(UserError, match='x.png has 16 bits per channel'):
+    picture_files.read(str(path))
 
 
 def test_pictures_must_be_alike_or_be_made_so(folder):
