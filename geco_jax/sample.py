@@ -53,10 +53,9 @@ def read_image(path: str, run: TrainedRun) -> np.ndarray:
   image = picture_files.read(path, shape[-1])
   if dataset.name in ('image_folder', 'npz'):
     white = dataset.kwargs.get('white', pixels.WHITE)
+    image_size = shape[0] if dataset.kwargs.get('image_size') else None
     image = picture_files.crop_and_resize(
-      None,
-      dataset.kwargs.get('image_size'),
-      pixels.scale(path, image, white),
+      None, image_size, pixels.scale(path, image, white)
     )
   if image.shape != shape:
     raise UserError(
