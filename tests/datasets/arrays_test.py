@@ -120,7 +120,7 @@ def test_images_of_an_npz_are_resized_if_a_size_is_given(write):
     ({}, "has no arrays, where training images are .* called 'train'"),
     ({'test': _IMAGES}, 'has test, where training images'),
     ({'train': _IMAGES, 'images': _IMAGES}, 'in one array'),
-    ({'trian': _IMAGES}, r"'trian' \(did you mean train\?\)"),
+    ({'trains': _IMAGES}, r"'trains' \(did you mean train\?\)"),
     ({'train': _IMAGES, 'latents': _IMAGES}, "an array 'latents'"),
     ({'train': np.array([1, None])}, 'objects, which are never unpickled'),
     (
