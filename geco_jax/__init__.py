@@ -1,9 +1,10 @@
 """Training latent-variable models by constraints: GECO in JAX.
 
 The public list is short; everything else is imported from its module. `load`,
-of a trained run, needs what training does.
+of a trained run, and `dataset_from_arrays` need what training does.
 """
 
+import importlib
 from typing import Any
 
 from geco_jax import signals as signals  # First, for signals during imports.
@@ -28,10 +29,15 @@ __all__ = [
 __version__ = '0.1.0'
 
 
-def __getattr__(name: str) -> Any:
-  """Import `load` when it is asked for: the core does without its needs."""
-  if name == 'load':
-    from geco_jax.trained import load
+# Imported when asked for: the core does without their needs.
+_LAZY = {
+  'dataset_from_arrays': 'geco_jax.datasets.arrays',
+  'load': 'geco_jax.trained',
+}
 
-    return load
+
+def __getattr__(name: str) -> Any:
+  """Import what the core does not need."""
+  if name in _LAZY:
+    return getattr(importlib.import_module(_LAZY[name]), name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

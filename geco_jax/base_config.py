@@ -70,6 +70,17 @@ def group(name: str, **kwargs: Any) -> ConfigDict:
   return ConfigDict({'name': name, 'kwargs': kwargs})
 
 
+def own_pictures() -> ConfigDict:
+  """Return the group of a folder of pictures, whose path is to be given."""
+  return group(
+    'image_folder',
+    path='',
+    image_size=32,
+    channels=placeholder(int),
+    white=255,
+  )
+
+
 def get_base_config(
   objective: str,
   kappa: float,

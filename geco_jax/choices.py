@@ -1,6 +1,6 @@
 """What the groups of a config can name, and the checks of the groups.
 
-To add an optimizer, a schedule or a composed data set, enter it here: its
+To add an optimizer, a schedule or a data set, enter it here: its
 signature says what the config's group may hold.
 """
 
@@ -14,7 +14,9 @@ import optax
 
 from geco_jax import config_schema
 from geco_jax.constraints import CONSTRAINTS
+from geco_jax.datasets import arrays
 from geco_jax.datasets import compositions
+from geco_jax.datasets import image_folder
 from geco_jax.datasets import sources
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.images import ImageSet
@@ -105,6 +107,8 @@ def image_sets(
     name: functools.partial(sources.tfds_images, name, data_dir=data_dir),
     'celeb_a': functools.partial(sources.celeb_a, data_dir=data_dir),
     'digits': sources.digits,
+    'image_folder': image_folder.image_folder,
+    'npz': arrays.npz,
   }
 
 

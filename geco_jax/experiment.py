@@ -14,6 +14,7 @@ import optax
 
 from geco_jax.constraints import Constraint
 from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.splits import fingerprint
 from geco_jax.models.base import Model
 
 _P = ParamSpec('_P')
@@ -102,3 +103,9 @@ def once_per_experiment(
     return experiment.programs[once](*args, **kwargs)
 
   return once
+
+
+@once_per_experiment
+def data_sha256(experiment: Experiment) -> str:
+  """Return `splits.fingerprint` of an experiment's data."""
+  return fingerprint(experiment.dataset.splits)

@@ -13,9 +13,10 @@ import math
 from absl import flags
 import jax
 import numpy as np
-from PIL import Image
 
 from geco_jax import cli
+from geco_jax.datasets import picture_files
+from geco_jax.datasets import pixels
 from geco_jax.errors import UserError
 from geco_jax.evaluation import pictures
 from geco_jax.trained import load
@@ -35,23 +36,33 @@ def define_flags() -> None:
   )
 
 
-def read_image(path: str, shape: tuple[int, int, int]) -> np.ndarray:
-  """Return the image of a file as a run of images of a shape takes it.
+def read_image(path: str, run: TrainedRun) -> np.ndarray:
+  """Return the image of a file as a run takes it.
+
+  Where the run's images were resized pictures of files, so is this one.
 
   Raises:
-    UserError: if it is no image of this size.
+    UserError: if it is no image, or none of this size.
   """
-  try:
-    with Image.open(path) as file:
-      image = np.asarray(file.convert('L' if shape[-1] == 1 else 'RGB'))
-  except OSError as error:
-    raise UserError(f'{path} is no image that can be read: {error}') from error
-  if image.shape[:2] != shape[:2]:
+  shape, dataset = run.experiment.dataset.image_shape, run.config.dataset
+  if shape[-1] not in (1, 3):
+    raise UserError(
+      f'images of this run have {shape[-1]} channels, which no file has; use '
+      'geco_jax.load'
+    )
+  image = picture_files.read(path, shape[-1])
+  if dataset.name in ('image_folder', 'npz'):
+    white = dataset.kwargs.get('white', pixels.WHITE)
+    image_size = shape[0] if dataset.kwargs.get('image_size') else None
+    image = picture_files.crop_and_resize(
+      None, image_size, pixels.scale(path, image, white)
+    )
+  if image.shape != shape:
     raise UserError(
       f'{path} is {image.shape[0]}x{image.shape[1]}, images of this run are '
       f'{shape[0]}x{shape[1]}'
     )
-  return image.reshape(shape)
+  return image
 
 
 def draw(run: TrainedRun, num: int, seed: int, ends: Sequence[str]):
@@ -69,8 +80,7 @@ def draw(run: TrainedRun, num: int, seed: int, ends: Sequence[str]):
     return run.sample(num, key=jax.random.key(seed))
   if len(ends) != 2:
     raise UserError(f'--interpolate must name two images, got {len(ends)}')
-  shape = run.experiment.dataset.image_shape
-  first, last = (read_image(path, shape) for path in ends)
+  first, last = (read_image(path, run) for path in ends)
   return run.interpolate(first, last, num)
 
 

@@ -29,9 +29,12 @@ from geco_jax.build import check_classifier_config
 from geco_jax.classifiers import pretrained
 from geco_jax.classifiers import training
 from geco_jax.classifiers.networks import Classifier
+from geco_jax.datasets import shapes
 from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.splits import fingerprint
 from geco_jax.errors import UserError
 from geco_jax.io import files
+from geco_jax.io import run_folder
 from geco_jax.training.loop import train_to_end
 from geco_jax.training.run import Run
 
@@ -55,6 +58,7 @@ class ClassifierRun(Run):
   ):
     """Open a run's folder, and its latest checkpoint if it has one."""
     self.evaluate = training.evaluator(classifier)
+    self._dataset = dataset
     self._validation_images = dataset.splits['validation']
     first_state = functools.partial(
       training.init_state,
@@ -67,6 +71,13 @@ class ClassifierRun(Run):
       lambda x: np.empty(x.shape, x.dtype), jax.eval_shape(first_state)
     )
     super().__init__(config, workdir, like, first_state)
+
+  def claim(self) -> None:
+    """Make the folder this run's; refuse that of a run on other data."""
+    sha256 = fingerprint(self._dataset.splits)
+    run_folder.check_data(self.workdir, self._dataset.name, sha256)
+    super().claim()
+    shapes.record(self.workdir, self._dataset, sha256)
 
   def log(
     self, step: int, per_step: Mapping[str, np.ndarray], rate: float

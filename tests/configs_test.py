@@ -30,13 +30,16 @@ SHAPES = {
   'celeb_a': (32, 32, 3),
   'cifar10': (32, 32, 3),
   'digits': (8, 8, 1),
+  'image_folder': (32, 32, 3),
   'mnist': (28, 28, 1),
+  'npz': (13, 10, 1),
 }
 CONV_DRAW = [name for name in NAMES if name.endswith('_conv_draw')]
 NVP = ['cifar10_nvp', 'color_mnist_nvp']
 VARIANTS = {
   'digits_vae': OBJECTIVES,
   'mnist_vae': [*OBJECTIVES, 'geco,conv', 'elbo,conv'],
+  'own_images': ['folder', 'npz', 'npz,elbo'],
   'micro_mnist_nvp': ['digits', 'digits,elbo'],
   **dict.fromkeys(NVP, ['quick', 'quick,elbo']),
   **dict.fromkeys(CONV_DRAW, ['quick', 'quick,elbo']),

@@ -17,6 +17,7 @@ import pytest
 from benchmarks import gpu_table
 from experiments.shared import multiplier_comparison
 from experiments.shared.runs import Run
+from geco_jax import config_files
 from geco_jax.build import build
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.errors import UserError
@@ -108,6 +109,14 @@ def test_one_function_and_one_entry_are_all_that_a_constraint_needs(
   config.constraints.edges.kappa = -1.0
   with pytest.raises(UserError, match='constraints.edges: kappa must be > 0'):
     build(config, make_dataset())
+
+
+def test_arrays_of_the_page_on_data_are_a_data_set():
+  (block,) = python_blocks(read('docs', 'data.md'))
+  scope = {}
+  exec(block, scope)  # noqa: S102
+  assert build(config_files.load('own_images'), scope['dataset'])
+  assert len(scope['dataset'].splits['test'].label) == 10
 
 
 def test_the_die_of_the_page_on_multipliers_is_jaynes():

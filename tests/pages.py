@@ -72,5 +72,5 @@ def _flags(module):
     for node in ast.walk(tree)
     if isinstance(node, ast.Call)
     and isinstance(node.func, ast.Attribute)
-    and node.func.attr.startswith('DEFINE_')
+    and node.func.attr.startswith(('DEFINE_', 'define_path'))
   }

@@ -189,6 +189,13 @@ def test_labels_outside_the_classes_are_refused(
   assert not (tmp_path / 'run').exists()
 
 
+def test_a_training_on_other_data_is_refused(whole, whole_folder, relabel):
+  del whole  # It has checkpoints.
+  relabel('test', [0])
+  with pytest.raises(UserError, match='trained on other data: .*of relabeled'):
+    train(small_config(), whole_folder)
+
+
 def test_a_split_without_labels_is_left_out(relabel, tmp_path, caplog):
   relabel('test', [-1])
   evaluation, *_ = train(small_config(), tmp_path)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
+from geco_jax.errors import UserError
 from geco_jax.keys import key_of
 from geco_jax.keys import per_example_keys
 
@@ -86,7 +87,13 @@ def fixed_batch(dataset: Dataset, images: Images, indices: jax.Array) -> Batch:
 
 
 def decode(image: jax.Array) -> jax.Array:
-  """Return uint8 images as float32 in [0, 1]."""
+  """Return uint8 images as float32 in [0, 1].
+
+  Raises:
+    UserError: if they are not uint8, as images that are decoded already.
+  """
+  if image.dtype != jnp.uint8:
+    raise UserError(f'images to decode must be uint8, got {image.dtype}')
   return image.astype(jnp.float32) / 255.0
 
 

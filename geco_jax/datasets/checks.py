@@ -6,10 +6,8 @@ import numpy as np
 
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import SPLITS
+from geco_jax.datasets.pixels import check_stored
 from geco_jax.errors import UserError
-
-# Where the brightest pixel of a whole split is below it, a scale is missing.
-_DARKEST = 64
 
 
 def check_images(name: str, splits: Mapping[str, Images]) -> None:
@@ -29,7 +27,7 @@ def check_images(name: str, splits: Mapping[str, Images]) -> None:
         f'{name} has no {split} split; it has {", ".join(splits)}'
       )
     image, label = splits[split]
-    _check_array(f'{name}: images of the {split} split', image)
+    check_stored(f'{name}: images of the {split} split', image)
     shape = splits[SPLITS[0]].image.shape[1:]
     if image.shape[1:] != shape:
       raise UserError(
@@ -41,29 +39,6 @@ def check_images(name: str, splits: Mapping[str, Images]) -> None:
         f'{name}: the {split} split needs an integer label for each of its '
         f'{len(image)} images (-1 is none), got {label.dtype} {label.shape}'
       )
-
-
-def _check_array(what: str, image: np.ndarray) -> None:
-  if image.dtype != np.uint8:
-    raise UserError(
-      f'{what} must be uint8 from 0 to 255, got {image.dtype}; for pixels x in '
-      '[0, 1]: np.round(255 * x).astype(np.uint8)'
-    )
-  if image.ndim != 4 or 0 in image.shape[1:]:
-    raise UserError(
-      f'{what} must be [n, height, width, channels], got {image.shape}'
-    )
-  if not len(image):
-    raise UserError(f'{what}: there are none, the split is empty')
-  # The first images tell, as a rule; all black ones are nothing to scale.
-  brightest = int(image[:100].max())
-  if brightest < _DARKEST:
-    brightest = int(image.max())
-  if 0 < brightest < _DARKEST:
-    raise UserError(
-      f'{what} reach {brightest} of 255 only, and 255 is white: scale them, '
-      f'for 0 to {brightest} by {255 // brightest}'
-    )
 
 
 def check_labels(

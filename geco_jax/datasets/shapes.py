@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from geco_jax.datasets import pixels
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.batches import decode
 from geco_jax.datasets.images import Images
@@ -14,19 +15,25 @@ from geco_jax.datasets.images import SPLITS
 from geco_jax.errors import UserError
 from geco_jax.io import by_products
 from geco_jax.io import files
+from geco_jax.io.run_folder import DATA
 
-_FILE = 'data.json'
 
+def record(workdir: str, dataset: Dataset, sha256: str) -> None:
+  """Write down in a run's folder what its images are like.
 
-def record(workdir: str, dataset: Dataset) -> None:
-  """Write down in a run's folder what its images are like."""
+  Args:
+    workdir: the folder.
+    dataset: of the run.
+    sha256: its `splits.fingerprint`.
+  """
   content = {
     'name': dataset.name,
     'image_shape': [*dataset.image_shape],
     'context_shape': dataset.context_shape and [*dataset.context_shape],
     'channels_are_images': dataset.channels_are_images,
+    'sha256': sha256,
   }
-  files.write_json(os.path.join(workdir, _FILE), content)
+  files.write_json(os.path.join(workdir, DATA), content)
 
 
 def read(workdir: str) -> Dataset | None:
@@ -34,7 +41,7 @@ def read(workdir: str) -> Dataset | None:
 
   None where the folder does not say, as those of earlier versions.
   """
-  return by_products.read(os.path.join(workdir, _FILE), _parse)
+  return by_products.read(os.path.join(workdir, DATA), _parse)
 
 
 def _parse(content: Any) -> Dataset:
@@ -72,7 +79,7 @@ def as_pixels(what: str, images: Any, shape: tuple[int, int, int]) -> jax.Array:
   Raises:
     UserError: if they are anything else.
   """
-  array = np.asarray(images)
+  array = pixels.as_array(what, images)
   if shape[-1] == 1 and array.shape[1:] == shape[:-1]:
     array = array[..., np.newaxis]
   if array.shape[1:] != shape or array.ndim != 4:
@@ -80,21 +87,7 @@ def as_pixels(what: str, images: Any, shape: tuple[int, int, int]) -> jax.Array:
       f'{what} must be [n, {", ".join(map(str, shape))}], got '
       f'{np.shape(images)}'
     )
+  pixels.check_values(what, array)
   if array.dtype == np.uint8:
-    if array.max(initial=0) == 1:
-      raise UserError(
-        f'{what} are uint8 of 0 and 1, and 255 is white: give bool or floats'
-      )
     return decode(jnp.asarray(array))
-  if array.dtype == bool:
-    return jnp.float32(array)
-  if not np.issubdtype(array.dtype, np.floating):
-    raise UserError(
-      f'{what} must be uint8, bool or floats in [0, 1], got {array.dtype}'
-    )
-  if array.size and not (array.min() >= 0 and array.max() <= 1):
-    raise UserError(
-      f'{what} must be within [0, 1] where they are floats, got '
-      f'[{array.min():g}, {array.max():g}]'
-    )
   return jnp.float32(array)

@@ -1,18 +1,23 @@
 """Where images come from: scikit-learn's digits and TensorFlow Datasets."""
 
-from collections.abc import Mapping
-import functools
+from collections.abc import Callable
 import os
 
 import numpy as np
-import PIL.Image
 import tqdm
 
 from geco_jax.datasets import cache
+from geco_jax.datasets import pixels
 from geco_jax.datasets import tfds_source
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.datasets.images import SPLITS
+from geco_jax.datasets.picture_files import crop_and_resize
+from geco_jax.datasets.splits import fixed_permutation
+from geco_jax.datasets.splits import from_arrays
+from geco_jax.datasets.splits import take
+from geco_jax.datasets.splits import to_arrays
+from geco_jax.datasets.splits import with_missing_splits
 from geco_jax.errors import UserError
 from geco_jax.io import files
 from geco_jax.io.paths import local_path
@@ -31,11 +36,11 @@ def digits() -> ImageSet:
   import sklearn.datasets  # Takes a second, which other sets need not wait.
 
   levels, labels = sklearn.datasets.load_digits(return_X_y=True)
-  pixels = np.round(levels * (255 / 16)).astype(np.uint8)
-  images = Images(pixels.reshape(-1, 8, 8, 1), labels.astype(np.int32))
-  parts = np.split(_fixed_permutation(len(labels)), [1_437, 1_617])
+  gray = np.round(levels * (255 / 16)).astype(np.uint8)
+  images = Images(gray.reshape(-1, 8, 8, 1), labels.astype(np.int32))
+  parts = np.split(fixed_permutation(len(labels)), [1_437, 1_617])
   splits = {
-    name: _take(images, part) for name, part in zip(SPLITS, parts, strict=True)
+    name: take(images, part) for name, part in zip(SPLITS, parts, strict=True)
   }
   return ImageSet('digits', splits)
 
@@ -66,6 +71,7 @@ def tfds_images(
   cache_dir: str | os.PathLike[str] | None = None,
   image_size: int | None = None,
   centre_crop: int | None = None,
+  white: int = pixels.WHITE,
 ) -> ImageSet:
   """Return a prepared image set of TensorFlow Datasets.
 
@@ -86,6 +92,7 @@ def tfds_images(
       None keeps them as they are, and then they must all have one shape.
     centre_crop: side of the centered square that is cut out first; None
       means the whole image or, where it is resized, its largest square.
+    white: the level that is white: 1 where images are 0 and 1.
 
   Raises:
     UserError: if the set is unknown, not prepared, or not of uint8 images of
@@ -100,6 +107,11 @@ def tfds_images(
   data_dir = data_dir and local_path(data_dir)
   builder = tfds_source.open_prepared(name, data_dir)
   full_name = builder.info.full_name  # Name, config and version.
+
+  def transform(image):
+    scaled = pixels.scale(f'images of {name}', image, white)
+    return crop_and_resize(centre_crop, image_size, scaled)
+
   arrays = cache.load_or_build(
     local_path(os.fspath(cache_dir)) if cache_dir else files.cache_folder(),
     full_name.replace('/', '-'),
@@ -108,16 +120,16 @@ def tfds_images(
       'source': tfds_source.fingerprint(builder),
       'image_size': image_size,
       'centre_crop': centre_crop,
+      # Only where it is another, for entries of earlier versions.
+      **({} if white == pixels.WHITE else {'white': white}),
     },
-    build=lambda: _to_arrays(_decode(builder, centre_crop, image_size)),
+    build=lambda: to_arrays(_decode(builder, transform)),
   )
-  return ImageSet(builder.name, _from_arrays(arrays))
+  return ImageSet(builder.name, from_arrays(arrays))
 
 
 def _decode(
-  builder: tfds_source.Builder,
-  centre_crop: int | None,
-  image_size: int | None,
+  builder: tfds_source.Builder, transform: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, Images]:
   sizes = {
     split: info.num_examples
@@ -129,7 +141,6 @@ def _decode(
       f"{builder.name} has no examples in a split 'train'; its splits: "
       f'{", ".join(builder.info.splits) or "none"}'
     )
-  transform = functools.partial(_crop_and_resize, centre_crop, image_size)
   with tqdm.tqdm(
     desc=f'Decoding {builder.info.full_name}', total=sum(sizes.values())
   ) as bar:
@@ -137,77 +148,6 @@ def _decode(
       split: tfds_source.read_split(builder, split, transform, bar.update)
       for split in sizes
     }
-  return _with_missing_splits(splits, _VALIDATION_SIZES.get(builder.name))
-
-
-def _with_missing_splits(
-  splits: Mapping[str, Images], validation_size: int | None
-) -> dict[str, Images]:
-  """Carve missing splits out of 'train', a tenth of it by default."""
-  train = splits['train']
-  tenth = len(train.label) // 10
-  sizes = {'validation': validation_size or tenth, 'test': tenth}
-  complete = dict(splits)
-  rest = _fixed_permutation(len(train.label))
-  for name, size in sizes.items():
-    if name not in splits:
-      complete[name] = _take(train, rest[:size])
-      rest = rest[size:]
-      complete['train'] = _take(train, rest)
-  return {name: complete[name] for name in SPLITS}
-
-
-def _fixed_permutation(count: int) -> np.ndarray:
-  return np.random.default_rng(0).permutation(count)
-
-
-def _take(images: Images, indices: np.ndarray) -> Images:
-  return Images(images.image[indices], images.label[indices])
-
-
-def _crop_and_resize(
-  centre_crop: int | None, image_size: int | None, image: np.ndarray
-) -> np.ndarray:
-  """Cut out the centered square, then resize it.
-
-  Pillow widens its bilinear filter with the reduction, so every pixel of the
-  crop counts (antialiasing); and as the filter is nowhere negative it adds no
-  halos, unlike Lanczos, and no values outside the crop's own range.
-  """
-  if centre_crop is None and image_size is not None:
-    centre_crop = min(image.shape[:2])
-  if centre_crop is not None:
-    image = _crop(image, centre_crop)
-  if image_size is None:
-    return image
-  # Pillow has no images of one channel with an axis for it.
-  pixels = image[..., 0] if image.shape[-1] == 1 else image
-  resized = PIL.Image.fromarray(pixels).resize(
-    (image_size, image_size), PIL.Image.Resampling.BILINEAR
+  return with_missing_splits(
+    builder.name, splits, _VALIDATION_SIZES.get(builder.name)
   )
-  return np.asarray(resized).reshape(image_size, image_size, -1)
-
-
-def _crop(image: np.ndarray, size: int) -> np.ndarray:
-  height, width = image.shape[:2]
-  if size > min(height, width):
-    raise UserError(
-      f'centre_crop={size} does not fit into an image of {height}x{width}'
-    )
-  top, left = (height - size) // 2, (width - size) // 2
-  return image[top : top + size, left : left + size]
-
-
-def _to_arrays(splits: Mapping[str, Images]) -> cache.Arrays:
-  return {
-    f'{name}_{field}': array
-    for name, images in splits.items()
-    for field, array in images._asdict().items()
-  }
-
-
-def _from_arrays(arrays: cache.Arrays) -> dict[str, Images]:
-  return {
-    name: Images(arrays[f'{name}_image'], arrays[f'{name}_label'])
-    for name in SPLITS
-  }

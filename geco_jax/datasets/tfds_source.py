@@ -25,6 +25,7 @@ Builder = Any
 # NAME, NAME/CONFIG, either with :VERSION. TFDS also takes namespaces, which it
 # looks up on the network, and keyword arguments, which no cache key could hold.
 _NAME = re.compile(r'\w+(/[\w.\-]+)?(:[\d.*]+)?')
+_BUILT_IN = ('digits', 'image_folder', 'npz')
 
 
 def open_builder(name: str, data_dir: str | None = None) -> Builder:
@@ -216,10 +217,11 @@ def _unknown(name: str) -> str:
   import tensorflow_datasets as tfds
 
   base = re.split('[/:]', name)[0]
-  names = ['digits', *tfds.list_builders(with_community_datasets=False)]
+  names = [*_BUILT_IN, *tfds.list_builders(with_community_datasets=False)]
   close_names = difflib.get_close_matches(base, names)
   guess = f', did you mean {" or ".join(close_names)}?' if close_names else ''
   return (
     f'unknown data set {name!r}{guess} Known: digits (built in, nothing to '
-    "prepare), mnist, cifar10, celeb_a and TFDS's other image sets"
+    'prepare), image_folder and npz (your own), mnist, cifar10, celeb_a and '
+    "TFDS's other image sets"
   )

@@ -26,6 +26,7 @@ from geco_jax.datasets.batches import fixed_batch
 from geco_jax.datasets.images import Images
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import restore_state
+from geco_jax.experiment import data_sha256
 from geco_jax.experiment import Experiment
 from geco_jax.io import files
 from geco_jax.io import run_folder
@@ -183,8 +184,9 @@ def estimate(
     What marginal_kl.json holds.
 
   Raises:
-    UserError: if there is no such run or checkpoint, the model's posterior
-      depends on a context, or a number is out of its range.
+    UserError: if there is no such run or checkpoint, it was trained on other
+      data, the model's posterior depends on a context, or a number is out of
+      its range.
   """
   config = run_folder.read_config(workdir)
   if experiment is None:
@@ -195,6 +197,8 @@ def estimate(
       f'--workdir={workdir}: this {config.model.name} has a prior for every '
       'context, so it has no marginal KL'
     )
+  sha256 = data_sha256(experiment)
+  run_folder.check_data(workdir, experiment.dataset.name, sha256)
   state = restore_state(workdir, experiment, step)
   partial = os.path.join(workdir, PARTIAL)
   try:

@@ -20,6 +20,7 @@ from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.errors import UserError
 from geco_jax.evaluation import pictures
 from geco_jax.evaluation import verdicts
+from geco_jax.experiment import data_sha256
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import once_per_experiment
 from geco_jax.experiment import RunInputs
@@ -265,7 +266,8 @@ def evaluate(
     What evaluation.json holds.
 
   Raises:
-    UserError: if there is no such run, checkpoint or split.
+    UserError: if there is no such run, checkpoint or split, or the run was
+      trained on other data.
   """
   unknown = [split for split in splits if split not in SPLITS]
   if unknown or not splits:
@@ -276,6 +278,8 @@ def evaluate(
   config = run_folder.read_config(workdir)
   if experiment is None:
     experiment = build(config, build_dataset(config, data_dir))
+  sha256 = data_sha256(experiment)
+  run_folder.check_data(workdir, experiment.dataset.name, sha256)
   inputs = run_inputs(config, experiment)
   state = restore_state(workdir, experiment, step)
   evaluation = evaluate_state(experiment, inputs, state, splits)

@@ -1,5 +1,6 @@
 """Paths that people give."""
 
+from collections.abc import Callable
 import os
 import re
 
@@ -19,3 +20,25 @@ def local_path(path: str) -> str:
   if expanded.startswith('~'):
     raise UserError(f'{path}: there is no home folder {path.split("/")[0]}')
   return expanded
+
+
+def existing_path(path: str, kind: str, exists: Callable[[str], bool]) -> str:
+  """Return the path of what a data set is read from, its `~` expanded.
+
+  Args:
+    path: that was given.
+    kind: of what there must be, for people.
+    exists: whether it is of this kind.
+
+  Raises:
+    UserError: if the path is empty, or there is no such thing.
+  """
+  if not path:
+    raise UserError(
+      f'config.dataset.kwargs.path is missing: the path of {kind}'
+    )
+  local = local_path(path)
+  if not exists(local):
+    what = 'no such path' if not os.path.lexists(local) else f'not {kind}'
+    raise UserError(f'{path} is {what}: config.dataset is to be {kind}')
+  return local

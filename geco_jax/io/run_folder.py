@@ -11,11 +11,13 @@ from ml_collections.config_dict import ConfigDict
 from geco_jax.config_tree import flatten
 from geco_jax.config_tree import plain
 from geco_jax.errors import UserError
+from geco_jax.io import by_products
 from geco_jax.io import manifest
 from geco_jax.io.files import write_json
 from geco_jax.io.files import writing
 
 ORIGIN = 'init_from.json'
+DATA = 'data.json'  # What `datasets.shapes` records.
 _CONFIG = 'config.json'
 _GROUPS = ('multipliers', 'optimizer', 'learning_rate', 'dataset', 'model')
 # On which no number of the training depends.
@@ -74,7 +76,46 @@ def identity(workdir: str) -> dict[str, Any]:
     'config': config,
     'settings': manifest.settings(),
     'init_from': origin(workdir),
+    'data': _data_sha256(workdir),
   }
+
+
+def check_data(workdir: str, name: str, sha256: str) -> None:
+  """Make sure that the run in a folder, if there is one, is of some data.
+
+  What its checkpoints say counts, then what its file does. A run of an earlier
+  version knows nothing of its data and passes.
+
+  Args:
+    workdir: the folder.
+    name: of the data set, for people.
+    sha256: `datasets.splits.fingerprint` of all its splits.
+
+  Raises:
+    UserError: if it was trained on other data.
+  """
+  stored = manifest.runs(workdir)
+  if not stored:  # Nothing was made of them yet.
+    return
+  known = [run['data'] for run in stored.values() if run.get('data')]
+  for was in known or filter(None, [_data_sha256(workdir)]):
+    if was != sha256:
+      raise UserError(
+        f'--workdir={workdir} was trained on other data: the images or labels '
+        f'of {name} have SHA-256 {sha256[:12]}..., its own {was[:12]}...; '
+        'choose another workdir, or the data as they were'
+      )
+
+
+def _data_sha256(workdir: str) -> str | None:
+  """Return the fingerprint in a run's folder, None if there is none."""
+
+  def parse(content):
+    sha256 = content.get('sha256')
+    by_products.check(sha256, (str, type(None)), 'sha256')
+    return sha256
+
+  return by_products.read(os.path.join(workdir, DATA), parse)
 
 
 def origin(workdir: str) -> dict[str, Any] | None:

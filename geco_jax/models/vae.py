@@ -31,6 +31,8 @@ from geco_jax.models.nvp import check_couplings
 from geco_jax.models.nvp import ConditionalRealNVP
 from geco_jax.models.nvp import standard_normal_log_prob
 
+_SMALLEST_SIDE = 8  # Of an image behind the convolutions that it chooses.
+
 
 def mlp_vae(
   image_shape: ImageShape,
@@ -84,7 +86,7 @@ def conv_vae(
   policy: jmp.Policy,
   *,
   latent_size: int = 32,
-  channels: Sequence[int] = (32, 64),
+  channels: Sequence[int] | None = (32, 64),
   kernel_size: int = 4,
   hidden_size: int = 256,
   likelihood_stddev: float = 0.1,
@@ -94,10 +96,13 @@ def conv_vae(
 
   Args:
     image_shape: (height, width, channels); height and width are divisible by
-      2 ** len(channels).
+      2 ** len(channels) if these are given.
     policy: precision; posterior, KL and reconstruction are float32 always.
     latent_size: dimensions of z.
-    channels: of the encoder's convolutions, each halving height and width.
+    channels: of the encoder's convolutions, each halving height and width. None
+      follows the image, of any size: halvings until 8 pixels or fewer are left
+      of a side, one at least, of 32, 64, 128 channels and then 256. What the
+      decoder makes beyond the image is cut off.
     kernel_size: of every convolution.
     hidden_size: width of the fully connected layer next to the latents.
     likelihood_stddev: sigma of p(x|z), > 0; at first, if it is learned.
@@ -109,7 +114,10 @@ def conv_vae(
   """
   check_sizes('latent_size', [latent_size])
   check_sizes('hidden_size', [hidden_size])
-  _grid(image_shape, channels)
+  if channels is None:
+    channels = _channels_for(image_shape)
+  else:
+    _check_divisible(image_shape, channels)
 
   def encoder():
     layers = _conv_encoder(channels, kernel_size, hidden_size)
@@ -180,7 +188,7 @@ def vae_nvp(
   """
   check_sizes('hidden_size', [hidden_size])
   check_sizes('num_kl_samples', [num_kl_samples])
-  _grid(image_shape, channels)
+  _check_divisible(image_shape, channels)
   check_couplings(
     latent_size,
     num_couplings,
@@ -341,10 +349,15 @@ def _vae(
   return as_model(functions, policy)
 
 
-def _grid(
-  image_shape: ImageShape, channels: Sequence[int]
-) -> tuple[int, int, int]:
-  """Return the shape of an image behind convolutions that halve it."""
+def _channels_for(image_shape: ImageShape) -> Sequence[int]:
+  """Return the channels of as many halvings as leave 8 pixels of a side."""
+  pixels = min(image_shape[:2])
+  num_halvings = max(1, math.ceil(math.log2(pixels / _SMALLEST_SIDE)))
+  return [min(32 * 2**i, 256) for i in range(num_halvings)]
+
+
+def _check_divisible(image_shape: ImageShape, channels: Sequence[int]) -> None:
+  """Refuse images that convolutions cannot halve without a rest."""
   check_sizes('channels', channels)
   height, width, _ = image_shape
   reduction = 2 ** len(channels)
@@ -353,7 +366,6 @@ def _grid(
       f'{len(channels)} halvings need height and width divisible by '
       f'{reduction}, got {height}x{width}'
     )
-  return (height // reduction, width // reduction, channels[-1])
 
 
 def _conv_encoder(
@@ -373,10 +385,14 @@ def _conv_decoder(
   hidden_size: int,
 ) -> hk.Sequential:
   """Return the network from latents to logits, `_conv_encoder`'s mirror."""
-  grid = _grid(image_shape, channels)
+  height, width, _ = image_shape
+  reduction = 2 ** len(channels)
+  grid = (-(-height // reduction), -(-width // reduction), channels[-1])
   layers = [hk.Linear(hidden_size), jax.nn.relu]
   layers += [hk.Linear(math.prod(grid)), jax.nn.relu, hk.Reshape(grid)]
   for size in reversed(channels[:-1]):
     layers += [Conv2DTranspose(size, kernel_size, stride=2), jax.nn.relu]
   layers += [Conv2DTranspose(image_shape[-1], kernel_size, stride=2)]
+  if height % reduction or width % reduction:
+    layers += [lambda logits: logits[:, :height, :width]]
   return hk.Sequential(layers, name='decoder')

@@ -16,6 +16,7 @@ from geco_jax.evaluation.measures import constraint_report
 from geco_jax.evaluation.measures import saturation
 from geco_jax.evaluation.measures import split_means
 from geco_jax.evaluation.measures import verdict
+from geco_jax.experiment import data_sha256
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import checkpoint
@@ -73,9 +74,14 @@ class Recorder(Run):
     super().__init__(config, workdir, state_like(experiment), first_state)
 
   def claim(self) -> None:
-    """Make the folder this run's, with what its images are like, its origin."""
+    """Make the folder this run's, with what its images are like, its origin.
+
+    Refuse that of a run on other data.
+    """
+    dataset, sha256 = self.experiment.dataset, data_sha256(self.experiment)
+    run_folder.check_data(self.workdir, dataset.name, sha256)
     super().claim()
-    shapes.record(self.workdir, self.experiment.dataset)
+    shapes.record(self.workdir, dataset, sha256)
     if self._origin is not None:
       run_folder.record_origin(self.workdir, self._origin)
 

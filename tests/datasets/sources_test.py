@@ -254,6 +254,19 @@ def test_images_of_several_shapes_need_image_size(tiny):
   assert splits['train'].image.shape == (8, 4, 4, 3)
 
 
+def test_binary_images_are_scaled_where_white_says_so_and_kept_apart(tiny):
+  examples = _examples(10)
+  for example in examples:
+    example['image'] %= 2
+  data_dir = tiny(train=examples)
+  images = sources.tfds_images('tiny', data_dir=data_dir).splits['train']
+  assert images.image.max() == 1  # `check_images` refuses them.
+  scaled = sources.tfds_images('tiny', data_dir=data_dir, white=1)
+  np.testing.assert_array_equal(
+    scaled.splits['train'].image, 255 * images.image
+  )
+
+
 def test_crop_larger_than_the_images_is_refused(tiny):
   with pytest.raises(UserError, match=r'centre_crop=5 does not fit.*6x4'):
     sources.tfds_images(

@@ -147,3 +147,31 @@ def test_a_config_that_cannot_be_read_is_not_called_damaged(
     patch.setattr('geco_jax.io.run_folder.open', fail, raising=False)
     with pytest.raises(UserError, match='config.json cannot be read: Input/'):
       run_folder.claim(str(tmp_path), make_config())
+
+
+def test_a_run_on_other_data_is_refused_by_what_checkpoints_or_a_file_say(
+  tmp_path,
+):
+  ours, others = 64 * 'a', 64 * 'b'
+  data = tmp_path / run_folder.DATA
+  run_folder.check_data(str(tmp_path), 'pictures', others)  # There is no run.
+  data.write_text(json.dumps({'sha256': ours}))
+  run_folder.check_data(str(tmp_path), 'pictures', others)  # It did not begin.
+  begin(tmp_path)
+  run_folder.check_data(str(tmp_path), 'pictures', ours)
+  message = 'other data: the images or labels of pictures have SHA-256 bbbb'
+  for content in (json.dumps({'sha256': ours}), '{', '[]', '{"sha256": 3}'):
+    data.write_text(content)
+    with pytest.raises(UserError, match=message):
+      run_folder.check_data(str(tmp_path), 'pictures', others)
+  data.unlink()
+  with pytest.raises(UserError, match=message):
+    run_folder.check_data(str(tmp_path), 'pictures', others)
+
+
+def test_a_run_of_an_earlier_version_knows_nothing_of_its_data(tmp_path):
+  begin(tmp_path)
+  for content in (None, '{}', '{"name": "digits"}'):
+    if content is not None:
+      (tmp_path / run_folder.DATA).write_text(content)
+    run_folder.check_data(str(tmp_path), 'pictures', 64 * 'b')

@@ -61,3 +61,43 @@ def test_mlp_vae_refuses_bad_sizes(kwargs, message):
 def test_conv_vae_refuses_images_it_cannot_halve():
   with pytest.raises(ValueError, match='divisible by 4, got 30x28'):
     conv_vae((30, 28, 1), FLOAT32, channels=(4, 4))
+
+
+@pytest.mark.parametrize(
+  ('shape', 'channels'),
+  [
+    ((28, 28, 1), (32, 64)),
+    ((32, 32, 3), (32, 64)),
+    ((8, 8, 1), (32,)),
+    ((5, 7, 1), (32,)),
+    ((33, 30, 3), (32, 64)),
+    ((61, 200, 3), (32, 64, 128)),
+    ((257, 257, 1), (32, 64, 128, 256, 256, 256)),
+  ],
+)
+def test_conv_vae_follows_the_size_of_images(shape, channels):
+  model = conv_vae(shape, FLOAT32, channels=None)
+  image, keys = jnp.zeros((1, *shape)), jax.random.split(jax.random.key(0), 1)
+  params = jax.eval_shape(model.init, jax.random.key(0), keys, image)
+  kernels = {
+    name: group['w'].shape[-1]
+    for name, group in params.items()
+    if name.startswith('conv2_d') and 'transpose' not in name
+  }
+  assert tuple(kernels.values()) == channels
+  output = jax.eval_shape(model.apply, params, keys, image)
+  assert output.reconstruction.shape == (1, *shape)
+
+
+def test_channels_that_follow_are_those_that_could_be_given():
+  keys = jax.random.split(jax.random.key(0), 1)
+  followed, given = (
+    jax.eval_shape(
+      conv_vae((28, 28, 1), FLOAT32, channels=channels).init,
+      jax.random.key(0),
+      keys,
+      jnp.zeros((1, 28, 28, 1)),
+    )
+    for channels in (None, (32, 64))
+  )
+  assert jax.tree.map(jnp.shape, followed) == jax.tree.map(jnp.shape, given)
