@@ -6,12 +6,18 @@ import io
 import json
 import os
 import pathlib
+import re
+import time
 from typing import Any
 import uuid
 
 import numpy as np
 
 from geco_jax.errors import UserError
+
+# Of writes that were killed; a younger one may be another process's.
+_TEMPORARY = re.compile(r'.*\.[0-9a-f]{32}\.tmp')
+_ABANDONED_AFTER = 3600.0  # Seconds.
 
 
 class UnwritableError(UserError, OSError):
@@ -87,6 +93,15 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     with contextlib.suppress(OSError):
       os.remove(temporary)
     raise
+
+
+def remove_abandoned(folder: str | os.PathLike) -> None:
+  """Remove what killed writes left in a folder over an hour ago."""
+  newest = time.time() - _ABANDONED_AFTER
+  for entry in os.scandir(folder):
+    with contextlib.suppress(OSError):  # Another process was first.
+      if _TEMPORARY.fullmatch(entry.name) and entry.stat().st_mtime < newest:
+        os.remove(entry.path)
 
 
 def set_aside(path: str | os.PathLike) -> str:

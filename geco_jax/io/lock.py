@@ -9,6 +9,7 @@ from typing import BinaryIO
 from absl import logging
 
 from geco_jax.errors import UserError
+from geco_jax.io.files import remove_abandoned
 from geco_jax.io.files import writing
 
 _FILE = '.lock'
@@ -19,7 +20,8 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 def hold(folder: str) -> BinaryIO:
   """Lock a folder, which is made if need be, until the file returned closes.
 
-  A process that is killed leaves the file, but not the lock.
+  A process that is killed leaves the file, but not the lock; what it was
+  writing is removed an hour later.
 
   Raises:
     UserError: if another process, which it names, holds the lock; or the folder
@@ -49,4 +51,5 @@ def hold(folder: str) -> BinaryIO:
   with writing(path):
     file.truncate(0)
     file.write(f'process {os.getpid()} on {socket.gethostname()}\n'.encode())
+    remove_abandoned(folder)
   return file

@@ -5,6 +5,7 @@ import math
 import os
 from typing import Any
 
+from absl import logging
 from ml_collections.config_dict import ConfigDict
 import numpy as np
 
@@ -21,6 +22,7 @@ from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import checkpoint
 from geco_jax.io import run_folder
+from geco_jax.io.files import UnwritableError
 from geco_jax.step import init_state
 from geco_jax.step import state_like
 from geco_jax.step import TrainState
@@ -134,7 +136,10 @@ class Recorder(Run):
     picture = pictures.grid(self._image_rows(self.state.params))
     labels = pictures.row_labels(self.experiment.dataset)
     path = os.path.join(self.workdir, 'progress.png')
-    pictures.save_png(path, picture, labels)
+    try:
+      pictures.save_png(path, picture, labels)
+    except UnwritableError as error:  # A run does not end for a picture.
+      logging.warning('%s', error)
     self._writer.image(self.step, 'data_reconstructions_samples', picture)
     if self.is_finished:
       self._writer.hyperparameters(config_tree.flatten(self.config), results)

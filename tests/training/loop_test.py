@@ -495,6 +495,14 @@ def test_the_experiment_of_another_config_is_refused(
   assert not (tmp_path / 'run').exists()
 
 
+def test_a_picture_that_cannot_be_written_costs_a_warning(
+  train, tiny_config, tmp_path, caplog
+):
+  (tmp_path / 'progress.png').mkdir()
+  train(tiny_config(), tmp_path)
+  assert f'{tmp_path / "progress.png"} cannot be written' in caplog.text
+
+
 def test_an_unwritable_workdir_is_an_error(train, tiny_config, tmp_path):
   file = tmp_path / 'file'
   file.write_text('not a folder')
