@@ -19,6 +19,7 @@ from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
 from geco_jax.io.files import cache_folder
 from geco_jax.io.paths import local_path
+from geco_jax.own_parts import search_here
 
 EXIT_BAD_INPUT = 2
 NO_CACHE = 'off'
@@ -83,6 +84,7 @@ def run(
   if takes_config:
     config_flag.define()
   _show_own_flags()
+  search_here()  # For config files, which import what they like.
 
   def reporting_main(argv):
     if not flags.FLAGS['verbosity'].present:

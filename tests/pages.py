@@ -50,7 +50,9 @@ def check_command(words):
   for argument in arguments:
     flag, _, value = argument.partition('=')
     key = flag.removeprefix('--')
-    if key == 'config':
+    if key == 'config' and value.startswith('my_'):
+      continue  # The page shows the file.
+    elif key == 'config':
       config = config_files.load(value)
     elif key.startswith('config.'):
       leaf = config
@@ -72,5 +74,5 @@ def _flags(module):
     for node in ast.walk(tree)
     if isinstance(node, ast.Call)
     and isinstance(node.func, ast.Attribute)
-    and node.func.attr.startswith('DEFINE_')
+    and node.func.attr.startswith(('DEFINE_', 'define_path'))
   }

@@ -68,8 +68,8 @@ def mlp_vae(
     )
     return lambda latent: mlp(latent).reshape(-1, *image_shape)
 
-  return _vae(
-    lambda: _gaussian(encoder(), policy),
+  return gaussian_vae(
+    encoder,
     decoder,
     policy,
     image_shape=image_shape,
@@ -115,8 +115,8 @@ def conv_vae(
     layers = _conv_encoder(channels, kernel_size, hidden_size)
     return hk.Sequential([*layers, hk.Linear(2 * latent_size)], name='encoder')
 
-  return _vae(
-    lambda: _gaussian(encoder(), policy),
+  return gaussian_vae(
+    encoder,
     lambda: _conv_decoder(image_shape, channels, kernel_size, hidden_size),
     policy,
     image_shape=image_shape,
@@ -206,6 +206,43 @@ def vae_nvp(
   return _vae(
     posterior,
     lambda: _conv_decoder(image_shape, channels, kernel_size, hidden_size),
+    policy,
+    image_shape=image_shape,
+    latent_size=latent_size,
+    likelihood_stddev=likelihood_stddev,
+    learn_likelihood_stddev=learn_likelihood_stddev,
+  )
+
+
+def gaussian_vae(
+  encoder: Callable[[], Callable],
+  decoder: Callable[[], Callable],
+  policy: jmp.Policy,
+  *,
+  image_shape: ImageShape,
+  latent_size: int,
+  likelihood_stddev: float = 0.1,
+  learn_likelihood_stddev: bool = False,
+) -> Model:
+  """Return the VAE of an encoder and a decoder, q(z|x) a diagonal Gaussian.
+
+  Args:
+    encoder: () -> (images [n, *image_shape] -> means and log standard
+      deviations side by side [n, 2 latent_size]); called while Haiku traces.
+    decoder: () -> (latents [n, latent_size] -> logits of pixels [n, ...], as
+      many as an image has); called while Haiku traces.
+    policy: precision in which both compute.
+    image_shape: (height, width, channels).
+    latent_size: dimensions of z.
+    likelihood_stddev: sigma of p(x|z), > 0; at first, if it is learned.
+    learn_likelihood_stddev: whether sigma is a parameter.
+
+  Raises:
+    ValueError: if sigma is not > 0.
+  """
+  return _vae(
+    lambda: _gaussian(encoder(), policy),
+    decoder,
     policy,
     image_shape=image_shape,
     latent_size=latent_size,
