@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SEED = int(os.environ.get('FAULTS_SEED', 0))  # Of moments and damages.
 SECONDS = 300  # No command takes longer, on however busy a machine.
 # These differ from run to run, or tell of troubles that were.
-_BESIDE = ('.lock', 'tensorboard', 'error.log')
+_BESIDE = ('.lock', 'tensorboard', 'error.log', 'run.json')
 _TIMES = ('seconds', 'steps_per_second')
 
 # Forks of a process that has imported what takes seconds to import, but has
