@@ -90,7 +90,7 @@ def environment() -> dict[str, Any]:
   return {
     'version': sys.modules[_PACKAGE].__version__,
     'commit': _commit(),
-    'command': shlex.join(sys.argv),
+    'command': command(),
     'folder': _here(),
     'device': f'{len(devices)} x {devices[0].device_kind}',
     'jax': jax.__version__,
@@ -99,6 +99,11 @@ def environment() -> dict[str, Any]:
     'settings': manifest.settings(),
     'variables': {k: os.environ[k] for k in _VARIABLES if k in os.environ},
   }
+
+
+def command() -> str:
+  """Return the command line of this process, as a shell takes it."""
+  return shlex.join(sys.orig_argv)
 
 
 def now() -> str:

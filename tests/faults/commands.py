@@ -216,6 +216,8 @@ def _content(path):
       return [_without_times(json.loads(line)) for line in content.splitlines()]
     if path.suffix == '.json':
       return _without_times(json.loads(content))
+    if path.name == 'report.html':  # Its footer has date and command.
+      return content.partition(b'<footer>')[0]
   except ValueError:
     pass
   return content

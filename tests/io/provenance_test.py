@@ -20,7 +20,7 @@ def content(workdir):
 
 
 def test_it_says_what_numbers_depend_on(tmp_path, monkeypatch):
-  monkeypatch.setattr(sys, 'argv', ['geco-jax', '--workdir=my runs'])
+  monkeypatch.setattr(sys, 'orig_argv', ['geco-jax', '--workdir=my runs'])
   monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_enable_fast_math=false')
   (tmp_path / 'data.json').write_text('{"sha256": "abc"}')
   provenance.Session(str(tmp_path), 0, PARAMS, ['json']).note(20)
