@@ -185,6 +185,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     model=model,
     constraints=constraints,
     optimizer=functools.partial(_optimizer, config),
+    learning_rate=functools.partial(_learning_rate, config),
     move_multipliers=lambda *inputs: multipliers_at(*inputs).transformation,
     relative=rule.relative,
     highest_log_multiplier=rule.highest_log_multiplier,
@@ -387,18 +388,21 @@ def _multipliers(config, step_sizes, kappas, constraints, dataset):
   )
 
 
-def _optimizer(config, step_sizes):
-  rate = choices.construct(
+def _learning_rate(config, step_sizes):
+  return choices.construct(
     'learning_rate',
     SCHEDULES,
     config.learning_rate.name,
     **_kwargs_at(config, 'learning_rate', step_sizes),
   )
+
+
+def _optimizer(config, step_sizes):
   optimizer = choices.construct(
     'optimizer',
     OPTIMIZERS,
     config.optimizer.name,
-    rate,
+    _learning_rate(config, step_sizes),
     **config.optimizer.kwargs,
   )
   if config.max_gradient_norm is None:

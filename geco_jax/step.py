@@ -280,6 +280,11 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
     state.multiplier_state,
     state.log_multipliers,
   )
+  rate = experiment.learning_rate(inputs.step_sizes)(state.step)
+  metrics |= {
+    'gradient_norm': optax.global_norm(gradients),  # Before it is clipped.
+    'learning_rate': jnp.asarray(rate, jnp.float32),
+  }
   for name, constraint in experiment.constraints.items():
     mean_statistic = values[name] + constraint.bound(inputs.kappas[name])
     metrics |= {

@@ -257,6 +257,7 @@ class _Posterior(NamedTuple):
   condition: Callable[[jax.Array], Any]  # See `Posterior`.
   draw: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]  # z and its KL.
   center: Callable[[Any], jax.Array]  # z of the noise's mean.
+  kl_by_latent: Callable[[Any], jax.Array | None]  # See `ModelOutput`.
   log_prob: Callable[[jax.Array, Any], jax.Array]  # See `Posterior`.
 
 
@@ -278,7 +279,10 @@ def _gaussian(encoder: Callable, policy: jmp.Policy) -> _Posterior:
   def center(conditions):
     return conditions.mean
 
-  return _Posterior(condition, draw, center, log_prob)
+  def kl_by_latent(conditions):
+    return conditions.kl_to_standard_normal_by_value()
+
+  return _Posterior(condition, draw, center, kl_by_latent, log_prob)
 
 
 def _flow(
@@ -305,6 +309,7 @@ def _flow(
     condition=lambda image: flow.condition(encode(image)),
     draw=draw,
     center=center,
+    kl_by_latent=lambda conditions: None,
     log_prob=lambda z, conditions: flow.log_prob(
       z[:, jnp.newaxis], conditions[jnp.newaxis]
     ),
@@ -336,7 +341,8 @@ def _vae(
 
     def forward(keys, image, context=None):
       del context
-      latents, kl = posterior.draw(keys, posterior.condition(image))
+      conditions = posterior.condition(image)
+      latents, kl = posterior.draw(keys, conditions)
       return ModelOutput(
         reconstruction=decode(latents),
         kl=kl,
@@ -345,6 +351,7 @@ def _vae(
         likelihood_stddev=stddev_parameter(
           likelihood_stddev, learn_likelihood_stddev
         ),
+        kl_by_latent=posterior.kl_by_latent(conditions),
       )
 
     def sample(keys, context=None):
