@@ -282,7 +282,7 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
   )
   rate = experiment.learning_rate(inputs.step_sizes)(state.step)
   metrics |= {
-    'gradient_norm': optax.global_norm(gradients),  # Before it is clipped.
+    'gradient_norm': _norm(gradients),  # Before it is clipped.
     'learning_rate': jnp.asarray(rate, jnp.float32),
   }
   for name, constraint in experiment.constraints.items():
@@ -302,6 +302,12 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
     multiplier_state=multiplier_state,
   )
   return next_state, metrics
+
+
+def _norm(tree):
+  """Return the Euclidean norm [] of all of a tree's numbers together."""
+  leaves = (x.astype(jnp.float32) for x in jax.tree.leaves(tree))
+  return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in leaves))
 
 
 _KEY_PURPOSES = ('params', 'data', 'noise', 'assembly')

@@ -16,6 +16,7 @@ EVERYWHERE = {
   'data_dir',
   'compilation_cache',
   'print_config',
+  'trackers',
   'help',
 }
 

@@ -20,6 +20,7 @@ from tensorboardX.proto.event_pb2 import SessionLog
 
 from geco_jax.errors import UserError
 from geco_jax.io import files
+from geco_jax.io import trackers
 
 _FILE = 'metrics.jsonl'
 _TENSORBOARD = 'tensorboard'
@@ -70,9 +71,11 @@ class MetricsWriter:
         last_line,
       )
     self._step = first_step
+    is_wanted = trackers.TENSORBOARD in trackers.chosen()
     self._tensorboard = _TensorBoard(
-      os.path.join(workdir, _TENSORBOARD), first_step + 1
+      os.path.join(workdir, _TENSORBOARD), first_step + 1, is_wanted=is_wanted
     )
+    self._trackers = trackers.Trackers(workdir)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Write one line of scalars by name.
@@ -86,11 +89,13 @@ class MetricsWriter:
       self._file.write(f'{json.dumps(line)}\n'.encode())
     for name, value in values.items():
       self._tensorboard.add(tensorboardX.summary.scalar(name, value), step)
+    self._trackers.scalars(step, values)
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     """Write a picture, uint8 [height, width, channels]."""
     summary = tensorboardX.summary.image(name, image, dataformats='HWC')
     self._tensorboard.add(summary, step)
+    self._trackers.image(step, name, image)
 
   def hyperparameters(
     self, config: Mapping[str, Any], results: Mapping[str, float]
@@ -101,6 +106,7 @@ class MetricsWriter:
   def close(self) -> None:
     """Flush and close the logs."""
     self._tensorboard.close()
+    self._trackers.close()
     with files.writing(self._path):
       self._file.close()
 
@@ -113,12 +119,18 @@ class _TensorBoard:
   """
 
   def __init__(
-    self, folder: str, purge_step: int | None = None, suffix: str = ''
+    self,
+    folder: str,
+    purge_step: int | None = None,
+    suffix: str = '',
+    is_wanted: bool = True,
   ):
     """Open a new file; entries of others from `purge_step` on are hidden."""
     self._folder = folder
     self._events: EventsWriter | None = None
     self._next_flush = 0.0
+    if not is_wanted:
+      return
     try:
       if os.path.lexists(folder) and not os.path.isdir(folder):
         aside = files.set_aside(folder)
@@ -193,6 +205,8 @@ def write_evaluation(
     step: its last one.
     results: those of `EVALUATED` and others, by name.
   """
+  if trackers.TENSORBOARD not in trackers.chosen():
+    return
   folder = os.path.join(workdir, _TENSORBOARD)
   for path in glob.glob(f'{glob.escape(folder)}/*{_EVALUATION_SUFFIX}'):
     with contextlib.suppress(OSError):

@@ -34,6 +34,7 @@ _EXIT_FAILURES = 1
 
 def define_flags() -> None:
   """Define the command's flags."""
+  cli.define_trackers()
   flags.DEFINE_enum(
     'executor',
     'auto',
@@ -74,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
   """Run the sweep that the flags name; return the exit code."""
   del argv
   config, workdir = cli.config(), cli.workdir()
+  cli.use_trackers()
   check_config(config)
   grid = grids.points(config)
   if flags.FLAGS.dry_run:
