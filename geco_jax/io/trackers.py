@@ -170,7 +170,10 @@ class Trackers:
         self._try(name, lambda n=name: self._start(n, workdir, known.get(n)))
     if self._open:
       known |= {name: tracker.run_id for name, tracker in self._open.items()}
-      files.write_json(path, known)
+      try:
+        files.write_json(path, known)
+      except OSError as error:  # It would be another run there when it goes on.
+        logging.warning('Going on without %s: %s', _IDS, error)
 
   def _start(self, name, workdir, run_id) -> None:
     self._open[name] = TRACKERS[name](workdir, run_id)
