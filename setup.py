@@ -83,6 +83,9 @@ setuptools.setup(
     'benchmarks': [*_TRAIN, 'torch==2.13.0'],
     # geco_jax.sweep --executor=slurm.
     'slurm': [*_TRAIN, 'submitit>=1.5'],
+    # --trackers=wandb,mlflow.
+    'wandb': [*_TRAIN, 'wandb>=0.19.10'],
+    'mlflow': [*_TRAIN, 'mlflow>=2.11'],
     'dev': [
       *_TRAIN,
       'chex',

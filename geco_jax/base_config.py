@@ -7,6 +7,7 @@ from ml_collections.config_dict import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from geco_jax.constraints import CONSTRAINTS
+from geco_jax.own_parts import import_all
 
 # The RE constraint's, in Figure 4.
 PAPER_KAPPAS = (0.06, 0.08, 0.1, 0.125, 0.175)
@@ -86,6 +87,7 @@ def get_base_config(
   kappa: float,
   num_steps: int,
   constraints: Mapping[str, Mapping[str, Any]] = _NO_CHANGES,
+  imports: Sequence[str] = (),
 ) -> ConfigDict:
   """Return a config that lacks a data set and a model.
 
@@ -97,10 +99,13 @@ def get_base_config(
     num_steps: training steps; the learning rate's decay follows it, also where
       the command line changes it.
     constraints: what is to be different in their `Entry.defaults`, by name.
+    imports: modules with parts of one's own, which the objective may name.
 
   Raises:
     ValueError: if the objective or a constraint is unknown.
+    UserError: if a module is not there or fails.
   """
+  import_all(imports)
   objective, *names = objective.split('+')
   if objective not in OBJECTIVES:
     raise ValueError(
@@ -142,6 +147,8 @@ def get_base_config(
     alpha=0.0,
   )
   config.max_gradient_norm = placeholder(float)
+  # Modules with parts of one's own (docs/own_parts.md).
+  config.imports = tuple(imports)
   # The runs of `geco_jax.sweep`; a single run takes no notice of it.
   config.sweep = ()
   if 're' in config.constraints:
@@ -290,6 +297,7 @@ def get_classifier_config(
     decay_steps=steps,
   )
   config.max_gradient_norm = placeholder(float)
+  config.imports = ()
   return config
 
 

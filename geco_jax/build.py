@@ -23,6 +23,7 @@ from geco_jax.classifiers.networks import Classifier
 from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.config_tree import flatten
 from geco_jax.config_tree import SWEEP
+from geco_jax.constraints import Constraint
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.constraints import Entry
 from geco_jax.constraints import natural_multiplier
@@ -30,21 +31,28 @@ from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.checks import check_images
 from geco_jax.datasets.checks import check_labels
+from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
+from geco_jax.models.base import Model
 from geco_jax.models.conv_draw import conv_draw
 from geco_jax.models.vae import conv_vae
 from geco_jax.models.vae import mlp_vae
 from geco_jax.models.vae import vae_nvp
+from geco_jax.own_parts import import_all
+from geco_jax.own_parts import Registry
 from geco_jax.rules import MULTIPLIERS
 
-MODELS = {
-  'mlp_vae': mlp_vae,
-  'conv_vae': conv_vae,
-  'vae_nvp': vae_nvp,
-  'conv_draw': conv_draw,
-}
+MODELS = Registry(
+  'model',
+  {
+    'mlp_vae': mlp_vae,
+    'conv_vae': conv_vae,
+    'vae_nvp': vae_nvp,
+    'conv_draw': conv_draw,
+  },
+)
 # Valid configs, which have the keys of all and values of their types.
 _TEMPLATE = base_config.get_base_config('geco', kappa=0.1, num_steps=1)
 _TEMPLATE.dataset = base_config.group('digits')
@@ -52,6 +60,7 @@ _TEMPLATE.model = base_config.group('mlp_vae')
 _CLASSIFIER_TEMPLATE = base_config.get_classifier_config(
   _TEMPLATE.dataset, base_config.group('cnn'), num_steps=1, max_shift=0
 )
+_IMPORTS = 'imports'  # Configs of earlier versions do not have it.
 # Which argument scales the schedule. warmup_cosine's takes no traced one.
 _RATE_ARGUMENTS = {
   'constant': 'value',
@@ -84,7 +93,10 @@ def check_config(config: Any) -> None:
       out of its range; names the key.
   """
   # Whoever builds on a data set of their own need not name one.
-  config_schema.check_keys(config, _TEMPLATE, optional=(SWEEP, 'dataset'))
+  config_schema.check_keys(
+    config, _TEMPLATE, optional=(SWEEP, 'dataset', _IMPORTS)
+  )
+  import_all(config.get(_IMPORTS, ()))
   _check_counts(config)
   choices.check_groups(config, (MODELS, 2))
   config_schema.check_choice('multipliers', config.multipliers, MULTIPLIERS, 1)
@@ -96,7 +108,8 @@ def check_config(config: Any) -> None:
 
 def check_classifier_config(config: Any) -> None:
   """Check the config of a classifier's training, as `check_config`."""
-  config_schema.check_keys(config, _CLASSIFIER_TEMPLATE)
+  config_schema.check_keys(config, _CLASSIFIER_TEMPLATE, optional=(_IMPORTS,))
+  import_all(config.get(_IMPORTS, ()))
   _check_counts(config)
   choices.check_groups(config, (CLASSIFIERS, 1))
   for name, interval in (
@@ -159,6 +172,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     choices.policy(config.policy),
     **config.model.kwargs,
   )
+  _check_is('model', model, Model)
   if model.conditional and dataset.context_shape is None:
     raise UserError(
       'config.model is conditional, but config.dataset has no contexts: '
@@ -171,6 +185,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     model=model,
     constraints=constraints,
     optimizer=functools.partial(_optimizer, config),
+    learning_rate=functools.partial(_learning_rate, config),
     move_multipliers=lambda *inputs: multipliers_at(*inputs).transformation,
     relative=rule.relative,
     highest_log_multiplier=rule.highest_log_multiplier,
@@ -239,6 +254,7 @@ def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
     UserError: if it is unknown, not prepared, its options are wrong, or what
       it holds is no data set of images.
   """
+  import_all(config.get(_IMPORTS, ()))
   choices.check_dataset_group(config)
   name, kwargs = config.dataset.name, config.dataset.kwargs
   if name in COMPOSITIONS:
@@ -247,11 +263,22 @@ def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
     )
   else:
     constructors = choices.image_sets(name, data_dir)
-    dataset = as_dataset(
-      choices.construct('dataset', constructors, name, **kwargs)
-    )
+    images = choices.construct('dataset', constructors, name, **kwargs)
+    _check_is('dataset', images, ImageSet)
+    check_images(images.name, images.splits)
+    dataset = as_dataset(images)
+  _check_is('dataset', dataset, Dataset)
   check_images(dataset.name, dataset.splits)
   return dataset
+
+
+def _check_is(where: str, part: Any, kind: type) -> None:
+  """Refuse what a function of one's own returned, unless it is of a kind."""
+  if not isinstance(part, kind):
+    raise UserError(
+      f'config.{where}: its function must return a {kind.__module__}.'
+      f'{kind.__name__}, got {type(part).__name__}'
+    )
 
 
 def _kappas(config):
@@ -279,6 +306,7 @@ def _constraint(
   if 'network' in options:
     options['network'] = pretrained.load(options['network'])
   constraint = entry.make(dataset.image_shape, **options)
+  _check_is(f'constraints.{name}', constraint, Constraint)
   if entry.needs_labels:
     check_labels(
       f'config.constraints.{name}: {dataset.name}',
@@ -360,18 +388,21 @@ def _multipliers(config, step_sizes, kappas, constraints, dataset):
   )
 
 
-def _optimizer(config, step_sizes):
-  rate = choices.construct(
+def _learning_rate(config, step_sizes):
+  return choices.construct(
     'learning_rate',
     SCHEDULES,
     config.learning_rate.name,
     **_kwargs_at(config, 'learning_rate', step_sizes),
   )
+
+
+def _optimizer(config, step_sizes):
   optimizer = choices.construct(
     'optimizer',
     OPTIMIZERS,
     config.optimizer.name,
-    rate,
+    _learning_rate(config, step_sizes),
     **config.optimizer.kwargs,
   )
   if config.max_gradient_norm is None:

@@ -1,11 +1,13 @@
 """What the groups of a config can name, and the checks of the groups.
 
-To add an optimizer, a schedule or a data set, enter it here: its
-signature says what the config's group may hold.
+To add an optimizer, a schedule or a data set, enter it here: its signature says
+what the config's group may hold. Optimizers and schedules of optax have its own
+names besides.
 """
 
 from collections.abc import Callable, Mapping
 import functools
+import inspect
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
@@ -21,6 +23,7 @@ from geco_jax.datasets import sources
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
+from geco_jax.own_parts import Registry
 
 _T = TypeVar('_T')
 
@@ -33,28 +36,100 @@ def _sgdw(learning_rate, *, weight_decay: float = 5e-4, **kwargs):
   )
 
 
-COMPOSITIONS = {
-  'color_mnist': compositions.color_mnist,
-  'micro_mnist': compositions.micro_mnist,
-  'mnist_rotate': compositions.mnist_rotate,
-  'mnist_sum': compositions.mnist_sum,
-  'mnist_sum_hard': compositions.mnist_sum_hard,
-  'mnist_triplets': compositions.mnist_triplets,
+# Optimizers of optax that take no schedule of the rate, or more than gradients
+# and a seed.
+_UNFIT = ('lbfgs', 'noisy_sgd', 'optimistic_adam', 'rprop', 'sm3')
+
+
+def _optax_functions(is_wanted: Callable[[str, inspect.Signature], bool]):
+  """Return the functions of optax that are wanted, by optax's own names."""
+  functions = {}
+  for name, function in vars(optax).items():
+    if inspect.isfunction(function) and not name.startswith('_'):
+      try:
+        signature = inspect.signature(function, eval_str=True)
+      except NameError:  # An annotation of types that optax alone imports.
+        continue
+      if is_wanted(name, signature):
+        functions[name] = function
+  return functions
+
+
+def _is_optimizer(name, signature):
+  returned = signature.return_annotation
+  return (
+    next(iter(signature.parameters), None) == 'learning_rate'
+    and not name.startswith('scale_by')
+    and name not in _UNFIT
+    and isinstance(returned, type)
+    and issubclass(returned, optax.GradientTransformation)
+  )
+
+
+def _is_schedule(name, signature):
+  # Schedules of other schedules cannot stand in a config.
+  return signature.return_annotation == optax.Schedule and not name.startswith(
+    ('inject_', 'join_')
+  )
+
+
+def _with_integer_steps(function: Callable) -> Callable:
+  """Have a schedule take steps as a config has them, whose keys are text."""
+  if 'boundaries_and_scales' not in inspect.signature(function).parameters:
+    return function
+
+  @functools.wraps(function)
+  def schedule(*args, boundaries_and_scales=None, **kwargs):
+    scales = boundaries_and_scales or {}
+    if not all(step.isdecimal() for step in scales):
+      raise ValueError(
+        f'boundaries_and_scales must be scales by step, got {dict(scales)}'
+      )
+    scales = {int(step): scale for step, scale in scales.items()}
+    return function(*args, boundaries_and_scales=scales, **kwargs)
+
+  return schedule
+
+
+_OPTAX_OPTIMIZERS = _optax_functions(_is_optimizer)
+_OPTAX_SCHEDULES = {
+  name: _with_integer_steps(schedule)
+  for name, schedule in _optax_functions(_is_schedule).items()
 }
-OPTIMIZERS = {
-  'adam': optax.adam,
-  'adamw': optax.adamw,
-  'rmsprop': optax.rmsprop,
-  'sgd': optax.sgd,
-  'sgdw': _sgdw,
-}
-SCHEDULES = {
-  'constant': optax.constant_schedule,
-  'cosine': optax.cosine_decay_schedule,
-  'exponential': optax.exponential_decay,
-  'linear': optax.linear_schedule,
-  'warmup_cosine': optax.warmup_cosine_decay_schedule,
-}
+COMPOSITIONS = Registry(
+  'composed data set',
+  {
+    'color_mnist': compositions.color_mnist,
+    'micro_mnist': compositions.micro_mnist,
+    'mnist_rotate': compositions.mnist_rotate,
+    'mnist_sum': compositions.mnist_sum,
+    'mnist_sum_hard': compositions.mnist_sum_hard,
+    'mnist_triplets': compositions.mnist_triplets,
+  },
+)
+# (**options) -> ImageSet. TFDS's come behind them.
+IMAGE_SETS = Registry(
+  'data set',
+  {
+    'celeb_a': sources.celeb_a,
+    'digits': sources.digits,
+    'image_folder': image_folder.image_folder,
+    'npz': arrays.npz,
+  },
+  beside=COMPOSITIONS,
+)
+OPTIMIZERS = Registry('optimizer', {**_OPTAX_OPTIMIZERS, 'sgdw': _sgdw})
+SCHEDULES = Registry(
+  'schedule',
+  {
+    **_OPTAX_SCHEDULES,
+    'constant': optax.constant_schedule,
+    'cosine': optax.cosine_decay_schedule,
+    'exponential': optax.exponential_decay,
+    'linear': optax.linear_schedule,
+    'warmup_cosine': optax.warmup_cosine_decay_schedule,
+  },
+)
 
 
 # What a group's name stands for, and how many of its first arguments are not
@@ -105,10 +180,8 @@ def image_sets(
   """
   return {
     name: functools.partial(sources.tfds_images, name, data_dir=data_dir),
+    **IMAGE_SETS,
     'celeb_a': functools.partial(sources.celeb_a, data_dir=data_dir),
-    'digits': sources.digits,
-    'image_folder': image_folder.image_folder,
-    'npz': arrays.npz,
   }
 
 
@@ -159,7 +232,7 @@ def check_constraints(groups: Mapping[str, Any]) -> None:
       raise UserError(
         f'config.{where}: unknown name {name!r}'
         f'{config_schema.hint(name, CONSTRAINTS)}; choose from '
-        f'{", ".join(sorted(CONSTRAINTS))}'
+        f'{", ".join(sorted(CONSTRAINTS))}, {config_schema.OWN_PARTS}'
       )
     entry = CONSTRAINTS[name]
     known = config_schema.parameters(_kappa_of, 0)

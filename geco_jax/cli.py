@@ -17,8 +17,10 @@ from geco_jax import signals
 from geco_jax.console import say
 from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
+from geco_jax.io import trackers
 from geco_jax.io.files import cache_folder
 from geco_jax.io.paths import local_path
+from geco_jax.own_parts import search_here
 
 EXIT_BAD_INPUT = 2
 NO_CACHE = 'off'
@@ -83,6 +85,7 @@ def run(
   if takes_config:
     config_flag.define()
   _show_own_flags()
+  search_here()  # For config files, which import what they like.
 
   def reporting_main(argv):
     if not flags.FLAGS['verbosity'].present:
@@ -116,6 +119,27 @@ def run(
   except signals.Stopped as stopped:  # While it parsed the flags.
     say(str(stopped))
     sys.exit(128 + stopped.signal_number)
+
+
+def define_trackers() -> None:
+  """Define --trackers, of commands that train."""
+  flags.DEFINE_list(
+    'trackers',
+    None,
+    'Where numbers go besides metrics.jsonl, any of '
+    f'{", ".join((trackers.TENSORBOARD, *trackers.TRACKERS))}; by default '
+    f'{trackers.TENSORBOARD} alone.',
+  )
+
+
+def use_trackers() -> None:
+  """Use what --trackers names, if it is given.
+
+  Raises:
+    UserError: if one is unknown or not installed.
+  """
+  if flags.FLAGS.trackers is not None:
+    trackers.use(flags.FLAGS.trackers)
 
 
 def config() -> ConfigDict:

@@ -16,14 +16,16 @@ from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_dict import ConfigDict
 from ml_collections.config_dict import FrozenConfigDict
+from ml_collections.config_flags import tuple_parser
 
 from geco_jax import config_files
 from geco_jax.config_schema import hint
 from geco_jax.errors import UserError
 from geco_jax.io.paths import local_path
+from geco_jax.own_parts import import_all
 
 _NAME = 'config'
-_OVERRIDE = re.compile(rf'--?(?:no)?{_NAME}\.([\w.]+)(?:=|$)')
+_OVERRIDE = re.compile(rf'--?(?:no)?{_NAME}\.([\w.]+)(?:=(.*)|$)')
 
 
 def define() -> None:
@@ -76,13 +78,15 @@ class _ConfigParser(flags.ArgumentParser):
       path, *variant = config_files.find(local_path(argument)).split(':', 1)
     except UserError as error:
       raise UserError(f'--config={error}') from error
+    # First, as the file's variant may name what they enter.
+    import_all(_imports(sys.argv))
     config = _load(argument, path, variant)
     if not isinstance(config, ConfigDict):
       raise UserError(
         f'--config={argument}: get_config() must return a ConfigDict, got '
         f'{type(config).__name__}'
       )
-    for name in _overrides(sys.argv):
+    for name, _ in _overrides(sys.argv):
       _check_is_there(config, name)
     return config
 
@@ -119,11 +123,28 @@ def _load(argument: str, path: str, variant: Sequence[str]) -> Any:
     raise UserError(f'--config={argument}: {kind}{error}{where}') from error
 
 
-def _overrides(argv: Sequence[str]) -> list[str]:
-  """Return the dotted names that a command line overrides."""
-  end = argv.index('--') if '--' in argv else len(argv)
-  matches = [_OVERRIDE.match(argument) for argument in argv[:end]]
-  return [match[1] for match in matches if match]
+def _overrides(argv: Sequence[str]) -> list[tuple[str, str]]:
+  """Return the dotted names that a command line overrides, and their values.
+
+  A value that is an argument of its own is the next one.
+  """
+  argv = argv[: argv.index('--')] if '--' in argv else argv
+  matches = map(_OVERRIDE.match, argv)
+  return [
+    (match[1], following if match[2] is None else match[2])
+    for match, following in zip(matches, [*argv[1:], ''], strict=True)
+    if match
+  ]
+
+
+def _imports(argv: Sequence[str]) -> list[str]:
+  """Return the modules that a command line's config.imports names."""
+  parse = tuple_parser.TupleParser().parse
+  try:
+    values = [parse(v) for name, v in _overrides(argv) if name == 'imports']
+  except ValueError as error:
+    raise UserError(f'--{_NAME}.imports: {error}') from error
+  return [module for value in values for module in value]
 
 
 def _check_is_there(config: ConfigDict, name: str) -> None:

@@ -22,6 +22,7 @@ from geco_jax.errors import UserError
 
 _F = TypeVar('_F', bound=Callable[..., Any])
 Parameters = dict[str, inspect.Parameter]
+OWN_PARTS = 'or name the module of your own one in config.imports'
 
 # What float32 holds, and no further integer than a seed.
 _SMALLEST, _LARGEST = 1.2e-38, 3.4e38
@@ -40,6 +41,11 @@ _RANGES: Mapping[str, Mapping[str, str]] = {
     'decay': '[0, 1)',
     'initial_scale': '[0, inf)',
     'momentum': '[0, 1)',
+    'b3': '[0, 1)',
+    'beta': '[0, 1)',
+    'rho': '[0, 1)',
+    'weight_decay_rate': '[0, inf)',
+    'initial_accumulator_value': '[0, inf)',
   },
   'learning_rate': {
     'value': '[0, inf)',
@@ -53,6 +59,11 @@ _RANGES: Mapping[str, Mapping[str, str]] = {
     'transition_steps': '[1, inf)',
     'transition_begin': '[0, inf)',
     'warmup_steps': '[0, inf)',
+    'power': '(0, inf)',
+    'pct_start': '[0, 1]',
+    'pct_final': '[0, 1]',
+    'div_factor': '(0, inf)',
+    'final_div_factor': '(0, inf)',
   },
   'multipliers': {
     'log_multiplier_range': '[-80, 80]',
@@ -187,9 +198,13 @@ def check_choice(
   check_group(where, group)
   name = group['name']
   if name not in constructors:
+    # What has two names is shown by the shorter.
+    shown = {
+      id(constructors[n]): n for n in sorted(constructors, key=len)[::-1]
+    }
     raise UserError(
       f'config.{where}: unknown name {name!r}{hint(name, constructors)}; '
-      f'choose from {", ".join(sorted(constructors))}'
+      f'choose from {", ".join(sorted(shown.values()))}, {OWN_PARTS}'
     )
   kwargs, known = group['kwargs'], parameters(constructors[name], num_given)
   check_arguments(f'{where}.kwargs', kwargs, known, name)
@@ -202,7 +217,10 @@ def check_choice(
 
 def parameters(function: Callable, num_given: int) -> Parameters:
   """Return a function's parameters by name, without the first so many."""
-  named = inspect.signature(function, eval_str=True).parameters
+  try:
+    named = inspect.signature(function, eval_str=True).parameters
+  except Exception:  # Own parts may have annotations that no type checker ran.
+    named = inspect.signature(function).parameters
   return dict([*named.items()][num_given:])
 
 
@@ -241,6 +259,7 @@ def check_arguments(
     UserError: if one is missing, unknown or of the wrong type.
   """
   _check_is_group(f'config.{where}', kwargs)
+  known = {n: p for n, p in known.items() if p.kind is not p.VAR_POSITIONAL}
   named = {n: p for n, p in known.items() if p.kind is not p.VAR_KEYWORD}
   for name, value in kwargs.items():
     if name in named:
@@ -304,6 +323,8 @@ def _kind(annotation) -> tuple[Callable[[Any], bool], str]:
       lambda v: _is_list(v) and len(v) == len(args) and all(map(accepts, v)),
       f'{len(args)} values, each {words}',
     )
+  if origin is dict:
+    return _is_group, 'a group of values'
   if _is_list_type(annotation):
     accepts, words = _kind(args[0])
     return (
@@ -317,7 +338,7 @@ def _any_kind(annotations):
   """Return the kind of a union."""
   if Any in annotations:
     return _kind(Any)
-  known = [a for a in annotations if a in _KINDS or _is_list_type(a)]
+  known = [a for a in annotations if a in _KINDS or _is_container_type(a)]
   if float in known:  # An array's union has bool and int besides.
     known = [a for a in known if a in (float, types.NoneType)]
   kinds = [_kind(a) for a in known]
@@ -325,6 +346,10 @@ def _any_kind(annotations):
     lambda v: any(accepts(v) for accepts, _ in kinds),
     ' or '.join(words for _, words in kinds),
   )
+
+
+def _is_container_type(annotation):
+  return _is_list_type(annotation) or typing.get_origin(annotation) is dict
 
 
 def _is_list_type(annotation):

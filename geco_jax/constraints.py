@@ -19,6 +19,7 @@ from geco_jax.classifiers.base import Network
 from geco_jax.datasets.batches import Batch
 from geco_jax.distributions import gaussian_nll
 from geco_jax.models.base import ModelOutput
+from geco_jax.own_parts import Registry
 
 # Added to the variance per value of a patch, images in [0, 1]: the 8-bit
 # rounding of pixels has a fourteenth of it, visible texture a hundred times as
@@ -352,7 +353,7 @@ def patch_cross_correlation(
   )
 
 
-CONSTRAINTS = {
+_ENTRIES = {
   're': Entry(reconstruction_error, title='RE', defaults=dict(kappa=0.1)),
   'fre': Entry(
     feature_error,
@@ -388,6 +389,7 @@ CONSTRAINTS = {
     kappa_range=(-math.inf, math.inf),
   ),
 }
+CONSTRAINTS = Registry('constraint', _ENTRIES, Entry)
 
 
 def _feature_distance(

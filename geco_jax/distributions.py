@@ -53,8 +53,12 @@ class DiagonalGaussian(NamedTuple):
 
   def kl_to_standard_normal(self) -> jax.Array:
     """Return KL[self; N(0, I)], per example [batch] in nats."""
+    return _sum_event(self.kl_to_standard_normal_by_value())
+
+  def kl_to_standard_normal_by_value(self) -> jax.Array:
+    """Return the terms of KL[self; N(0, I)] in nats [batch, *event]."""
     variance = jnp.exp(2 * self.log_stddev)
-    return _sum_event(0.5 * (self.mean**2 + variance - 1) - self.log_stddev)
+    return 0.5 * (self.mean**2 + variance - 1) - self.log_stddev
 
 
 def gaussian_nll(

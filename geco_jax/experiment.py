@@ -35,6 +35,7 @@ class Experiment:
     constraints: by name.
     optimizer: step sizes -> update of the parameters; a step size that is not
       named is that of the config it was built from.
+    learning_rate: step sizes -> the schedule of the rate that `optimizer` has.
     move_multipliers: (step sizes, kappas) -> update of the log-multipliers.
     relative: whether `move_multipliers` is fed C / scale or C.
     highest_log_multiplier: its upper clip, inf if nothing moves them.
@@ -48,6 +49,7 @@ class Experiment:
   model: Model
   constraints: dict[str, Constraint]
   optimizer: Callable[[Mapping[str, Any]], optax.GradientTransformation]
+  learning_rate: Callable[[Mapping[str, Any]], optax.Schedule]
   move_multipliers: Callable[
     [Mapping[str, Any], Mapping[str, Any]], optax.GradientTransformation
   ]

@@ -14,6 +14,7 @@ import optax
 
 from geco_jax import multipliers
 from geco_jax.config_schema import passes_to
+from geco_jax.own_parts import Registry
 
 # Where GECO's multipliers start, in natural ones, if the config does not say.
 # Measured: from 1/100 to 1/10 the digits' VAE ends within 4% of one KL, from
@@ -113,9 +114,12 @@ def _annealed_beta(naturals: Mapping[str, Any], **kwargs):
   )
 
 
-MULTIPLIERS = {
-  'geco': _geco,
-  'algorithm_1': _algorithm_1,
-  'fixed': _fixed,
-  'annealed_beta': _annealed_beta,
-}
+MULTIPLIERS = Registry(
+  'update of multipliers',
+  {
+    'geco': _geco,
+    'algorithm_1': _algorithm_1,
+    'fixed': _fixed,
+    'annealed_beta': _annealed_beta,
+  },
+)

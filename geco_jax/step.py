@@ -17,6 +17,7 @@ import optax
 from geco_jax import parallel
 from geco_jax.constraints import squared_error
 from geco_jax.datasets import batches
+from geco_jax.errors import UserError
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import once_per_experiment
 from geco_jax.experiment import RunInputs
@@ -112,10 +113,12 @@ def loss_and_metrics(
     (loss [], (constraint values [] by name, metrics [] by name)).
   """
   output = experiment.model.apply(params, keys, batch.image, batch.context)
-  values = {
-    name: constraint.violation(batch, output, kappas[name]).mean()
+  violations = {
+    name: constraint.violation(batch, output, kappas[name])
     for name, constraint in experiment.constraints.items()
   }
+  _check_shapes(batch, output, violations)
+  values = {name: x.mean() for name, x in violations.items()}
   kl = output.kl.mean()
   loss = lagrangian(kl, values, log_multipliers)
   num_dims = batch.image[0].size
@@ -129,6 +132,25 @@ def loss_and_metrics(
     for t, value in enumerate(output.kl_by_step.mean(axis=0)):
       metrics[f'kl_nats_by_step/{t:02d}'] = value
   return loss, (values, metrics)
+
+
+def _check_shapes(batch, output, violations):
+  """Refuse parts of one's own whose arrays would be broadcast."""
+  size = batch.image.shape[:1]
+  wanted = {
+    'the reconstruction of config.model': (
+      output.reconstruction,
+      batch.image.shape,
+    ),
+    'the kl of config.model': (output.kl, size),
+    **{
+      f'the statistic of config.constraints.{name}': (x, size)
+      for name, x in violations.items()
+    },
+  }
+  for name, (array, shape) in wanted.items():
+    if jnp.shape(array) != shape:
+      raise UserError(f'{name} must be {shape}, got {jnp.shape(array)}')
 
 
 def dispatch(
@@ -258,6 +280,11 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
     state.multiplier_state,
     state.log_multipliers,
   )
+  rate = experiment.learning_rate(inputs.step_sizes)(state.step)
+  metrics |= {
+    'gradient_norm': _norm(gradients),  # Before it is clipped.
+    'learning_rate': jnp.asarray(rate, jnp.float32),
+  }
   for name, constraint in experiment.constraints.items():
     mean_statistic = values[name] + constraint.bound(inputs.kappas[name])
     metrics |= {
@@ -275,6 +302,12 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
     multiplier_state=multiplier_state,
   )
   return next_state, metrics
+
+
+def _norm(tree):
+  """Return the Euclidean norm [] of all of a tree's numbers together."""
+  leaves = (x.astype(jnp.float32) for x in jax.tree.leaves(tree))
+  return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in leaves))
 
 
 _KEY_PURPOSES = ('params', 'data', 'noise', 'assembly')

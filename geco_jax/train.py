@@ -19,6 +19,7 @@ from geco_jax.training.loop import train
 
 def define_flags() -> None:
   """Define the command's flags."""
+  cli.define_trackers()
   flags.DEFINE_bool('progress', True, 'Draw a progress bar.')
   flags.DEFINE_string(
     'init_from',
@@ -41,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
   """Train the run that the flags name."""
   del argv
   config, workdir = cli.config(), cli.workdir()
+  cli.use_trackers()
   if flags.FLAGS.distributed:
     parallel.initialize_distributed(
       flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id

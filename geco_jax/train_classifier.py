@@ -187,6 +187,7 @@ def main(argv: Sequence[str]) -> None:
   """Train the classifier that the flags name."""
   del argv
   config = cli.config()
+  cli.use_trackers()
   flag: Any = flags.FLAGS['config']
   name = os.path.splitext(os.path.basename(flag.config_filename))[0]
   folder = cli.WORKDIR.value or pretrained.folder_of(name)
@@ -200,4 +201,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main, takes_config=True)
+  cli.run(main, cli.define_trackers, takes_config=True)

@@ -91,11 +91,12 @@ def tiny_config():
 def count_builds(monkeypatch):
   """Return a list that grows with every experiment that is built."""
   builds = []
-  for name, constructor in MODELS.items():
+  for name, constructor in [*MODELS.items()]:
 
     def counted(*args, constructor=constructor, **kwargs):
       builds.append(args)
       return constructor(*args, **kwargs)
 
+    monkeypatch.delitem(MODELS, name)  # What is there is not replaced.
     monkeypatch.setitem(MODELS, name, counted)
   return builds

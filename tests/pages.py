@@ -16,6 +16,7 @@ EVERYWHERE = {
   'data_dir',
   'compilation_cache',
   'print_config',
+  'trackers',
   'help',
 }
 
@@ -50,7 +51,9 @@ def check_command(words):
   for argument in arguments:
     flag, _, value = argument.partition('=')
     key = flag.removeprefix('--')
-    if key == 'config':
+    if key == 'config' and value.startswith('my_'):
+      continue  # The page shows the file.
+    elif key == 'config':
       config = config_files.load(value)
     elif key.startswith('config.'):
       leaf = config

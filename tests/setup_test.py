@@ -12,7 +12,7 @@ from tests.pages import ROOT
 
 CORE = {'jax', 'numpy', 'optax'}
 # Of extras that are asked for where they are missing.
-OPTIONAL = {'submitit', 'tensorflow', 'importlib_resources'}
+OPTIONAL = {'submitit', 'tensorflow', 'importlib_resources', 'wandb', 'mlflow'}
 
 
 def declared(name):

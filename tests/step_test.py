@@ -5,12 +5,14 @@ import subprocess
 import sys
 
 import jax
+from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from geco_jax import parallel
 from geco_jax import step
+from geco_jax.base_config import group
 from geco_jax.base_config import OBJECTIVES
 from geco_jax.build import build
 from geco_jax.build import run_inputs
@@ -114,6 +116,28 @@ def test_fixed_multiplier_stays_and_annealed_beta_follows_its_schedule(
   beta = np.exp(-metrics['nll/log_multiplier'])
   expected = np.maximum(0.7 + 1.3 * (1 - np.arange(15) / 10), 0.7)
   np.testing.assert_allclose(beta, expected, rtol=1e-5)
+
+
+def test_metrics_say_the_rate_and_the_gradient_s_norm_before_its_clip(
+  tiny_config, make_dataset
+):
+  """With SGD a step moves the parameters by the rate times the gradient."""
+  config, dataset = tiny_config(), make_dataset()
+  with config.unlocked():
+    config.optimizer = group('sgd')
+  config.learning_rate.kwargs.init_value = 1.0
+  experiment = build(config, dataset)
+  first = step.init_state(experiment, run_inputs(config, experiment))
+  for clip in (None, 0.1):
+    config.max_gradient_norm = clip
+    state, metrics = take_steps(config, dataset, num_steps=1)
+    moved = np.linalg.norm(
+      ravel_pytree(state.params)[0] - ravel_pytree(first.params)[0]
+    )
+    rate, norm = metrics['learning_rate'][0], metrics['gradient_norm'][0]
+    assert rate == pytest.approx(config.learning_rate.kwargs.init_value)
+    expected = rate * min(norm, clip or np.inf)
+    assert moved == pytest.approx(expected, rel=1e-3)
 
 
 def test_calls_of_k_steps_compose(tiny_config, make_dataset):

@@ -13,6 +13,7 @@ import jax
 
 from geco_jax.models.base import check_sizes
 from geco_jax.models.layers.convolution import Conv2D
+from geco_jax.own_parts import Registry
 
 Features = dict[str, jax.Array]  # By layer, [batch, ..., channels].
 
@@ -119,7 +120,7 @@ def resnet(
   return _classifier(network)
 
 
-CLASSIFIERS = {'cnn': cnn, 'resnet': resnet}
+CLASSIFIERS = Registry('classifier', {'cnn': cnn, 'resnet': resnet})
 
 
 def _with_logits(x, features, num_classes):

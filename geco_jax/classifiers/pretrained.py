@@ -89,6 +89,11 @@ def load(name: str) -> Network:
   try:
     metadata, trees = _read(path)
     model = metadata['model']
+    if model['name'] not in CLASSIFIERS:
+      raise ValueError(
+        f'its model {model["name"]!r} is not known; if it is of your own, name '
+        'its module in config.imports'
+      )
     classifier = CLASSIFIERS[model['name']](
       metadata['num_classes'], **model['kwargs']
     )

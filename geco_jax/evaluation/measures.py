@@ -42,6 +42,8 @@ _AT_CLIP = 1e-3
 # constraint waits for is the optimization.
 SATURATED = 2.0
 
+_ACTIVE_NATS = 0.01  # A latent's mean KL, from which on it is in use.
+
 SplitMeans = Callable[..., dict[str, Any]]
 
 
@@ -53,7 +55,7 @@ def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
   it returns the means of `kl_nats`, `kl_nats_by_step` (a list), `squared_error`
   (summed over pixels), each constraint's statistic under its name and, if
   `likelihood`, `nll_nats`, the quantized normal's negative log-likelihood
-  (Appendix D).
+  (Appendix D), and `kl_nats_by_latent` (a list) where the model has it.
 
   z is drawn from q(z|x) as often per example as it takes to have
   `MIN_DRAWS` draws in all, so that noise does not rule on small sets. A draw
@@ -88,6 +90,8 @@ def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
         batch.image, output.reconstruction, stddev
       )
       per_example['nll_nats'] = -log_prob.reshape(len(weights), -1).sum(axis=-1)
+      if output.kl_by_latent is not None:
+        per_example['kl_nats_by_latent'] = output.kl_by_latent
     return parallel.total({k: weights @ v for k, v in per_example.items()})
 
   def all_batch_sums(params, images, stddev):
@@ -196,6 +200,18 @@ def constraint_report(
   return report
 
 
+def active_units(kl_by_latent: Sequence[float] | None) -> int | None:
+  """Return how many latents a model uses: those of a mean KL > 0.01 nats.
+
+  Args:
+    kl_by_latent: means over a split, in nats; None where the KL has no terms by
+      latent (ConvDRAW, VAE+NVP), and then that is the answer.
+  """
+  if kl_by_latent is None:
+    return None
+  return sum(kl > _ACTIVE_NATS for kl in kl_by_latent)
+
+
 def evaluate_state(
   experiment: Experiment,
   inputs: RunInputs,
@@ -231,6 +247,7 @@ def evaluate_state(
       'draws_per_example': num_draws(num_examples) // num_examples,
       'kl_nats': means['kl_nats'],
       'kl_nats_by_step': means['kl_nats_by_step'],
+      'active_units': active_units(means.get('kl_nats_by_latent')),
       'rmse': math.sqrt(means['squared_error'] / num_dims),
       'sigma_opt': sigma_opt,
       'nll_nats_per_dim': nll,

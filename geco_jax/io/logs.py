@@ -2,6 +2,8 @@
 
 import array
 from collections.abc import Mapping
+import contextlib
+import glob
 import json
 import mmap
 import os
@@ -18,10 +20,18 @@ from tensorboardX.proto.event_pb2 import SessionLog
 
 from geco_jax.errors import UserError
 from geco_jax.io import files
+from geco_jax.io import trackers
 
 _FILE = 'metrics.jsonl'
 _TENSORBOARD = 'tensorboard'
 _SECONDS_BETWEEN_FLUSHES = 30
+_EVALUATION_SUFFIX = '.evaluation'
+# What a sweep measures of every run, by name.
+EVALUATED = tuple(
+  f'{split}/{name}'
+  for split in ('train', 'test')
+  for name in ('rmse', 'kl_nats', 'nll_nats_per_dim')
+)
 _MAX_INTEGER = 2**63 - 1  # Of an array.
 
 
@@ -60,9 +70,12 @@ class MetricsWriter:
         last_step + 1,
         last_line,
       )
+    self._step = first_step
+    is_wanted = trackers.TENSORBOARD in trackers.chosen()
     self._tensorboard = _TensorBoard(
-      os.path.join(workdir, _TENSORBOARD), first_step + 1
+      os.path.join(workdir, _TENSORBOARD), first_step + 1, is_wanted=is_wanted
     )
+    self._trackers = trackers.Trackers(workdir)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Write one line of scalars by name.
@@ -70,26 +83,30 @@ class MetricsWriter:
     Raises:
       UserError: if it cannot be written.
     """
+    self._step = step
     line = {'step': step, **{k: float(v) for k, v in values.items()}}
     with files.writing(self._path):
       self._file.write(f'{json.dumps(line)}\n'.encode())
     for name, value in values.items():
       self._tensorboard.add(tensorboardX.summary.scalar(name, value), step)
+    self._trackers.scalars(step, values)
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     """Write a picture, uint8 [height, width, channels]."""
     summary = tensorboardX.summary.image(name, image, dataformats='HWC')
     self._tensorboard.add(summary, step)
+    self._trackers.image(step, name, image)
 
   def hyperparameters(
     self, config: Mapping[str, Any], results: Mapping[str, float]
   ) -> None:
     """Write the run's row of TensorBoard's HPARAMS table."""
-    self._tensorboard.add_hyperparameters(config, results)
+    self._tensorboard.add_hyperparameters(config, results, self._step)
 
   def close(self) -> None:
     """Flush and close the logs."""
     self._tensorboard.close()
+    self._trackers.close()
     with files.writing(self._path):
       self._file.close()
 
@@ -101,11 +118,19 @@ class _TensorBoard:
   disk, the next events wait for it for ever.
   """
 
-  def __init__(self, folder: str, purge_step: int | None = None):
+  def __init__(
+    self,
+    folder: str,
+    purge_step: int | None = None,
+    suffix: str = '',
+    is_wanted: bool = True,
+  ):
     """Open a new file; entries of others from `purge_step` on are hidden."""
     self._folder = folder
     self._events: EventsWriter | None = None
     self._next_flush = 0.0
+    if not is_wanted:
+      return
     try:
       if os.path.lexists(folder) and not os.path.isdir(folder):
         aside = files.set_aside(folder)
@@ -113,7 +138,8 @@ class _TensorBoard:
       os.makedirs(folder, exist_ok=True)
       # Of two writers in one second each has a file.
       self._events = EventsWriter(
-        os.path.join(os.path.abspath(folder), 'events'), f'.{uuid.uuid4().hex}'
+        os.path.join(os.path.abspath(folder), 'events'),
+        f'.{uuid.uuid4().hex}{suffix}',
       )
     except OSError as error:
       self._give_up(error)
@@ -127,15 +153,17 @@ class _TensorBoard:
     self._write(Event(step=step, summary=summary))
 
   def add_hyperparameters(
-    self, values: Mapping[str, Any], results: Mapping[str, float]
+    self, values: Mapping[str, Any], results: Mapping[str, float], step: int
   ) -> None:
-    """Write a row of the HPARAMS table."""
+    """Write the row of the HPARAMS table whose curves are in this file."""
+    # The table's columns; the sweep adds what is measured at the end.
+    columns = {**results, **dict.fromkeys(EVALUATED, 0.0)}
     row = tensorboardX.summary.hparams(
-      {k: _tensorboard_value(v) for k, v in values.items()}, dict(results)
+      {k: _tensorboard_value(v) for k, v in values.items()}, columns
     )
     scalars = (tensorboardX.summary.scalar(*item) for item in results.items())
     for summary in (*row, *scalars):
-      self.add(summary)
+      self.add(summary, step)
 
   def close(self) -> None:
     """Close the file."""
@@ -165,12 +193,27 @@ class _TensorBoard:
     )
 
 
-def write_hyperparameters(
-  folder: str, values: Mapping[str, Any], results: Mapping[str, float]
+def write_evaluation(
+  workdir: str, step: int, results: Mapping[str, float]
 ) -> None:
-  """Write one row of TensorBoard's HPARAMS table to a folder of its own."""
-  tensorboard = _TensorBoard(folder)
-  tensorboard.add_hyperparameters(values, results)
+  """Write what was measured of a finished run among its TensorBoard curves.
+
+  A second time it takes the place of the first.
+
+  Args:
+    workdir: of the run.
+    step: its last one.
+    results: those of `EVALUATED` and others, by name.
+  """
+  if trackers.TENSORBOARD not in trackers.chosen():
+    return
+  folder = os.path.join(workdir, _TENSORBOARD)
+  for path in glob.glob(f'{glob.escape(folder)}/*{_EVALUATION_SUFFIX}'):
+    with contextlib.suppress(OSError):
+      os.remove(path)
+  tensorboard = _TensorBoard(folder, suffix=_EVALUATION_SUFFIX)
+  for name, value in results.items():
+    tensorboard.add(tensorboardX.summary.scalar(name, value), step)
   tensorboard.close()
 
 

@@ -70,8 +70,8 @@ def mlp_vae(
     )
     return lambda latent: mlp(latent).reshape(-1, *image_shape)
 
-  return _vae(
-    lambda: _gaussian(encoder(), policy),
+  return gaussian_vae(
+    encoder,
     decoder,
     policy,
     image_shape=image_shape,
@@ -123,8 +123,8 @@ def conv_vae(
     layers = _conv_encoder(channels, kernel_size, hidden_size)
     return hk.Sequential([*layers, hk.Linear(2 * latent_size)], name='encoder')
 
-  return _vae(
-    lambda: _gaussian(encoder(), policy),
+  return gaussian_vae(
+    encoder,
     lambda: _conv_decoder(image_shape, channels, kernel_size, hidden_size),
     policy,
     image_shape=image_shape,
@@ -222,12 +222,50 @@ def vae_nvp(
   )
 
 
+def gaussian_vae(
+  encoder: Callable[[], Callable],
+  decoder: Callable[[], Callable],
+  policy: jmp.Policy,
+  *,
+  image_shape: ImageShape,
+  latent_size: int,
+  likelihood_stddev: float = 0.1,
+  learn_likelihood_stddev: bool = False,
+) -> Model:
+  """Return the VAE of an encoder and a decoder, q(z|x) a diagonal Gaussian.
+
+  Args:
+    encoder: () -> (images [n, *image_shape] -> means and log standard
+      deviations side by side [n, 2 latent_size]); called while Haiku traces.
+    decoder: () -> (latents [n, latent_size] -> logits of pixels [n, ...], as
+      many as an image has); called while Haiku traces.
+    policy: precision in which both compute.
+    image_shape: (height, width, channels).
+    latent_size: dimensions of z.
+    likelihood_stddev: sigma of p(x|z), > 0; at first, if it is learned.
+    learn_likelihood_stddev: whether sigma is a parameter.
+
+  Raises:
+    ValueError: if sigma is not > 0.
+  """
+  return _vae(
+    lambda: _gaussian(encoder(), policy),
+    decoder,
+    policy,
+    image_shape=image_shape,
+    latent_size=latent_size,
+    likelihood_stddev=likelihood_stddev,
+    learn_likelihood_stddev=learn_likelihood_stddev,
+  )
+
+
 class _Posterior(NamedTuple):
   """q(z|x) while Haiku traces."""
 
   condition: Callable[[jax.Array], Any]  # See `Posterior`.
   draw: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]  # z and its KL.
   center: Callable[[Any], jax.Array]  # z of the noise's mean.
+  kl_by_latent: Callable[[Any], jax.Array | None]  # See `ModelOutput`.
   log_prob: Callable[[jax.Array, Any], jax.Array]  # See `Posterior`.
 
 
@@ -249,7 +287,10 @@ def _gaussian(encoder: Callable, policy: jmp.Policy) -> _Posterior:
   def center(conditions):
     return conditions.mean
 
-  return _Posterior(condition, draw, center, log_prob)
+  def kl_by_latent(conditions):
+    return conditions.kl_to_standard_normal_by_value()
+
+  return _Posterior(condition, draw, center, kl_by_latent, log_prob)
 
 
 def _flow(
@@ -276,6 +317,7 @@ def _flow(
     condition=lambda image: flow.condition(encode(image)),
     draw=draw,
     center=center,
+    kl_by_latent=lambda conditions: None,
     log_prob=lambda z, conditions: flow.log_prob(
       z[:, jnp.newaxis], conditions[jnp.newaxis]
     ),
@@ -307,7 +349,8 @@ def _vae(
 
     def forward(keys, image, context=None):
       del context
-      latents, kl = posterior.draw(keys, posterior.condition(image))
+      conditions = posterior.condition(image)
+      latents, kl = posterior.draw(keys, conditions)
       return ModelOutput(
         reconstruction=decode(latents),
         kl=kl,
@@ -316,6 +359,7 @@ def _vae(
         likelihood_stddev=stddev_parameter(
           likelihood_stddev, learn_likelihood_stddev
         ),
+        kl_by_latent=posterior.kl_by_latent(conditions),
       )
 
     def sample(keys, context=None):

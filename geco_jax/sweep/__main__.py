@@ -18,6 +18,7 @@ from geco_jax import cli
 from geco_jax import parallel
 from geco_jax.build import check_config
 from geco_jax.errors import UserError
+from geco_jax.io import provenance
 from geco_jax.sweep import curves as sweep_curves
 from geco_jax.sweep import grid as grids
 from geco_jax.sweep import local as sweeping
@@ -33,6 +34,7 @@ _EXIT_FAILURES = 1
 
 def define_flags() -> None:
   """Define the command's flags."""
+  cli.define_trackers()
   flags.DEFINE_enum(
     'executor',
     'auto',
@@ -73,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
   """Run the sweep that the flags name; return the exit code."""
   del argv
   config, workdir = cli.config(), cli.workdir()
+  cli.use_trackers()
   check_config(config)
   grid = grids.points(config)
   if flags.FLAGS.dry_run:
@@ -124,12 +127,13 @@ def _run(grid: Sequence[Point], workdir: str) -> dict[str, str]:
 def _report(grid: Sequence[Point], workdir: str) -> None:
   """Write the report; print the table and where each file is."""
   curves = sweep_curves.curves(grid, workdir, cli.DATA_DIR.value)
-  results = report.write(grid, workdir, curves)
+  written = {'Written': provenance.now(), 'By': provenance.command()}
+  results = report.write(grid, workdir, curves, written)
   if results:
     print(sweep_results.as_text(sweep_results.table(results)))
     print(f'\nthe report: {os.path.join(workdir, report.PAGE)}')
-    board = os.path.join(workdir, 'tensorboard')
-    print(f'TensorBoard: tensorboard --logdir={board}')
+    print(f'all digits: {os.path.join(workdir, report.TABLE)}')
+    print(f'TensorBoard: tensorboard --logdir={workdir}')
 
 
 def _num_cpu_devices(grid: Sequence[Point]) -> int:

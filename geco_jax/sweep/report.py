@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import urllib.parse
 
 from matplotlib.figure import Figure
 
@@ -14,6 +15,7 @@ from geco_jax.config_tree import flatten
 from geco_jax.evaluation import gaussian_rate
 from geco_jax.evaluation import verdicts
 from geco_jax.io import logs
+from geco_jax.io import provenance
 from geco_jax.io.files import write_bytes
 from geco_jax.sweep import figures as sweep_figures
 from geco_jax.sweep import results as sweep_results
@@ -22,15 +24,25 @@ from geco_jax.sweep.results import Line
 from geco_jax.sweep.results import Result
 
 PAGE = 'report.html'
+TABLE = 'sweep.csv'
 _STYLE = """
+:root { color-scheme: light dark; --back: #fff; --text: #222; --line: #ddd;
+  --broken: #fbe6e2; --link: #0b57a4; }
+@media (prefers-color-scheme: dark) { :root { --back: #16181b; --text: #e4e4e4;
+  --line: #3a3d42; --broken: #55231e; --link: #8ab8f0; } }
 body { font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto;
-  padding: 0 1em; color: #222; }
-img { max-width: 100%; }
+  padding: 0 1em; color: var(--text); background: var(--back); }
+a { color: var(--link); }
+img { max-width: 100%; height: auto; background: #fff; }
+.wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px;
   font-variant-numeric: tabular-nums; }
-td, th { padding: 2px 9px; text-align: right; border-bottom: 1px solid #ddd; }
-tr.broken td { background: #fbe6e2; }
+td, th { padding: 2px 9px; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--line); }
+tr.broken td { background: var(--broken); }
 pre { font-size: 12px; overflow-x: auto; }
+footer { border-top: 1px solid var(--line); font-size: 13px;
+  overflow-wrap: anywhere; }
 """
 
 
@@ -38,16 +50,19 @@ def write(
   grid: Sequence[Point],
   workdir: str,
   curves: Mapping[str, gaussian_rate.Curve] | None = None,
+  written: Mapping[str, str] | None = None,
 ) -> list[Result]:
   """Write a sweep's report, of the runs that are finished.
 
-  It depends on the folders of the runs alone: not on when they were trained,
-  nor how, but for the number of runs at once.
+  But for its footer it depends on the folders of the runs alone: not on when
+  they were trained, nor how, but for the number of runs at once, device and
+  version.
 
   Args:
     grid: the runs.
     workdir: of the sweep.
     curves: for the information plane, by data set.
+    written: what the footer says of the writing, by name: date, command.
 
   Returns:
     The finished runs; there is no report without one.
@@ -61,9 +76,18 @@ def write(
     figure.savefig(buffer, dpi=110, metadata={'Software': None})
     figures[title] = buffer.getvalue()
     write_bytes(os.path.join(workdir, f'{name}.png'), figures[title])
-  page = _page(grid, results, figures)
+  page = _page(grid, results, figures, written or {})
   write_bytes(os.path.join(workdir, PAGE), page.encode())
-  write_tensorboard(results, os.path.join(workdir, 'tensorboard'))
+  table = sweep_results.as_csv(results)
+  write_bytes(os.path.join(workdir, TABLE), table.encode())
+  # Of earlier versions, which had every run twice.
+  shutil.rmtree(os.path.join(workdir, 'tensorboard'), ignore_errors=True)
+  for result in results:
+    logs.write_evaluation(
+      result.folder,
+      result.record('train')['step'],
+      sweep_results.numbers(result),
+    )
   return results
 
 
@@ -86,7 +110,12 @@ def _strip_title(line: Line) -> str:
   return f'{title}, {line.name}' if line.name else title
 
 
-def _page(grid, results: Sequence[Result], figures: Mapping[str, bytes]) -> str:
+def _page(
+  grid,
+  results: Sequence[Result],
+  figures: Mapping[str, bytes],
+  written: Mapping[str, str],
+) -> str:
   config = results[0].point.config
   title = f'{config.model.name} on {config.dataset.name}'
   finished = {result.point.name for result in results}
@@ -102,33 +131,85 @@ def _page(grid, results: Sequence[Result], figures: Mapping[str, bytes]) -> str:
     for name, png in figures.items()
   )
   return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
-<style>{_STYLE}</style></head><body>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>{_STYLE}</style></head><body><main>
 <h1>{html.escape(title)}</h1>
 <p>{len(results)} runs over {html.escape(', '.join(grid[0].values))}. A
 constraint is met where C/scale on the training images is at most
 {config.tolerance:g}. The rounding of all numbers depends on how many runs were
-trained at once, which --runs_at_once fixes.</p>
+trained at once, which --runs_at_once fixes. {_trained_by(results)}</p>
 {left_out}
-{_html_table(sweep_results.table(results))}
+{_table_of_runs(results)}
+<p>All digits of it: <a href="{TABLE}">{TABLE}</a></p>
+{_table_of_seeds(results)}
 {images}
 <h2>Config</h2>
 <details><summary>What all runs have in common</summary>
 <pre>{html.escape(_common_config(results))}</pre></details>
+</main>{_footer(written)}
 </body></html>
 """
 
 
-def _html_table(rows: Sequence[Mapping[str, str]]) -> str:
-  headings = [*{heading: None for row in rows for heading in row}]
-  head = ''.join(f'<th>{html.escape(heading)}</th>' for heading in headings)
-  body = '\n'.join(
-    f'<tr{" class=broken" if _is_broken(row) else ""}>'
-    + ''.join(f'<td>{html.escape(row.get(h, ""))}</td>' for h in headings)
-    + '</tr>'
-    for row in rows
+def _trained_by(results: Sequence[Result]) -> str:
+  """Return by what the runs were trained, as far as they know."""
+  sessions = [s for r in results for s in provenance.read(r.folder)]
+  texts = {
+    f'{s["device"]} by geco_jax {s["version"]}'
+    + (f' ({commit[:12]})' if (commit := s.get('commit')) else '')
+    for s in sessions
+  }
+  return f'Trained on {html.escape(", ".join(sorted(texts)))}.' if texts else ''
+
+
+def _footer(written: Mapping[str, str]) -> str:
+  if not written:
+    return ''
+  lines = (
+    f'{html.escape(name)}: <code>{html.escape(text)}</code>'
+    for name, text in written.items()
   )
-  return f'<table><tr>{head}</tr>\n{body}\n</table>'
+  return f'<footer><p>{"<br>".join(lines)}</p></footer>'
+
+
+def _table_of_runs(results: Sequence[Result]) -> str:
+  rows = sweep_results.table(results)
+  cells = []
+  for result, row in zip(results, rows, strict=True):
+    name = result.point.name
+    link = f'<a href="{urllib.parse.quote(name)}/">{html.escape(name)}</a>'
+    escaped = {heading: html.escape(text) for heading, text in row.items()}
+    cells.append({'run': link, **escaped})
+  return _html_table('Runs', cells, [_is_broken(row) for row in rows])
+
+
+def _table_of_seeds(results: Sequence[Result]) -> str:
+  rows = sweep_results.means(results)
+  if not rows:
+    return ''
+  cells = [{h: html.escape(text) for h, text in row.items()} for row in rows]
+  table = _html_table('Means over seeds', cells, [False] * len(rows))
+  return f'<h2>Mean ± standard deviation over seeds</h2>\n{table}'
+
+
+def _html_table(
+  title: str, rows: Sequence[Mapping[str, str]], broken: Sequence[bool]
+) -> str:
+  """Return a table of cells that are HTML, which scrolls by itself."""
+  headings = [*{heading: None for row in rows for heading in row}]
+  head = ''.join(f'<th scope="col">{html.escape(h)}</th>' for h in headings)
+  body = '\n'.join(
+    f'<tr{" class=broken" if is_broken else ""}>'
+    + ''.join(f'<td>{row.get(heading, "")}</td>' for heading in headings)
+    + '</tr>'
+    for row, is_broken in zip(rows, broken, strict=True)
+  )
+  return (
+    f'<div class="wide" role="region" aria-label="{title}" tabindex="0">'
+    f'<table><tr>{head}</tr>\n{body}\n</table></div>'
+  )
 
 
 def _is_broken(row: Mapping[str, str]) -> bool:
@@ -143,20 +224,3 @@ def _common_config(results: Sequence[Result]) -> str:
     for name, value in first.items()
     if all(name in other and other[name] == value for other in others)
   )
-
-
-def write_tensorboard(results: Sequence[Result], folder: str) -> None:
-  """Write the sweep as TensorBoard's HPARAMS table, a session per run."""
-  shutil.rmtree(folder, ignore_errors=True)
-  for result in results:
-    train = result.evaluation
-    numbers = {}
-    for split, record in {'train': train, **train['other_splits']}.items():
-      for name in ('rmse', 'kl_nats', 'nll_nats_per_dim'):
-        numbers[f'{split}/{name}'] = record[name]
-    for name, constraint in train['constraints'].items():
-      numbers[f'{name}/violation'] = constraint['violation']
-      numbers[f'{name}/multiplier'] = constraint['multiplier']
-    logs.write_hyperparameters(
-      os.path.join(folder, result.point.name), result.point.values, numbers
-    )

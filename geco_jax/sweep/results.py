@@ -1,6 +1,8 @@
 """What the folders of a sweep's runs say, in the order of its grid."""
 
 from collections.abc import Mapping, Sequence
+import csv
+import io
 import os
 from typing import Any, NamedTuple
 
@@ -10,8 +12,20 @@ from geco_jax.evaluation import verdicts
 from geco_jax.io.logs import read_metrics
 from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.completion import read_evaluation
+from geco_jax.sweep.completion import SPLITS
 from geco_jax.sweep.grid import Point
 from geco_jax.sweep.grid import short_names
+
+_HEADINGS = {
+  'train/': '',
+  'test/': 'test ',
+  'rmse': 'RMSE',
+  'kl_nats': 'KL/nats',
+  'nll_nats_per_dim': 'NLL/dim',
+  '/value': ' value',
+  '/violation': ' C/scale',
+  '/multiplier': ' lambda',
+}
 
 
 class Result(NamedTuple):
@@ -84,6 +98,86 @@ def table(results: Sequence[Result]) -> list[dict[str, str]]:
     row['steps'] = str(train['step'])
     rows.append(row)
   return rows
+
+
+def means(results: Sequence[Result]) -> list[dict[str, str]]:
+  """Return the cells of a table of means over seeds, by heading.
+
+  There is a row for each place of each line, mean ± sample standard deviation;
+  none where no place has two seeds.
+  """
+  rows = []
+  most = 0
+  for line in lines(results):
+    for place, seeds in line.places.items():
+      most = max(most, len(seeds))
+      columns: dict[str, list[float]] = {}
+      for result in seeds:
+        for name, value in numbers(result).items():
+          columns.setdefault(name, []).append(value)
+      rows.append(
+        {
+          'runs': ', '.join(filter(None, (line.name, place))) or 'all',
+          'seeds': str(len(seeds)),
+          **{_heading(n): _spread(values) for n, values in columns.items()},
+        }
+      )
+  return rows if most > 1 else []
+
+
+def _heading(name: str) -> str:
+  """Return what `table` calls one of `numbers`."""
+  for known, heading in _HEADINGS.items():
+    name = name.replace(known, heading)
+  return name
+
+
+def _spread(values: Sequence[float]) -> str:
+  mean = f'{np.mean(values):.4g}'
+  return f'{mean} ± {np.std(values, ddof=1):.2g}' if len(values) > 1 else mean
+
+
+def numbers(result: Result) -> dict[str, float]:
+  """Return what was measured of a run, as it was measured, by name."""
+  values = {}
+  for split in SPLITS:
+    for name in ('rmse', 'kl_nats', 'nll_nats_per_dim'):
+      values[f'{split}/{name}'] = result.record(split)[name]
+  for name, constraint in result.record('train')['constraints'].items():
+    for quantity in ('value', 'violation', 'multiplier'):
+      values[f'{name}/{quantity}'] = constraint[quantity]
+  return values
+
+
+def as_csv(results: Sequence[Result]) -> str:
+  """Return what is known of each run, a line for each, for other programs.
+
+  Columns: the run's folder, what is swept by its dotted name, `numbers`, the
+  verdicts, how many runs were trained at once, the step.
+  """
+  rows = []
+  for result in results:
+    train = result.record('train')
+    verdicts_by_column = {
+      f'{name}/verdict': verdicts.read(train, name)
+      for name in train['constraints']
+    }
+    rows.append(
+      {
+        'run': result.point.name,
+        **result.point.values,
+        **numbers(result),
+        **verdicts_by_column,
+        'runs_at_once': train.get('runs_at_once', 1),
+        'step': train['step'],
+      }
+    )
+  text = io.StringIO()
+  columns = dict.fromkeys(name for row in rows for name in row)
+  writer = csv.DictWriter(text, [*columns], lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(rows)
+  return text.getvalue()
 
 
 def as_text(rows: Sequence[Mapping[str, str]]) -> str:

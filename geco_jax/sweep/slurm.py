@@ -8,6 +8,7 @@ again and goes on from its run's latest checkpoint.
 import ast
 from collections.abc import Mapping, Sequence
 import os
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from geco_jax.errors import UserError
 from geco_jax.io import by_products
 from geco_jax.io import files
 from geco_jax.io import run_folder
+from geco_jax.own_parts import search
 from geco_jax.sweep import completion
 from geco_jax.sweep import local
 from geco_jax.sweep.grid import Point
@@ -34,9 +36,11 @@ class _Job(NamedTuple):
   point: Point
   workdir: str
   data_dir: str | None
+  path: Sequence[str] = ()  # Where modules are found, `config.imports`' too.
 
   def __call__(self) -> None:
     """Train and evaluate the run."""
+    search(self.path)
     local.run_here(
       [self.point], self.workdir, data_dir=self.data_dir, show_progress=False
     )
@@ -115,7 +119,9 @@ class _Queue:
 
   def submit(self, point: Point) -> None:
     """Submit the job of a run."""
-    job = self._executor.submit(_Job(point, self._workdir, self._data_dir))
+    path = [os.path.abspath(folder) for folder in sys.path]
+    run = _Job(point, self._workdir, self._data_dir, path)
+    job = self._executor.submit(run)
     self._jobs[point.name] = job
     self.running[point.name] = self._ids[point.name] = job.job_id
     say(f'job {job.job_id}: {point.name}')

@@ -96,6 +96,8 @@ class Recorder(Run):
     values['rmse'] = math.sqrt(values.pop('mse'))
     values['steps_per_second'] = rate
     for name in self.inputs.kappas:
+      multipliers = np.exp(per_step[f'{name}/log_multiplier'])
+      values[f'{name}/multiplier'] = float(multipliers.mean())
       values[f'{name}/saturation'] = saturation(
         self.experiment, self.inputs, name, values[f'{name}/log_multiplier']
       )

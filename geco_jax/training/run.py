@@ -13,6 +13,7 @@ from geco_jax import parallel
 from geco_jax.errors import UserError
 from geco_jax.io import checkpoint
 from geco_jax.io import logs
+from geco_jax.io import provenance
 from geco_jax.io import run_folder
 
 
@@ -85,6 +86,12 @@ class Run(abc.ABC):
       self._writer = logs.MetricsWriter(
         self.workdir, self.step, self.step - unlogged
       )
+      if not self.is_finished:
+        imports = self.config.get('imports', ())
+        params = self.state.params
+        self._session = provenance.Session(
+          self.workdir, self.step, params, imports
+        )
 
   @property
   def is_finished(self) -> bool:
@@ -151,6 +158,8 @@ class Run(abc.ABC):
       self._stop_not_finite(self.step + 1)
     unlogged = {name: x.tolist() for name, x in self._unlogged.items()}
     self._checkpointer.save(self.step, state, score, unlogged)
+    if self._writes:
+      self._session.note(self.step)
     if self.is_finished or not self.is_checkpoint_due:
       self._checkpointer.finish()
 

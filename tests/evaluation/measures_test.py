@@ -89,6 +89,16 @@ def test_number_of_draws_is_a_multiple_of_the_examples():
   assert measures.num_draws(180) >= measures.MIN_DRAWS
 
 
+def test_active_units_are_latents_of_a_mean_kl_above_a_hundredth(run):
+  experiment, inputs, state = run
+  _, output = draws(experiment, state, 'train')
+  kl = np.asarray(output.kl_by_latent).mean(axis=0)
+  record = measures.evaluate_state(experiment, inputs, state, ['train'])
+  assert record['active_units'] == int((kl > 0.01).sum())
+  assert measures.active_units([0.5, 0.011, 0.009, 0.0]) == 2
+  assert measures.active_units(None) is None
+
+
 def test_records_hold_together(run):
   record = measures.evaluate_state(*run, ['train', 'test'])
   assert set(record['other_splits']) == {'test'}

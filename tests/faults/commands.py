@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SEED = int(os.environ.get('FAULTS_SEED', 0))  # Of moments and damages.
 SECONDS = 300  # No command takes longer, on however busy a machine.
 # These differ from run to run, or tell of troubles that were.
-_BESIDE = ('.lock', 'tensorboard', 'error.log')
+_BESIDE = ('.lock', 'tensorboard', 'error.log', 'run.json')
 _TIMES = ('seconds', 'steps_per_second')
 
 # Forks of a process that has imported what takes seconds to import, but has
@@ -216,6 +216,8 @@ def _content(path):
       return [_without_times(json.loads(line)) for line in content.splitlines()]
     if path.suffix == '.json':
       return _without_times(json.loads(content))
+    if path.name == 'report.html':  # Its footer has date and command.
+      return content.partition(b'<footer>')[0]
   except ValueError:
     pass
   return content

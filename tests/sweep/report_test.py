@@ -1,12 +1,15 @@
 """The report says what the folders of the runs say, and nothing else."""
 
+import csv
 import functools
 import glob
 import json
 import re
+import struct
 
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from geco_jax.evaluation import pictures
 from geco_jax.evaluation.gaussian_rate import Curve
@@ -104,9 +107,12 @@ def test_page_needs_nothing_else_and_is_the_same_every_time(grid, sweep):
     pages.append((sweep / 'report.html').read_text())
   assert pages[0] == pages[1]
   page = pages[0]
-  sources = re.findall(r'(?:src|href)="([^"]{,30})', page)
+  sources = re.findall(r'src="([^"]{,30})', page)
   assert len(sources) == 5
   assert all(source.startswith('data:image/png') for source in sources)
+  links = re.findall(r'href="([^"]+)"', page)
+  assert links == [*(f'{point.name}/' for point in grid[:-1]), 'sweep.csv']
+  assert all((sweep / link).exists() for link in links)
   assert 'http' not in page
   assert str(sweep) not in page
   assert f'Not finished: {grid[-1].name}.' in page
@@ -128,12 +134,76 @@ def test_a_sweep_of_seeds_alone_is_drawn_without_a_warning(
   assert len(report.write(grid, str(tmp_path))) == 2
 
 
-def test_tensorboard_has_a_session_per_run_once(grid, sweep):
+def test_page_is_for_every_screen_and_says_where_it_is_from(grid, sweep):
+  written = {'Written': '2026-01-01', 'By': 'geco-jax sweep --x="<a b>"'}
+  session = dict(
+    seconds=1.0, device='1 x cpu', version='0.1.0', commit='f' * 40
+  )
+  session |= dict(command='geco-jax train', started='2026-01-01')
+  write_json(str(sweep / grid[0].name / 'run.json'), {'sessions': [session]})
+  report.write(grid, str(sweep), written=written)
+  page = (sweep / 'report.html').read_text()
+  assert '<meta name="viewport" content="width=device-width' in page
+  assert page.count('<main>') == page.count('</main>') == 1
+  assert 'prefers-color-scheme: dark' in page
+  footer = page[page.index('<footer>') :]
+  assert '2026-01-01' in footer and '--x=&quot;&lt;a b&gt;&quot;' in footer
+  assert 'Trained on 1 x cpu by geco_jax 0.1.0 (ffffffffffff).' in page
+  assert 'Mean ± standard deviation over seeds' in page
+
+
+def test_means_and_deviations_are_those_over_seeds(grid, sweep):
   results = sweep_results.read(grid, str(sweep))
+  rows = {row['runs']: row for row in sweep_results.means(results)}
+  assert len(rows) == 6
+  row = rows['latent_size 2, kappa 0.3']
+  kls = np.array([1 / 0.3, 1 / 0.3 + 1])
+  assert row['seeds'] == '2'
+  assert row['KL/nats'] == f'{kls.mean():.4g} ± {kls.std(ddof=1):.2g}'
+  alone = rows['latent_size 3, kappa 0.2']  # Its other seed is not finished.
+  assert (alone['seeds'], alone['KL/nats']) == ('1', '5')
+  assert not sweep_results.means(
+    [r for r in results if not r.point.config.seed]
+  )
+
+
+def test_the_table_for_programs_has_every_digit(grid, sweep):
+  report.write(grid, str(sweep))
+  with open(sweep / 'sweep.csv', newline='') as file:
+    rows = {row['run']: row for row in csv.DictReader(file)}
+  assert len(rows) == len(grid) - 1
+  for point in grid[:-1]:
+    row, kappa = rows[point.name], point.config.constraints.re.kappa
+    assert float(row['constraints.re.kappa']) == kappa
+    assert float(row['train/kl_nats']) == 1 / kappa + point.config.seed
+    assert float(row['test/nll_nats_per_dim']) == 3 * kappa
+    assert row['re/verdict'] == ('met' if kappa > 0.1 else 'infeasible')
+
+
+def scalars(path):
+  """Return the scalars of an event file, (step, tag) -> value."""
+  found = {}
+  content = path.read_bytes()
+  while content:
+    (length,) = struct.unpack('<Q', content[:8])
+    event = event_pb2.Event.FromString(content[12 : 12 + length])
+    content = content[16 + length :]
+    for value in event.summary.value:
+      found[event.step, value.tag] = value.simple_value
+  return found
+
+
+def test_tensorboard_has_every_run_once_with_its_evaluation(grid, sweep):
+  (sweep / 'tensorboard' / 'seed_0').mkdir(parents=True)  # Of earlier versions.
   for _ in range(2):
-    report.write_tensorboard(results, str(sweep / 'tensorboard'))
-  files = glob.glob(f'{sweep}/tensorboard/*/events*')
-  assert len(files) == len(grid) - 1
+    report.write(grid, str(sweep))
+  folders = glob.glob(f'{sweep}/**/events*', recursive=True)
+  assert len(folders) == len(grid) - 1
+  for point in grid[:-1]:
+    (path,) = (sweep / point.name / 'tensorboard').iterdir()
+    kl_nats = scalars(path)[20, 'train/kl_nats']
+    expected = 1 / point.config.constraints.re.kappa + point.config.seed
+    assert kl_nats == pytest.approx(expected)
 
 
 def without(evaluation, *names):

@@ -1,0 +1,161 @@
+"""run.json: by what a run was trained, for whoever reads its numbers later.
+
+A by-product: nothing reads it to train. Every time that the run is begun or
+goes on is a session of it, with its own command, version and device.
+"""
+
+from collections.abc import Iterable
+import datetime
+import functools
+import importlib
+from importlib import metadata
+import os
+import shlex
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import numpy as np
+
+from geco_jax.io import by_products
+from geco_jax.io import files
+from geco_jax.io import manifest
+
+FILE = 'run.json'
+_DATA = 'data.json'  # What the run's images are like.
+# Of the environment, beside JAX's settings.
+_VARIABLES = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS', 'NVIDIA_TF32_OVERRIDE')
+_PACKAGE = __name__.partition('.')[0]
+
+
+class Session:
+  """The record of a run while it is being trained, kept in its folder."""
+
+  def __init__(
+    self, workdir: str, step: int, params: Any, imports: Iterable[str] = ()
+  ):
+    """Add a session to what the folder holds of earlier ones.
+
+    Args:
+      workdir: of the run.
+      step: from which it goes on.
+      params: of the model, NumPy arrays.
+      imports: the modules of `config.imports`.
+    """
+    self._path = os.path.join(workdir, FILE)
+    earlier = by_products.read(self._path, _sessions)
+    self._earlier = earlier or []
+    self._start = time.monotonic()
+    self._session = {
+      'started': now(),
+      'first_step': step,
+      'last_step': step,
+      'seconds': 0.0,
+      **environment(),
+      'imports': {name: _file_of(name) for name in imports},
+    }
+    self._of_run = {
+      'num_parameters': sum(np.size(x) for x in jax.tree.leaves(params)),
+      'data_sha256': by_products.read(
+        os.path.join(workdir, _DATA), lambda content: content.get('sha256')
+      ),
+    }
+    self.note(step)
+
+  def note(self, step: int) -> None:
+    """Write down that the run is saved at a step; a warning if that fails."""
+    seconds = round(time.monotonic() - self._start, 3)
+    self._session |= {'last_step': step, 'seconds': seconds}
+    sessions = [*self._earlier, self._session]
+    content = {
+      **self._of_run,
+      'seconds': round(sum(s['seconds'] for s in sessions), 3),
+      'sessions': sessions,
+    }
+    try:
+      files.write_json(self._path, content)
+    except OSError as error:
+      logging.warning('Going on without %s: %s', FILE, error)
+
+
+def environment() -> dict[str, Any]:
+  """Return by what this process computes: versions, command, device, settings.
+
+  `settings` and `variables` are those that change numbers.
+  """
+  devices = jax.devices()
+  return {
+    'version': sys.modules[_PACKAGE].__version__,
+    'commit': _commit(),
+    'command': command(),
+    'folder': _here(),
+    'device': f'{len(devices)} x {devices[0].device_kind}',
+    'jax': jax.__version__,
+    'jaxlib': metadata.version('jaxlib'),  # XLA is within it.
+    'runtime': ' '.join(devices[0].client.platform_version.split()),
+    'settings': manifest.settings(),
+    'variables': {k: os.environ[k] for k in _VARIABLES if k in os.environ},
+  }
+
+
+def command() -> str:
+  """Return the command line of this process, as a shell takes it."""
+  return shlex.join(sys.orig_argv)
+
+
+def now() -> str:
+  """Return the time in UTC, as ISO 8601 has it."""
+  now = datetime.datetime.now(datetime.UTC)
+  return now.isoformat(timespec='seconds')
+
+
+def read(workdir: str) -> list[dict[str, Any]]:
+  """Return the sessions of a run, oldest first; none if they are not known."""
+  return by_products.read(os.path.join(workdir, FILE), _sessions) or []
+
+
+def _sessions(content: Any) -> list[dict[str, Any]]:
+  """Return the sessions of a file; raise ValueError if it has another form."""
+  for session in content['sessions']:
+    by_products.check(session['seconds'], (int, float), 'seconds')
+    for name in ('device', 'version', 'command', 'started'):
+      by_products.check(session[name], str, name)
+  return content['sessions']
+
+
+def _here() -> str | None:
+  try:
+    return os.getcwd()
+  except FileNotFoundError:
+    return None
+
+
+def _file_of(name: str) -> str | None:
+  return getattr(importlib.import_module(name), '__file__', None)
+
+
+@functools.cache
+def _commit() -> str | None:
+  """Return the commit of the package's checkout, None if there is none.
+
+  '-dirty' stands behind it where files differ from it.
+  """
+  package = sys.modules[_PACKAGE].__file__
+  root = os.path.dirname(os.path.dirname(os.path.abspath(package or '')))
+  if not os.path.exists(os.path.join(root, '.git')):
+    return None  # Installed; a checkout around it is that of something else.
+  command = ['git', '-C', root, 'describe', '--always', '--dirty']
+  try:
+    described = subprocess.run(
+      [*command, '--abbrev=40', '--exclude=*'],
+      capture_output=True,
+      text=True,
+      timeout=10,
+      check=True,
+    )
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return described.stdout.strip()

@@ -1,0 +1,215 @@
+"""Parts of one's own: the modules that a config imports, and what they enter.
+
+`config.imports` names modules, which every command that builds from the config
+imports; each enters its constraints, models and so on in the package's dicts
+(docs/own_parts.md). So they are there in whatever process a run is in.
+"""
+
+from collections.abc import Iterable, Mapping
+import difflib
+import importlib
+import os
+import pkgutil
+import sys
+import traceback
+from typing import Any, TypeVar
+
+from geco_jax.errors import UserError
+
+_T = TypeVar('_T')
+
+
+class Registry(dict[str, _T]):
+  """What configs can name, by name; what is there is not replaced.
+
+  A function that is defined again, by a module or a notebook's cell that is run
+  again, takes the place of the one before.
+  """
+
+  def __init__(
+    self,
+    kind: str,
+    parts: Mapping[str, _T],
+    form: type | None = None,
+    beside: Iterable[str] = (),
+  ):
+    """Enter the package's own.
+
+    Args:
+      kind: what people call one of them.
+      parts: by name.
+      form: the type that one has; None is a function.
+      beside: names that are taken elsewhere.
+    """
+    super().__init__(parts)
+    self._kind, self._form, self._beside = kind, form, beside
+
+  def __setitem__(self, name: str, part: _T) -> None:
+    """Enter a part.
+
+    Raises:
+      UserError: if the name is another part's, or either has another form.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+      raise UserError(
+        f'{self._kind} {name!r}: a name is made of letters, digits and _'
+      )
+    fits = isinstance(part, self._form) if self._form else callable(part)
+    if not fits:
+      form = self._form.__name__ if self._form else 'function'
+      raise UserError(
+        f'{self._kind} {name!r} must be a {form}, got {type(part).__name__}'
+      )
+    if name in self._beside or (
+      name in self and _origin(self[name]) != _origin(part)
+    ):
+      place = f', {_origin(self[name])}' if name in self else ''
+      raise UserError(
+        f'{self._kind} {name!r} is there already{place}; choose another name'
+      )
+    super().__setitem__(name, part)
+
+  def update(self, *args: Any, **kwargs: _T) -> None:
+    """Enter parts as one by one."""
+    for name, part in dict(*args, **kwargs).items():
+      self[name] = part
+
+  def __ior__(self, parts: Any) -> 'Registry[_T]':
+    """Enter parts as one by one."""
+    self.update(parts)
+    return self
+
+
+def _origin(part) -> str:
+  """Return where a part's function was defined."""
+  function = getattr(part, 'make', part)
+  name = getattr(function, '__qualname__', type(function).__qualname__)
+  return f'{function.__module__}.{name}'
+
+
+def search(folders: Iterable[str]) -> None:
+  """Find modules in these folders too, behind where they are found by now.
+
+  In front of it a file's name could hide an installed module.
+  """
+  sys.path.extend(f for f in folders if f not in sys.path)
+
+
+def search_here() -> None:
+  """Find modules in the working folder, as `python -m` does."""
+  search(_here())
+
+
+def _here() -> list[str]:
+  """Return the working folder, unless it was removed."""
+  try:
+    return [os.getcwd()]
+  except FileNotFoundError:
+    return []
+
+
+def import_all(names: Iterable[str]) -> None:
+  """Import the modules of `config.imports`, in the working folder too.
+
+  Args:
+    names: dotted, like 'my_package.my_constraints'.
+
+  Raises:
+    UserError: if one is not there or fails, in a sentence with its line.
+  """
+  if isinstance(names, str):
+    raise UserError(
+      f'config.imports must be a tuple of names, like ({names!r},), got '
+      f'{names!r}'
+    )
+  search_here()
+  for name in names:
+    _check_name(name)
+    importlib.invalidate_caches()  # It may be younger than this process.
+    try:
+      importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+      absent = getattr(error, 'name', None) or ''
+      if isinstance(error, ModuleNotFoundError) and f'{name}.'.startswith(
+        f'{absent}.'
+      ):
+        raise UserError(f'config.imports: {_absence(name, absent)}') from error
+      kind = type(error).__name__
+      reason = (
+        str(error) if isinstance(error, UserError) else f'{kind}: {error}'
+      )
+      raise UserError(
+        f'config.imports: {name} failed{_place(error)}: {reason}'
+      ) from error
+    _check_not_hidden(name)
+
+
+def _check_name(name):
+  """Refuse what is no dotted name; a path is answered by its module's."""
+  if not isinstance(name, str):
+    raise UserError(
+      f'config.imports must be names of modules, got {name!r} among them'
+    )
+  if not all(part.isidentifier() for part in name.split('.')) or (
+    name.endswith('.py')
+  ):
+    meant = os.path.normpath(name.removesuffix('.py')).replace(os.sep, '.')
+    is_name = all(part.isidentifier() for part in meant.split('.'))
+    hint = f' (did you mean {meant}?)' if is_name else ''
+    raise UserError(
+      f'config.imports must be names of modules, like my_package.my_models, '
+      f'got {name!r}{hint}'
+    )
+
+
+def _absence(name: str, absent: str) -> str:
+  """Return that a module is not there, where it was looked for, what is."""
+  parent, _, last = absent.rpartition('.')
+  if parent:
+    paths = list(getattr(sys.modules[parent], '__path__', []))
+    where = f'in {parent} ({", ".join(paths) or "which is no package"})'
+  else:
+    paths = None
+    where = f'in {", ".join(_here())} or elsewhere on the path of Python'
+  choices = {module.name for module in pkgutil.iter_modules(paths)}
+  for folder in paths or _here():  # Packages may do without an __init__.py.
+    if os.path.isdir(folder):
+      choices |= {e.name for e in os.scandir(folder) if e.is_dir()}
+  close = difflib.get_close_matches(last, choices, n=1, cutoff=0.8)
+  prefix = f'{parent}.' if parent else ''
+  hint = f' (did you mean {prefix}{close[0]}?)' if close else ''
+  of_name = '' if absent == name else f', of {name},'
+  return (
+    f'there is no module {absent!r}{of_name} {where}{hint}; start the command '
+    'in the folder that holds it, or name that folder in PYTHONPATH'
+  )
+
+
+def _place(error: BaseException) -> str:
+  """Return file and line of a module that failed, as near to its cause."""
+  if isinstance(error, SyntaxError) and error.filename:
+    return f' ({error.filename}, line {error.lineno})'
+  frames = [
+    frame
+    for frame in traceback.extract_tb(error.__traceback__)
+    if frame.filename != __file__ and 'importlib' not in frame.filename
+  ]
+  if not frames:
+    return ''
+  folder = os.path.dirname(frames[0].filename)
+  own = [frame for frame in frames if frame.filename.startswith(folder)]
+  own = [frame for frame in own if 'site-packages' not in frame.filename] or own
+  return f' ({own[-1].filename}, line {own[-1].lineno})'
+
+
+def _check_not_hidden(name):
+  """Refuse an installed module in the place of one of the working folder."""
+  top = name.partition('.')[0]
+  file = getattr(sys.modules[top], '__file__', None)
+  for folder in _here():
+    for path in (f'{top}.py', os.path.join(top, '__init__.py')):
+      mine = os.path.join(folder, path)
+      if file and os.path.exists(mine) and not os.path.samefile(file, mine):
+        raise UserError(
+          f'config.imports: {top} is {file}, which hides {mine}; rename yours'
+        )
