@@ -9,6 +9,7 @@ import PIL.Image
 import tqdm
 
 from geco_jax.datasets import cache
+from geco_jax.datasets import scratch
 from geco_jax.datasets import tfds_source
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
@@ -153,7 +154,8 @@ def _with_missing_splits(
     if name not in splits:
       complete[name] = _take(train, rest[:size])
       rest = rest[size:]
-      complete['train'] = _take(train, rest)
+  if len(complete) > len(splits):
+    complete['train'] = _take(train, rest)
   return {name: complete[name] for name in SPLITS}
 
 
@@ -162,7 +164,7 @@ def _fixed_permutation(count: int) -> np.ndarray:
 
 
 def _take(images: Images, indices: np.ndarray) -> Images:
-  return Images(images.image[indices], images.label[indices])
+  return Images(*(scratch.take(array, indices) for array in images))
 
 
 def _crop_and_resize(

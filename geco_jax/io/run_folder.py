@@ -19,7 +19,9 @@ ORIGIN = 'init_from.json'
 _CONFIG = 'config.json'
 _GROUPS = ('multipliers', 'optimizer', 'learning_rate', 'dataset', 'model')
 # On which no number of the training depends.
-_FREE = ('checkpoint_every', 'tolerance')
+_FREE = ('checkpoint_every', 'tolerance', 'dataset.placement')
+# What configs of earlier versions stood for that do not have a key.
+FORMER = {'dataset.placement': 'device'}
 
 
 def claim(workdir: str, config: ConfigDict) -> None:
@@ -209,7 +211,7 @@ def _configs_of_checkpoints(workdir) -> list[dict[str, Any]]:
 
 def _differences(old: dict[str, Any], config: ConfigDict) -> list[str]:
   """Return a phrase per leaf that differs."""
-  was, now = flatten(ConfigDict(old)), flatten(config)
+  was, now = FORMER | flatten(ConfigDict(old)), FORMER | flatten(config)
   return [
     f'{name} was {was.get(name)}, is {now.get(name)}'
     for name in sorted(was | now)
