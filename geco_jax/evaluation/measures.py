@@ -36,7 +36,8 @@ from geco_jax.step import TrainState
 
 SPLITS = ('train', 'validation', 'test')
 MIN_DRAWS = 2**15
-_EXAMPLES_PER_CALL = 2_048  # Of images that stay on the host.
+# Of images that stay on the host, what is summed over at once.
+_EXAMPLES_PER_CALL, _BYTES_PER_CALL = 2_048, 2**24
 _NOISE_SEED = 0
 # A multiplier this close to its clip stands at it.
 _AT_CLIP = 1e-3
@@ -159,7 +160,10 @@ def _on_host(experiment: Experiment, batch_sums):
     return jax.lax.map(sums_from, (starts, images))
 
   compiled = parallel.pmap(some_batch_sums)
-  per_call = math.ceil(_EXAMPLES_PER_CALL / batch_size)
+  shapes = dataset.image_shape, dataset.context_shape or (0,)
+  num_bytes = sum(map(math.prod, shapes))
+  at_once = min(_EXAMPLES_PER_CALL, _BYTES_PER_CALL // num_bytes)
+  per_call = max(at_once // batch_size, 1)
   batches = feed.fixed_batches(dataset, batch_size, per_call)
 
   def sum_up(params, images, stddev):
