@@ -27,6 +27,7 @@ from geco_jax.constraints import Constraint
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.constraints import Entry
 from geco_jax.constraints import natural_multiplier
+from geco_jax.datasets import batches
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.checks import check_images
@@ -238,13 +239,15 @@ def experiment_key(config: ConfigDict) -> str:
     ),
   }
   leaves = {k: v for k, v in flatten(config).items() if k not in inputs}
+  if leaves.get(choices.PLACEMENT) == batches.DEVICE:  # The former alone.
+    del leaves[choices.PLACEMENT]
   # A constraint that has no argument but kappa would leave no trace.
   leaves = {'constraints': sorted(config.constraints), **leaves}
   return json.dumps(leaves, sort_keys=True)
 
 
 def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
-  """Return the data set of `config.dataset`, read into this host's memory.
+  """Return the data set of `config.dataset`, on this host.
 
   Args:
     config: the whole config.
@@ -269,7 +272,7 @@ def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
     dataset = as_dataset(images)
   _check_is('dataset', dataset, Dataset)
   check_images(dataset.name, dataset.splits)
-  return dataset
+  return dataset._replace(placement=choices.placement(config))
 
 
 def _check_is(where: str, part: Any, kind: type) -> None:

@@ -17,6 +17,7 @@ import optax
 from geco_jax import config_schema
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.datasets import arrays
+from geco_jax.datasets import batches
 from geco_jax.datasets import compositions
 from geco_jax.datasets import image_folder
 from geco_jax.datasets import sources
@@ -26,6 +27,7 @@ from geco_jax.errors import UserError
 from geco_jax.own_parts import Registry
 
 _T = TypeVar('_T')
+PLACEMENT = 'dataset.placement'
 
 
 @config_schema.passes_to(optax.sgd)
@@ -164,9 +166,29 @@ def check_dataset_group(config: Any) -> None:
   if 'dataset' not in config:
     raise UserError('config.dataset is missing')
   config_schema.check_leaves('config.dataset', config.dataset)
-  config_schema.check_group('dataset', config.dataset)
+  config_schema.check_group('dataset', config.dataset, ('placement',))
+  placement(config)
   choices = {**image_sets(config.dataset.name, None), **composed_sets(None)}
-  config_schema.check_choice('dataset', config.dataset, choices, 0)
+  config_schema.check_choice(
+    'dataset', config.dataset, choices, 0, ('placement',)
+  )
+
+
+def placement(config: Any) -> str:
+  """Return `config.dataset.placement`, 'device' where it is not there.
+
+  Configs of earlier versions do not have it.
+
+  Raises:
+    UserError: if it is no placement.
+  """
+  value = config.dataset.get('placement', batches.DEVICE)
+  known = batches.DEVICE, batches.HOST
+  if value not in known:
+    raise UserError(
+      f'config.{PLACEMENT} must be {" or ".join(known)}, got {value!r}'
+    )
+  return value
 
 
 def image_sets(

@@ -22,6 +22,7 @@ from geco_jax import config_files
 from geco_jax.config_schema import hint
 from geco_jax.errors import UserError
 from geco_jax.io.paths import local_path
+from geco_jax.io.run_folder import FORMER
 from geco_jax.own_parts import import_all
 
 _NAME = 'config'
@@ -110,6 +111,7 @@ def _load(argument: str, path: str, variant: Sequence[str]) -> Any:
     if isinstance(config, FrozenConfigDict):
       config = ConfigDict(config)
     if isinstance(config, ConfigDict):
+      _complete(config)
       config.lock()  # Computes its values.
     return config
   except UserError:
@@ -121,6 +123,13 @@ def _load(argument: str, path: str, variant: Sequence[str]) -> Any:
     # A ValueError is how our own configs refuse a variant.
     kind = '' if type(error) is ValueError else f'{type(error).__name__}: '
     raise UserError(f'--config={argument}: {kind}{error}{where}') from error
+
+
+def _complete(config: ConfigDict) -> None:
+  """Give a config the key that it need not have, to be overridden."""
+  if isinstance(dataset := config.get('dataset'), ConfigDict):
+    with dataset.unlocked():
+      dataset.placement = dataset.get('placement', FORMER['dataset.placement'])
 
 
 def _overrides(argv: Sequence[str]) -> list[tuple[str, str]]:

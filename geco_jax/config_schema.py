@@ -181,6 +181,7 @@ def check_choice(
   group: Any,
   constructors: Mapping[str, Callable],
   num_given: int,
+  more: Sequence[str] = (),
 ) -> None:
   """Check a group `{name, kwargs}` against what its name stands for.
 
@@ -190,12 +191,13 @@ def check_choice(
     constructors: by name.
     num_given: how many of a constructor's first arguments are not the
       config's.
+    more: keys that may be beside `name` and `kwargs`.
 
   Raises:
     UserError: if the group has another form, the name is unknown, or an
       argument is missing, unknown, of the wrong type or out of its range.
   """
-  check_group(where, group)
+  check_group(where, group, more)
   name = group['name']
   if name not in constructors:
     # What has two names is shown by the shorter.
@@ -224,8 +226,13 @@ def parameters(function: Callable, num_given: int) -> Parameters:
   return dict([*named.items()][num_given:])
 
 
-def check_group(where: str, group: Any) -> None:
+def check_group(where: str, group: Any, more: Sequence[str] = ()) -> None:
   """Check that a value is a group `{name, kwargs}`.
+
+  Args:
+    where: the group's key.
+    group: of the config.
+    more: keys that may be beside these.
 
   Raises:
     UserError: if it is not.
@@ -235,7 +242,7 @@ def check_group(where: str, group: Any) -> None:
     if key not in group:
       raise UserError(f'config.{where}.{key} is missing')
   for key in group:
-    if key not in ('name', 'kwargs'):
+    if key not in ('name', 'kwargs', *more):
       raise UserError(
         f'config.{where}.{key}: no such key; arguments stand in '
         f'config.{where}.kwargs'

@@ -181,21 +181,95 @@ class Layout(NamedTuple):
   Attributes:
     place: a tree per run -> one tree on the devices.
     fetch: (such a tree, number of runs) -> a tree per run, NumPy arrays.
+    host_places: global batch size -> which of the batch's examples this process
+      hands to its devices, int [places].
+    place_batches: (per run, a tree of these examples [steps, places, ...]) ->
+      one tree on the devices.
   """
 
   place: Callable[[Sequence[Any]], Any]
   fetch: Callable[[Any, int], list[Any]]
+  host_places: Callable[[int], np.ndarray]
+  place_batches: Callable[[Sequence[Any]], Any]
+
+
+def host_places(batch_size: int) -> np.ndarray:
+  """Return which of a global batch are those of this process's devices."""
+  devices = jax.devices()
+  numbers = np.array([devices.index(d) for d in jax.local_devices()])
+  starts = numbers * local_batch_size(batch_size)
+  return np.add.outer(starts, np.arange(local_batch_size(batch_size))).ravel()
+
+
+def share(tree: Any) -> Any:
+  """Return what `host_places` names, with a leading device axis.
+
+  Args:
+    tree: leaves [steps, places, ...].
+
+  Returns:
+    Leaves [num_devices, steps, local, ...], on every device its share.
+  """
+  devices = jax.local_devices()
+
+  def place(leaf):
+    num_steps, places, *rest = leaf.shape
+    shape = num_steps, len(devices), places // len(devices), *rest
+    shares = np.moveaxis(leaf.reshape(shape), 1, 0)
+    return jax.make_array_from_single_device_arrays(
+      shares.shape,
+      _per_device(),
+      [
+        jax.device_put(shares[i : i + 1], device)
+        for i, device in enumerate(devices)
+      ],
+    )
+
+  return jax.tree.map(place, tree)
+
+
+def on_host(function: Callable) -> Callable:
+  """Return `function` compiled for the host's CPU; it returns NumPy arrays.
+
+  Where JAX was told to have no CPU, the first device takes its place.
+  """
+  compiled = jax.jit(function)
+
+  def call(*args):
+    with jax.default_device(_host_device()):
+      return jax.tree.map(np.asarray, compiled(*args))
+
+  return call
+
+
+def put_on_host(array: np.ndarray) -> jax.Array:
+  """Return an array for functions that are compiled by `on_host`."""
+  return jax.device_put(array, _host_device())
+
+
+def _host_device():
+  try:
+    return jax.local_devices(backend='cpu')[0]
+  except RuntimeError:
+    return jax.local_devices()[0]
 
 
 # One run, replicated: the devices share each of its batches.
 SHARED = Layout(
   place=lambda trees: replicate(trees[0]),
   fetch=lambda tree, _: [unreplicate(tree)],
+  host_places=host_places,
+  place_batches=lambda trees: share(trees[0]),
 )
 # Each run whole on one device. Leaves are [num_devices, runs per device, ...];
 # where the devices do not divide the runs, the last one stands in for those
 # that are missing.
-SPREAD = Layout(place=_spread, fetch=_collect)
+SPREAD = Layout(
+  place=_spread,
+  fetch=_collect,
+  host_places=np.arange,
+  place_batches=_spread,
+)
 
 
 def _per_device():

@@ -4,7 +4,8 @@ ELBO, beta-VAE, annealed ELBO and GECO differ in their constraints and in the
 transformation that moves the multipliers, not in this file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import contextlib
 import functools
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from geco_jax import feed
 from geco_jax import parallel
 from geco_jax.constraints import squared_error
 from geco_jax.datasets import batches
@@ -153,19 +155,80 @@ def _check_shapes(batch, output, violations):
       raise UserError(f'{name} must be {shape}, got {jnp.shape(array)}')
 
 
+def training_images(
+  experiment: Experiment,
+  layout: parallel.Layout,
+  seeds: Sequence[int],
+  steps: Sequence[int],
+) -> contextlib.AbstractContextManager[feed.Feed]:
+  """Return `feed.step_images` of runs that share an experiment.
+
+  Args:
+    experiment: of the runs.
+    layout: how they lie on the devices.
+    seeds: of the runs.
+    steps: that each has taken.
+  """
+  runs = []
+  if experiment.dataset.is_on_host:
+    choose = _choose(experiment)
+    chooses = [functools.partial(choose, np.uint32(seed)) for seed in seeds]
+    runs = [*zip(chooses, steps, strict=True)]
+  return feed.step_images(
+    experiment.dataset,
+    layout,
+    experiment.batch_size,
+    experiment.steps_per_dispatch,
+    runs,
+  )
+
+
+@once_per_experiment
+def _choose(experiment: Experiment):
+  """Return the program (seed, positions) -> which images, on the host."""
+  label = parallel.put_on_host(experiment.dataset.splits['train'].label)
+  choose = parallel.on_host(functools.partial(examples_at, experiment))
+  return functools.partial(choose, label)
+
+
 def dispatch(
   experiment: Experiment, layout: parallel.Layout
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Return what takes steps of runs that lie so on the devices.
 
   Returns:
-    (states, inputs, training images, num_steps=steps_per_dispatch) -> (states,
-    metrics of steps_per_dispatch steps, of which the first num_steps count).
+    (states, inputs, what `training_images` yields, num_steps=
+    steps_per_dispatch) -> (states, metrics of steps_per_dispatch steps, of
+    which the first num_steps count).
   """
   is_shared = layout is parallel.SHARED
   make = train_steps if is_shared else train_steps_together
   most = experiment.steps_per_dispatch
   return dispatcher(make(experiment, most), most)
+
+
+def examples_at(
+  experiment: Experiment,
+  label: jax.Array,
+  seed: jax.Array,
+  positions: jax.Array,
+) -> jax.Array:
+  """Return which images make the examples at positions of a run's data.
+
+  It is the same on the devices and, where the images stay there, on the host.
+
+  Args:
+    experiment: of the run.
+    label: of the training images, int32 [n].
+    seed: of the run, uint32 [].
+    positions: int32 [batch], see `batches.indices_at`.
+
+  Returns:
+    What `Dataset.choose` returns.
+  """
+  indices = batches.indices_at(_key(seed, 'data'), positions, label.shape[0])
+  keys = per_example_keys(_key(seed, 'assembly'), positions)
+  return experiment.dataset.choose(label, indices, keys)
 
 
 @once_per_experiment
@@ -199,8 +262,9 @@ def train_steps_together(
   """Return the compiled program that takes steps of several runs at once.
 
   Like `train_steps`, but for the leading axes of states, inputs and metrics,
-  which are [num_devices, runs per device]; the images are replicated. Every
-  device has the whole batches of its own runs.
+  which are [num_devices, runs per device]; the images are replicated, or with
+  the same axes where they stay on the host. Every device has the whole batches
+  of its own runs.
 
   Args:
     experiment: what is trained, the same for all runs but for their inputs.
@@ -214,10 +278,13 @@ def train_steps_together(
   run = _run_steps(experiment, num_steps, places, lambda tree: tree)
 
   def run_all(states, inputs, images, limit=None):
+    is_on_host = experiment.dataset.is_on_host
     if len(states.step) > 1:
-      run_each = jax.vmap(run, in_axes=(0, 0, None, None))
-      return run_each(states, inputs, images, limit)
+      axes = 0, 0, 0 if is_on_host else None, None
+      return jax.vmap(run, axes)(states, inputs, images, limit)
     state, own_inputs = jax.tree.map(lambda x: x[0], (states, inputs))
+    if is_on_host:
+      images = jax.tree.map(lambda x: x[0], images)
     one = run(state, own_inputs, images, limit)
     return jax.tree.map(lambda x: x[jnp.newaxis], one)
 
@@ -233,17 +300,17 @@ def _run_steps(experiment, num_steps, places, mean):
     places: () -> which of the batch's examples are this device's.
     mean: of a tree, over the devices that share the batch.
   """
+  dataset = experiment.dataset
 
   def step(state, inputs, images):
-    positions = state.step * experiment.batch_size + places()
-    indices = batches.indices_at(
-      _key(inputs.seed, 'data'), positions, images.image.shape[0]
-    )
-    batch = experiment.dataset.assemble(
-      images,
-      indices,
-      per_example_keys(_key(inputs.seed, 'assembly'), positions),
-    )
+    if dataset.is_on_host:  # The images are the batches of some steps.
+      slot = state.step % images.label.shape[0]
+      image, label = jax.tree.map(lambda x: x[slot], images)
+    else:
+      positions = state.step * experiment.batch_size + places()
+      chosen = examples_at(experiment, images.label, inputs.seed, positions)
+      image, label = jax.tree.map(lambda x: x[chosen], images)
+    batch = dataset.compose(image, label)
     noise_key = jax.random.fold_in(_key(inputs.seed, 'noise'), state.step)
     keys = per_example_keys(noise_key, places())
 

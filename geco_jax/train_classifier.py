@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 from geco_jax import cli
+from geco_jax import feed
 from geco_jax import parallel
 from geco_jax.build import build_classifier
 from geco_jax.build import build_dataset
@@ -128,15 +129,27 @@ def train(
   num_classes = _num_classes(dataset)
   classifier = build_classifier(config, num_classes)
   optimizer = build_optimizer(config)
-  take_steps = training.train_steps(classifier, optimizer, config, num_classes)
-  images = parallel.replicate(dataset.splits['train'])
-  run = ClassifierRun(config, folder, classifier, optimizer, dataset)
-  (failure,) = train_to_end(
-    [run],
-    lambda states, num_steps: take_steps(states, images, num_steps=num_steps),
-    parallel.SHARED,
-    show_progress,
+  take_steps = training.train_steps(
+    classifier, optimizer, config, num_classes, dataset.placement
   )
+  run = ClassifierRun(config, folder, classifier, optimizer, dataset)
+  num_examples = len(dataset.splits['train'].label)
+  choose = parallel.on_host(training.examples_at(config, num_examples))
+  with feed.step_images(
+    dataset,
+    parallel.SHARED,
+    config.batch_size,
+    config.steps_per_dispatch,
+    [(choose, run.step)],
+  ) as images:
+    (failure,) = train_to_end(
+      [run],
+      lambda states, num_steps: take_steps(
+        states, images(num_steps), num_steps=num_steps
+      ),
+      parallel.SHARED,
+      show_progress,
+    )
   if failure is not None:
     raise failure
   return _finish(run, classifier, dataset, num_classes)

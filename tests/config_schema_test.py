@@ -117,6 +117,11 @@ def test_groups_must_be_groups_and_leaves_must_not(tiny_config, value):
     ('model', {}, 'config.model.name is missing'),
     ('model', {'name': 'mlp_vae'}, 'config.model.kwargs is missing'),
     ('model.name', ['mlp_vae'], "name must be a string, got ['mlp_vae']"),
+    (
+      'dataset.placement',
+      'gpu',
+      "config.dataset.placement must be device or host, got 'gpu'",
+    ),
     ('model.size', 3, 'config.model.size: no such key; arguments stand in'),
     ('model.kwargs', [3], 'config.model.kwargs must be a group'),
     ('model.kwargs.latent_size', '3', "must be an integer, got '3' (str)"),

@@ -10,7 +10,8 @@ import PIL.Image
 import tensorflow_datasets as tfds
 
 
-def _png(image):
+def png(image: np.ndarray) -> bytes:
+  """Return an image [height, width, channels] as a PNG file."""
   pixels = image[..., 0] if image.shape[-1] == 1 else image
   file = io.BytesIO()
   PIL.Image.fromarray(pixels).save(file, 'PNG')
@@ -20,7 +21,7 @@ def _png(image):
 def _encoded(example):
   # TFDS would encode an array by TensorFlow; bytes it takes as a file.
   return {
-    name: _png(value) if isinstance(value, np.ndarray) else value
+    name: png(value) if isinstance(value, np.ndarray) else value
     for name, value in example.items()
   }
 
@@ -31,6 +32,7 @@ def write(
   features: Mapping[str, Any],
   splits: Mapping[str, Sequence[Mapping[str, Any]]],
   version: str = '1.0.0',
+  examples_per_shard: int = 4,
 ) -> pathlib.Path:
   """Write a set of examples as array_record; return its folder."""
   folder = data_dir / name / version
@@ -42,7 +44,7 @@ def write(
     builder=identity, features=tfds.features.FeaturesDict(features)
   )
   writer = tfds.core.SequentialWriter(
-    info, max_examples_per_shard=4, file_format='array_record'
+    info, max_examples_per_shard=examples_per_shard, file_format='array_record'
   )
   writer.initialize_splits(list(splits))
   for split, examples in splits.items():

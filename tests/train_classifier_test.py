@@ -76,6 +76,12 @@ def test_losses_and_the_validation_are_logged(whole, whole_folder):
   assert accuracy[-1] == whole[0]['validation']['accuracy']
 
 
+def test_images_on_the_host_give_the_same_bit_for_bit(whole, tmp_path):
+  config = small_config()
+  config.dataset.placement = 'host'
+  assert_equal_bit_for_bit(train(config, tmp_path), whole)
+
+
 def test_a_finished_training_is_not_trained_again(
   whole, whole_folder, monkeypatch
 ):

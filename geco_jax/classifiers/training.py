@@ -47,6 +47,7 @@ def train_steps(
   optimizer: optax.GradientTransformation,
   config: Any,
   num_classes: int,
+  placement: str = batches.DEVICE,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
   """Return what takes up to `config.steps_per_dispatch` steps, compiled once.
 
@@ -58,22 +59,29 @@ def train_steps(
     optimizer: of its parameters.
     config: of the training.
     num_classes: how many labels there are.
+    placement: of the images.
 
   Returns:
     (state, training images, both replicated, num_steps) -> (state, metrics of
-    each step).
+    each step). Where the images stay on the host, they are the batches of
+    steps, that of step i at i modulo `config.steps_per_dispatch`.
   """
-  data_key, augmentation_key = jax.random.split(jax.random.key(config.seed))
+  data_key, augmentation_key = _keys(config.seed)
+  length = config.steps_per_dispatch
 
   def step(state, images):
     places = parallel.local_places(config.batch_size)
     positions = state.step * config.batch_size + places
-    indices = batches.indices_at(data_key, positions, images.image.shape[0])
+    if placement == batches.HOST:
+      chosen = state.step % length
+    else:
+      num_examples = images.image.shape[0]
+      chosen = batches.indices_at(data_key, positions, num_examples)
     keys = per_example_keys(augmentation_key, positions)
     image = jax.vmap(
       functools.partial(augment, max_shift=config.max_shift, flip=config.flip)
-    )(keys, batches.decode(images.image[indices]))
-    target = jax.nn.one_hot(images.label[indices], num_classes)
+    )(keys, batches.decode(images.image[chosen]))
+    target = jax.nn.one_hot(images.label[chosen], num_classes)
     target = optax.smooth_labels(target, config.label_smoothing)
     if config.fade:
       image, target = jax.vmap(fade)(keys, image, target)
@@ -99,12 +107,23 @@ def train_steps(
     next_state = State(state.step + 1, params, new_state, optimizer_state)
     return next_state, {'loss': value}
 
-  length = config.steps_per_dispatch
-
   def run(state, images, limit=None):
     return scan(step, length, state, (images,), limit)
 
   return dispatcher(parallel.pmap(run, donate_argnums=0), length)
+
+
+def examples_at(
+  config: Any, num_examples: int
+) -> Callable[[jax.Array], jax.Array]:
+  """Return (positions of a training's data [m]) -> its images [m]."""
+  data_key, _ = _keys(config.seed)
+  return lambda positions: batches.indices_at(data_key, positions, num_examples)
+
+
+def _keys(seed):
+  """Return the keys of the data and of their augmentation."""
+  return jax.random.split(jax.random.key(seed))
 
 
 def augment(

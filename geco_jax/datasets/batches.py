@@ -15,6 +15,8 @@ from geco_jax.keys import per_example_keys
 # Rounds of the Feistel network. With six, pairs within an epoch of ten examples
 # were measurably not uniform; with ten and more they were.
 _ROUNDS = 16
+# Placements of the images.
+DEVICE, HOST = 'device', 'host'
 # Seed of the examples' random choices outside training.
 _FIXED_SEED = 1
 
@@ -38,29 +40,53 @@ class Batch(NamedTuple):
 
 
 class Dataset(NamedTuple):
-  """Images and how a batch is made of them on the device.
+  """Images and how a batch is made of them.
 
   Attributes:
     name: for people.
     splits: 'train', 'validation' and 'test', on the host.
     image_shape: of one image of a batch.
-    assemble: (images of a split, indices [batch], keys [batch]) -> the batch;
-      what it draws at random, it draws from an example's own key.
+    choose: (labels of a split [n], indices [batch], keys [batch]) -> which
+      images make the examples, int32 [batch] or [batch, images]; what it draws
+      at random, it draws from an example's own key.
+    compose: (these images, uint8, their labels) -> the batch.
     context_shape: of one context of a batch; None where there is none.
     channels_are_images: whether people want to see the channels side by side.
+    placement: 'device' or 'host', where the images are while they are used.
   """
 
   name: str
   splits: Mapping[str, Images]
   image_shape: tuple[int, int, int]
-  assemble: Callable[[Images, jax.Array, jax.Array], Batch]
+  choose: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+  compose: Callable[[jax.Array, jax.Array], Batch]
   context_shape: tuple[int, int, int] | None = None
   channels_are_images: bool = False
+  placement: str = DEVICE
 
   @property
   def is_composed(self) -> bool:
     """Whether examples are composed of images, so that there are many more."""
-    return self.assemble is not _decoded
+    return self.choose is not _themselves
+
+  @property
+  def is_on_host(self) -> bool:
+    """Whether no device is to hold a whole split."""
+    return self.placement == HOST
+
+  def assemble(
+    self, images: Images, indices: jax.Array, keys: jax.Array
+  ) -> Batch:
+    """Return the batch of examples, of a split that the device holds.
+
+    Args:
+      images: of the split.
+      indices: int32 [batch], in [0, n).
+      keys: of the examples [batch].
+    """
+    label = jnp.asarray(images.label)
+    chosen = self.choose(label, indices, keys)
+    return self.compose(jnp.asarray(images.image)[chosen], label[chosen])
 
 
 def as_dataset(image_set: ImageSet) -> Dataset:
@@ -69,7 +95,8 @@ def as_dataset(image_set: ImageSet) -> Dataset:
     name=image_set.name,
     splits=image_set.splits,
     image_shape=image_set.splits['train'].image.shape[1:],
-    assemble=_decoded,
+    choose=_themselves,
+    compose=_decoded,
   )
 
 
@@ -86,6 +113,14 @@ def fixed_batch(dataset: Dataset, images: Images, indices: jax.Array) -> Batch:
   return dataset.assemble(images, indices % images.image.shape[0], keys)
 
 
+def fixed_choice(
+  dataset: Dataset, label: jax.Array, indices: jax.Array
+) -> jax.Array:
+  """Return the images that `fixed_batch` chooses, of labels [n]."""
+  keys = per_example_keys(key_of(_FIXED_SEED), indices)
+  return dataset.choose(label, indices % label.shape[0], keys)
+
+
 def decode(image: jax.Array) -> jax.Array:
   """Return uint8 images as float32 in [0, 1].
 
@@ -97,12 +132,15 @@ def decode(image: jax.Array) -> jax.Array:
   return image.astype(jnp.float32) / 255.0
 
 
-def _decoded(images: Images, indices: jax.Array, keys: jax.Array) -> Batch:
-  del keys
-  return Batch(
-    image=decode(jnp.asarray(images.image)[indices]),
-    label=jnp.asarray(images.label)[indices],
-  )
+def _themselves(
+  label: jax.Array, indices: jax.Array, keys: jax.Array
+) -> jax.Array:
+  del label, keys
+  return indices
+
+
+def _decoded(image: jax.Array, label: jax.Array) -> Batch:
+  return Batch(decode(image), label)
 
 
 def indices_at(

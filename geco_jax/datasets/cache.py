@@ -6,6 +6,9 @@ name beside its place and renamed once it is whole. So a build that is killed
 leaves nothing that could be read, and of two builds at once the first to
 finish wins. What builds that were killed have left is removed by the next one:
 a build holds a lock on its manifest as long as it lives.
+
+Arrays are mapped, not read: the system keeps in memory what is used of them, as
+long as it has room for it.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,6 +26,8 @@ import uuid
 
 from absl import logging
 import numpy as np
+
+from geco_jax.datasets import scratch
 
 _FORMAT = 1  # Raise it whenever what an entry holds changes its meaning.
 _MANIFEST = 'manifest.json'
@@ -44,11 +49,15 @@ def load_or_build(
   An entry that is damaged, or of another format, is built again with a
   warning; a folder that cannot be written to costs a warning and the cache.
 
+  Returns:
+    Arrays by name, not to be written to.
+
   Args:
     folder: where all entries live; made if it is not there.
     label: what a person calls the entry; part of its folder's name.
     key: everything that the arrays depend on, as JSON values.
-    build: makes the arrays when there is no sound entry.
+    build: makes the arrays when there is no sound entry; those that are large
+      it should have of `scratch`.
   """
   entry = pathlib.Path(folder) / f'{label}-{_digest(key)}'
   if os.path.lexists(entry):
@@ -56,10 +65,11 @@ def load_or_build(
       return _read(entry, key)
     except _UnsoundError as error:
       logging.warning('Rebuilding the cache entry %s: %s', entry, error)
-  arrays = build()
+  with scratch.in_folder(lambda: entry.parent):
+    arrays = build()
   try:
     return _store(entry, key, arrays)
-  except OSError as error:
+  except (OSError, _UnsoundError) as error:
     logging.warning('Going on uncached, cannot write to the cache: %s', error)
     return arrays
 
@@ -92,8 +102,7 @@ def _read_array(path: pathlib.Path, sha256: str) -> np.ndarray:
   with path.open('rb') as file:
     if hashlib.file_digest(file, 'sha256').hexdigest() != sha256:
       raise ValueError(f'{path.name} fails its checksum')
-    file.seek(0)
-    return np.load(file, allow_pickle=False)
+  return np.asarray(np.load(path, mmap_mode='r', allow_pickle=False))
 
 
 def _store(entry: pathlib.Path, key: Key, arrays: Arrays) -> Arrays:
@@ -105,13 +114,14 @@ def _store(entry: pathlib.Path, key: Key, arrays: Arrays) -> Arrays:
     with (building / _MANIFEST).open('w', encoding='utf-8') as manifest:
       _lock(manifest)
       _write(building, manifest, key, arrays)
-      return arrays if _publish(building, entry) else _read(entry, key)
+      _publish(building, entry)
+    return _read(entry, key)
   except _UnsoundError:  # What stands there is the entry we set out to replace.
     replaced = _hidden_sibling(entry)
     os.rename(entry, replaced)
     shutil.rmtree(replaced, ignore_errors=True)
     os.rename(building, entry)
-    return arrays
+    return _read(entry, key)
   finally:
     shutil.rmtree(building, ignore_errors=True)
 
@@ -169,12 +179,10 @@ def _write(
   manifest.flush()
 
 
-def _publish(building: pathlib.Path, entry: pathlib.Path) -> bool:
-  """Return whether the entry's place was free to take."""
+def _publish(building: pathlib.Path, entry: pathlib.Path) -> None:
+  """Put the entry in its place, unless that is taken."""
   try:
     os.rename(building, entry)
   except OSError:
     if not os.path.lexists(entry):
       raise
-    return False
-  return True

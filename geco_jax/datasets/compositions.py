@@ -1,7 +1,8 @@
 """The paper's data sets that are composed of single digits (Section 4.1).
 
 Each is a function of a base, any set of gray images with the labels 0 to 9. A
-batch is composed on the device. Example i contains the base's image i, so that
+batch is composed on the device. What is composed is chosen by labels alone,
+where the images are. Example i contains the base's image i, so that
 every image comes once per epoch; the other images are drawn from the same split
 by the example's own key. To add one, write a function `base -> Dataset` and
 enter it in `choices.COMPOSITIONS`.
@@ -13,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from geco_jax.datasets import scratch
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.batches import decode
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
+from geco_jax.io import files
 
 _NUM_LABELS = 10
 _DEGREES_PER_LABEL = 30.0
@@ -42,14 +45,15 @@ def color_mnist(base: ImageSet) -> Dataset:
   """
   splits, shape = _sorted_by_label(base)
 
-  def assemble(images, indices, keys):
+  def choose(label, indices, keys):
     chosen = [indices]
     for number in (0, 1):
-      chosen.append(_uniform_indices(_keys(keys, number), images))
-    image, label = _stack(images, chosen)
-    return Batch(image, label)
+      chosen.append(_uniform_indices(_keys(keys, number), label))
+    return jnp.stack(chosen, axis=-1)
 
-  return Dataset(f'color_mnist of {base.name}', splits, (*shape, 3), assemble)
+  return Dataset(
+    f'color_mnist of {base.name}', splits, (*shape, 3), choose, _in_channels
+  )
 
 
 def mnist_triplets(base: ImageSet) -> Dataset:
@@ -63,15 +67,12 @@ def mnist_triplets(base: ImageSet) -> Dataset:
   """
   splits, shape = _sorted_by_label(base)
 
-  def assemble(images, indices, keys):
-    image, label = _stack(images, _triplet(images, indices, keys))
-    return Batch(image, label)
-
   return Dataset(
     f'mnist_triplets of {base.name}',
     splits,
     (*shape, 3),
-    assemble,
+    _triplet,
+    _in_channels,
     channels_are_images=True,
   )
 
@@ -87,16 +88,16 @@ def mnist_sum(base: ImageSet) -> Dataset:
   """
   splits, shape = _sorted_by_label(base)
 
-  def assemble(images, indices, keys):
-    first, second, result = _triplet(images, indices, keys)
-    image, label = _stack(images, [result])
-    return Batch(image, label[:, 0], *_stack(images, [first, second]))
+  def compose(image, label):
+    image, label, *_ = _in_channels(image, label)
+    return Batch(image[..., 2:], label[:, 2], image[..., :2], label[:, :2])
 
   return Dataset(
     f'mnist_sum of {base.name}',
     splits,
     (*shape, 1),
-    assemble,
+    _triplet,
+    compose,
     context_shape=(*shape, 2),
     channels_are_images=True,
   )
@@ -113,16 +114,16 @@ def mnist_sum_hard(base: ImageSet) -> Dataset:
   """
   splits, shape = _sorted_by_label(base)
 
-  def assemble(images, indices, keys):
-    first, second, result = _triplet(images, indices, keys)
-    image, label = _stack(images, [first, second])
-    return Batch(image, label, *_stack(images, [result]))
+  def compose(image, label):
+    image, label, *_ = _in_channels(image, label)
+    return Batch(image[..., :2], label[:, :2], image[..., 2:], label[:, 2:])
 
   return Dataset(
     f'mnist_sum_hard of {base.name}',
     splits,
     (*shape, 2),
-    assemble,
+    _triplet,
+    compose,
     context_shape=(*shape, 1),
     channels_are_images=True,
   )
@@ -142,21 +143,24 @@ def mnist_rotate(base: ImageSet) -> Dataset:
   """
   splits, shape = _sorted_by_label(base, min_count=2)
 
-  def assemble(images, indices, keys):
-    second = _uniform_indices(_keys(keys, 0), images)
-    result = _same_label_indices(_keys(keys, 1), images, indices)
-    contexts, labels = _stack(images, [indices, second])
-    image, label = _stack(images, [result])
+  def choose(label, indices, keys):
+    second = _uniform_indices(_keys(keys, 0), label)
+    result = _same_label_indices(_keys(keys, 1), label, indices)
+    return jnp.stack([indices, second, result], axis=-1)
+
+  def compose(image, label):
+    image, label, *_ = _in_channels(image, label)
     rotated = jax.vmap(rotate)(
-      image[..., 0], labels[:, 1] * jnp.float32(_DEGREES_PER_LABEL)
-    )
-    return Batch(rotated[..., jnp.newaxis], label[:, 0], contexts, labels)
+      image[..., 2], label[:, 1] * jnp.float32(_DEGREES_PER_LABEL)
+    )[..., jnp.newaxis]
+    return Batch(rotated, label[:, 2], image[..., :2], label[:, :2])
 
   return Dataset(
     f'mnist_rotate of {base.name}',
     splits,
     (*shape, 1),
-    assemble,
+    choose,
+    compose,
     context_shape=(*shape, 2),
     channels_are_images=True,
   )
@@ -202,37 +206,36 @@ def _sorted_by_label(
         f'least {least} of each'
       )
     order = np.argsort(images.label, kind='stable')
-    splits[name] = Images(*(array[order] for array in images))
+    with scratch.in_folder(files.cache_folder):
+      splits[name] = Images(*(scratch.take(array, order) for array in images))
   return splits, (shape[0], shape[1])
 
 
-def _triplet(images, indices, keys):
-  """Return the indices [batch] of I0, I1, I2 with l2 = (l0 + l1) mod 10."""
-  label = jnp.asarray(images.label)
-  second = _uniform_indices(_keys(keys, 0), images)
+def _triplet(label, indices, keys):
+  """Choose I0, I1, I2 with l2 = (l0 + l1) mod 10 [batch, 3]."""
+  second = _uniform_indices(_keys(keys, 0), label)
   total = (label[indices] + label[second]) % _NUM_LABELS
-  start, count = _label_range(images, total)
-  return indices, second, start + _uniform(_keys(keys, 1), count)
+  start, count = _label_range(label, total)
+  third = start + _uniform(_keys(keys, 1), count)
+  return jnp.stack([indices, second, third], axis=-1)
 
 
-def _uniform_indices(keys, images):
+def _uniform_indices(keys, label):
   """Return indices uniform over the split [batch]."""
-  return _uniform(keys, jnp.full(keys.shape, len(images.label)))
+  return _uniform(keys, jnp.full(keys.shape, len(label)))
 
 
-def _same_label_indices(keys, images, indices):
+def _same_label_indices(keys, label, indices):
   """Return indices of other images with the same labels [batch]."""
-  start, count = _label_range(images, jnp.asarray(images.label)[indices])
+  start, count = _label_range(label, label[indices])
   # A step from 1 to count - 1 around the label's images never comes back.
   steps = 1 + _uniform(keys, count - 1)
   return start + (indices - start + steps) % count
 
 
-def _label_range(images, labels):
+def _label_range(label, labels):
   """Return where labels start, and how many there are of each [batch]."""
-  bounds = jnp.searchsorted(
-    jnp.asarray(images.label), jnp.arange(_NUM_LABELS + 1)
-  )
+  bounds = jnp.searchsorted(label, jnp.arange(_NUM_LABELS + 1))
   return bounds[labels], bounds[labels + 1] - bounds[labels]
 
 
@@ -248,14 +251,9 @@ def _keys(keys, number):
   return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
-def _stack(images, chosen):
-  """Return the chosen images in channels and their labels [batch, .]."""
-  indices = jnp.stack(chosen, axis=-1)
-  image = jnp.asarray(images.image)[..., 0][indices]
-  return (
-    decode(jnp.moveaxis(image, 1, -1)),
-    jnp.asarray(images.label)[indices],
-  )
+def _in_channels(image, label):
+  """Return gray images [batch, images, ...] as the channels of one."""
+  return Batch(decode(jnp.moveaxis(image[..., 0], 1, -1)), label)
 
 
 def rotate(image: jax.Array, degrees: jax.Array) -> jax.Array:

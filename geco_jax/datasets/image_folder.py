@@ -13,6 +13,7 @@ import tqdm
 from geco_jax.datasets import cache
 from geco_jax.datasets import picture_files
 from geco_jax.datasets import pixels
+from geco_jax.datasets import scratch
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.datasets.images import SPLITS
@@ -203,7 +204,7 @@ def _read_all(
 ) -> np.ndarray:
   """Return the images of files [n, height, width, channels]."""
   first = paths[0], prepare(paths[0]).shape
-  images = np.empty((len(paths), *first[1]), np.uint8)
+  images = scratch.empty((len(paths), *first[1]), np.uint8)
   with futures.ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL.
     prepared = pool.map(prepare, paths)
     try:

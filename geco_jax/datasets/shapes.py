@@ -52,7 +52,8 @@ def _parse(content: Any) -> Dataset:
     name=str(content['name']),
     splits=dict.fromkeys(SPLITS, black),
     image_shape=image_shape,
-    assemble=_no_batches,
+    choose=_no_batches,
+    compose=_no_batches,
     context_shape=None if context_shape is None else _shape(context_shape),
     channels_are_images=bool(content['channels_are_images']),
   )

@@ -5,6 +5,7 @@ import hashlib
 
 import numpy as np
 
+from geco_jax.datasets import scratch
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import SPLITS
 from geco_jax.errors import UserError
@@ -19,7 +20,7 @@ def fixed_permutation(count: int) -> np.ndarray:
 
 def take(images: Images, indices: np.ndarray) -> Images:
   """Return some of the images of a split."""
-  return Images(images.image[indices], images.label[indices])
+  return Images(*(scratch.take(array, indices) for array in images))
 
 
 def with_missing_splits(
@@ -49,6 +50,7 @@ def with_missing_splits(
   for split, size in missing.items():
     complete[split] = take(train, rest[:size])
     rest = rest[size:]
+  if missing:
     complete['train'] = take(train, rest)
   return {split: complete[split] for split in SPLITS}
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from geco_jax.datasets import scratch
 from geco_jax.datasets.images import Images
 from geco_jax.errors import UserError
 from geco_jax.io.system_errors import reason
@@ -136,7 +137,7 @@ def read_split(
   for i, example in enumerate(_readable_examples(builder, split)):
     image = transform(example[image_feature])
     if i == 0:
-      images = np.empty((count, *image.shape), np.uint8)
+      images = scratch.empty((count, *image.shape), np.uint8)
     if image.shape != images.shape[1:]:
       raise UserError(
         f'{builder.name} has images of several shapes, {images.shape[1:]} and '

@@ -5,8 +5,9 @@ q(z) = 1/n sum_i q(z|x_i) over all n data points (Rezende & Viola 2018, Section
 n: the estimate has no bias, only a standard error.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
+import itertools
 import math
 import os
 from typing import Any, NamedTuple
@@ -17,12 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from geco_jax import feed
 from geco_jax import parallel
 from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.console import Progress
+from geco_jax.datasets.ahead import gather
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.batches import fixed_batch
+from geco_jax.datasets.batches import fixed_choice
 from geco_jax.datasets.images import Images
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import restore_state
@@ -114,22 +118,26 @@ def marginal_kl(
     )
   # The last tile is filled up; `_mean_and_error` leaves the excess out.
   num_tiles = math.ceil(num_samples / tiles.samples)
-  draw = jax.jit(_draw(posterior, dataset, num_data))
-  keys = per_example_keys(key_of(seed), jnp.arange(num_tiles * tiles.samples))
-  z, log_conditional, log_prior = draw(
-    params, images, keys.reshape(num_tiles, tiles.samples)
+  z, log_conditional, log_prior = _draw_all(
+    posterior, params, dataset, images, num_data, seed, num_tiles, tiles
   )
   log_sums, start = _restore(
     resume_from, resume_key, (num_tiles, tiles.samples)
   )
   accumulate = accumulator(posterior, dataset, num_data, tiles)
-  replicated = parallel.replicate((params, images, z))
+  replicated = parallel.replicate((params, z))
   sums = parallel.replicate(log_sums)
-  per_call = tiles.data * tiles.data_per_call * parallel.num_devices()
+  stride = tiles.data * parallel.num_devices()
   progress = Progress(num_data, start, show_progress, unit='data points')
-  while start < num_data:
-    sums = accumulate(*replicated, sums, parallel.replicate(np.int32(start)))
-    start += per_call
+  for data in _data(dataset, images, stride, tiles, start, num_data):
+    sums = accumulate(
+      replicated[0],
+      data,
+      replicated[1],
+      sums,
+      parallel.replicate(np.int32(start)),
+    )
+    start += stride * tiles.data_per_call
     log_sums = parallel.unreplicate(sums)
     if resume_from and parallel.is_main_process():
       content = {'log_sums': log_sums, 'start': start, 'key': resume_key}
@@ -258,25 +266,85 @@ def _restore(path, key, shape):
   return (sums, start) if same and is_sound else initial
 
 
+def _data(dataset, images, stride, tiles, start, num_data) -> Iterator[Any]:
+  """Yield the images of each call of the `accumulator`."""
+  if dataset.is_on_host:
+    batches = feed.fixed_batches(dataset, stride, tiles.data_per_call)
+    yield from batches(images, start, num_data, num_data)
+  else:
+    calls = range(start, num_data, stride * tiles.data_per_call)
+    yield from itertools.repeat(parallel.replicate(images), len(calls))
+
+
+def _draw_all(
+  posterior, params, dataset, images, num_data, seed, num_tiles, tiles
+):
+  """Return z ~ q(z), log q(z|x) of its own x and log p(z), tile by tile."""
+  draw = jax.jit(_draw(posterior, dataset, num_data))
+  shape = num_tiles, tiles.samples
+  numbers = np.arange(math.prod(shape))
+  if dataset.is_on_host:
+
+    def choose(label, numbers):
+      index_keys, _ = _split_keys(per_example_keys(key_of(seed), numbers))
+      indices = _drawn_indices(index_keys, num_data)
+      return fixed_choice(dataset, label, indices)
+
+    chosen = parallel.on_host(choose)(images.label, numbers)
+    images = gather(images, chosen.reshape(*shape, *chosen.shape[1:]))
+  keys = per_example_keys(key_of(seed), jnp.asarray(numbers))
+  return draw(params, images, keys.reshape(shape))
+
+
+def _split_keys(keys):
+  """Return keys of indices and of samples [samples]."""
+  return jax.vmap(jax.random.split, out_axes=1)(keys)
+
+
+def _drawn_indices(keys, num_data):
+  return jax.vmap(
+    lambda key: jax.random.randint(key, [], 0, num_data, jnp.int32)
+  )(keys)
+
+
 def _draw(
   posterior: Posterior, dataset: Dataset, num_data: int
 ) -> Callable[..., tuple[Any, jax.Array, jax.Array]]:
-  """Return the function that samples z ~ q(z), a tile at a time."""
+  """Return the function that samples z ~ q(z), a tile at a time.
 
-  def draw_tile(params, images, keys):
-    index_keys, sample_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    indices = jax.vmap(
-      lambda key: jax.random.randint(key, [], 0, num_data, jnp.int32)
-    )(index_keys)
-    batch = fixed_batch(dataset, images, indices)
+  Args:
+    posterior: q(z|x) and p(z).
+    dataset: makes batches of the images.
+    num_data: n.
+
+  Returns:
+    (params, images, keys [tiles, samples per tile]) -> z, log q(z|x), log p(z);
+    images that stay on the host are those of the samples alone.
+  """
+
+  def draw_tile(params, batch, sample_keys):
     conditions = posterior.condition(params, batch.image)
     z = posterior.sample(params, sample_keys, conditions)
     pairs = posterior.log_prob(params, z, conditions)
     return z, jnp.diagonal(pairs), posterior.log_prior(params, z)
 
-  return lambda params, images, keys: jax.lax.map(
-    lambda tile_keys: draw_tile(params, images, tile_keys), keys
-  )
+  def draw_from_images(params, images, keys):
+    def tile(keys):
+      index_keys, sample_keys = _split_keys(keys)
+      batch = fixed_batch(dataset, images, _drawn_indices(index_keys, num_data))
+      return draw_tile(params, batch, sample_keys)
+
+    return jax.lax.map(tile, keys)
+
+  def draw_from_tiles(params, images, keys):
+    def tile(own_and_keys):
+      own, keys = own_and_keys
+      _, sample_keys = _split_keys(keys)
+      return draw_tile(params, dataset.compose(*own), sample_keys)
+
+    return jax.lax.map(tile, (images, keys))
+
+  return draw_from_tiles if dataset.is_on_host else draw_from_images
 
 
 def accumulator(
@@ -293,7 +361,8 @@ def accumulator(
   Returns:
     (params, images, z [tiles, samples per tile, ...], log sums [tiles, samples
     per tile], first data point []), all replicated -> log sums with the terms
-    log q(z|x_i) of these data points added; the log sums are donated.
+    log q(z|x_i) of these data points added; the log sums are donated. Images
+    that stay on the host are what `feed.fixed_batches` yields.
   """
   stride = tiles.data * parallel.num_devices()
 
@@ -302,7 +371,10 @@ def accumulator(
 
     def add_data(own_sums, number):
       indices = first + number * stride + jnp.arange(tiles.data)
-      batch = fixed_batch(dataset, images, indices % num_data)
+      if dataset.is_on_host:
+        batch = dataset.compose(*jax.tree.map(lambda x: x[number], images))
+      else:
+        batch = fixed_batch(dataset, images, indices % num_data)
       conditions = posterior.condition(params, batch.image)
       counts = (indices < num_data)[jnp.newaxis]
 

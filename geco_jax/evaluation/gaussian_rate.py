@@ -11,15 +11,14 @@ model that also knows the context needs no more.
 """
 
 from collections.abc import Iterator, Sequence
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from geco_jax import feed
 from geco_jax.datasets.batches import Dataset
-from geco_jax.datasets.batches import fixed_batch
 from geco_jax.datasets.images import Images
 from geco_jax.distributions import per_example_normal
 from geco_jax.distributions import quantized_normal_log_prob
@@ -209,17 +208,16 @@ def _nll_nats_per_dim(dataset, source, kappa):
   images = dataset.splits['train']
 
   @jax.jit
-  def log_probs(images, indices):
-    image = fixed_batch(dataset, images, indices).image
+  def log_probs(image, indices):
     keys = per_example_keys(key_of(_NOISE_SEED), indices)
     reconstruction = channel_reconstructions(source, kappa, image, keys)
     return quantized_normal_log_prob(image, reconstruction, sigma_opt)
 
   count = min(_NLL_EXAMPLES, len(images.image))
   indices = np.arange(count) * (len(images.image) // count)
-  on_device = jax.device_put(images)
+  batch = feed.fixed_examples(dataset)
   sums = [
-    np.asarray(log_probs(on_device, part), np.float64).sum()
+    np.asarray(log_probs(batch(images, part).image, part), np.float64).sum()
     for part in _parts(indices)
   ]
   return -sum(sums) / (count * len(source.mean))
@@ -227,10 +225,9 @@ def _nll_nats_per_dim(dataset, source, kappa):
 
 def _rows(dataset: Dataset, images: Images) -> Iterator[np.ndarray]:
   """Yield a split's images as float64 rows, some at a time."""
-  batch = jax.jit(functools.partial(fixed_batch, dataset))
-  on_device = jax.device_put(images)
+  batch = feed.fixed_examples(dataset)
   for indices in _parts(np.arange(len(images.image))):
-    image = np.asarray(batch(on_device, indices).image, np.float64)
+    image = np.asarray(batch(images, indices).image, np.float64)
     yield image.reshape(len(image), -1)
 
 

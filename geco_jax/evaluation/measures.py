@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from geco_jax import feed
 from geco_jax import parallel
 from geco_jax.build import build
 from geco_jax.build import build_dataset
@@ -16,6 +17,7 @@ from geco_jax.build import run_inputs
 from geco_jax.constraints import natural_multiplier
 from geco_jax.constraints import squared_error
 from geco_jax.datasets.batches import fixed_batch
+from geco_jax.datasets.images import Images
 from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.errors import UserError
 from geco_jax.evaluation import pictures
@@ -35,6 +37,8 @@ from geco_jax.step import TrainState
 
 SPLITS = ('train', 'validation', 'test')
 MIN_DRAWS = 2**15
+# Of images that stay on the host, what is summed over at once.
+_EXAMPLES_PER_CALL, _BYTES_PER_CALL = 2_048, 2**24
 _NOISE_SEED = 0
 # A multiplier this close to its clip stands at it.
 _AT_CLIP = 1e-3
@@ -66,15 +70,43 @@ def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
     likelihood: whether to compute `nll_nats`, which costs as much as a model.
 
   Returns:
-    (params, images, stddev) -> means, with params and images replicated.
+    (params, replicated; images, as `placed` returns them; stddev) -> means.
   """
+  on_split = _on_host if experiment.dataset.is_on_host else _on_devices
+  sum_up = on_split(experiment, _batch_sums(experiment, likelihood))
 
-  def batch_sums(params, images, stddev, start):
-    num_examples = images.image.shape[0]
-    draws = start + parallel.local_places(experiment.batch_size)
-    weights = (draws < num_draws(num_examples)).astype(jnp.float32)
+  def means(params, images, stddev=1.0):
+    num_examples, sums = sum_up(
+      params, images, parallel.replicate(np.float32(stddev))
+    )
+    return {
+      # Batches are summed in float64: float32 loses digits on large splits.
+      name: (
+        values.astype(np.float64).sum(axis=0) / num_draws(num_examples)
+      ).tolist()
+      for name, values in sums.items()
+    }
+
+  return means
+
+
+def placed(experiment: Experiment, images: Images) -> Any:
+  """Return a split's images for `split_means`: on the devices, or as they are.
+
+  Args:
+    experiment: its data set says where its images are to be.
+    images: of the split, on the host.
+  """
+  is_on_host = experiment.dataset.is_on_host
+  return images if is_on_host else parallel.replicate(images)
+
+
+def _batch_sums(experiment: Experiment, likelihood: bool):
+  """Return (params, batch, draws, number of draws, stddev) -> sums."""
+
+  def batch_sums(params, batch, draws, most, stddev):
+    weights = (draws < most).astype(jnp.float32)
     keys = per_example_keys(key_of(_NOISE_SEED), draws)
-    batch = fixed_batch(experiment.dataset, images, draws % num_examples)
     output = experiment.model.apply(params, keys, batch.image, batch.context)
     per_example = {
       'kl_nats': output.kl,
@@ -94,25 +126,68 @@ def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
         per_example['kl_nats_by_latent'] = output.kl_by_latent
     return parallel.total({k: weights @ v for k, v in per_example.items()})
 
+  return batch_sums
+
+
+def _on_devices(experiment: Experiment, batch_sums):
+  """Return what sums over a split that the devices hold."""
+
   def all_batch_sums(params, images, stddev):
-    draws = num_draws(images.image.shape[0])
-    starts = jnp.arange(0, draws, experiment.batch_size)
-    return jax.lax.map(
-      lambda start: batch_sums(params, images, stddev, start), starts
-    )
+    num_examples = images.image.shape[0]
+    most = num_draws(num_examples)
+
+    def sums_from(start):
+      draws = start + parallel.local_places(experiment.batch_size)
+      batch = fixed_batch(experiment.dataset, images, draws % num_examples)
+      return batch_sums(params, batch, draws, most, stddev)
+
+    return jax.lax.map(sums_from, jnp.arange(0, most, experiment.batch_size))
 
   compiled = parallel.pmap(all_batch_sums)
 
-  def means(params, images, stddev=1.0):
-    sums = compiled(params, images, parallel.replicate(np.float32(stddev)))
-    draws = num_draws(images.image.shape[1])  # Behind the devices' axis.
-    return {
-      # Batches are summed in float64: float32 loses digits on large splits.
-      name: (values.astype(np.float64).sum(axis=0) / draws).tolist()
-      for name, values in parallel.unreplicate(sums).items()
-    }
+  def sum_up(params, images, stddev):
+    num_examples = images.image.shape[1]  # Behind the devices' axis.
+    return num_examples, parallel.unreplicate(compiled(params, images, stddev))
 
-  return means
+  return sum_up
+
+
+def _on_host(experiment: Experiment, batch_sums):
+  """Return what sums over a split that the host holds, some batches a call."""
+  dataset, batch_size = experiment.dataset, experiment.batch_size
+
+  def some_batch_sums(params, images, starts, most, stddev):
+    def sums_from(start_and_batch):
+      start, batch = start_and_batch
+      draws = start + parallel.local_places(batch_size)
+      return batch_sums(params, dataset.compose(*batch), draws, most, stddev)
+
+    return jax.lax.map(sums_from, (starts, images))
+
+  compiled = parallel.pmap(some_batch_sums)
+  shapes = dataset.image_shape, dataset.context_shape or (0,)
+  num_bytes = sum(map(math.prod, shapes))
+  at_once = min(_EXAMPLES_PER_CALL, _BYTES_PER_CALL // num_bytes)
+  per_call = max(at_once // batch_size, 1)
+  batches = feed.fixed_batches(dataset, batch_size, per_call)
+
+  def sum_up(params, images, stddev):
+    num_examples = len(images.label)
+    most = num_draws(num_examples)
+    placed_most = parallel.replicate(np.int32(most))
+    parts, latest = [], None
+    for number, some in enumerate(batches(images, 0, most, num_examples)):
+      starts = (number * per_call + np.arange(per_call)) * batch_size
+      placed_starts = parallel.replicate(starts.astype(np.int32))
+      sums = compiled(params, some, placed_starts, placed_most, stddev)
+      if latest is not None:  # So that no more than two calls wait.
+        parts.append(parallel.unreplicate(latest))
+      latest = sums
+    parts.append(parallel.unreplicate(latest))
+    # What fills the last call up has no weight: its sums are 0.
+    return num_examples, jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+  return sum_up
 
 
 def num_draws(num_examples: int) -> int:
@@ -227,7 +302,7 @@ def evaluate_state(
     splits: names of splits, most wanted first.
   """
   params = parallel.replicate(state.params)
-  train = parallel.replicate(experiment.dataset.splits['train'])
+  train = placed(experiment, experiment.dataset.splits['train'])
   num_dims = math.prod(experiment.dataset.image_shape)
   # Eq. 26, with the division by D that it leaves out.
   train_means = split_means(experiment, likelihood=False)(params, train)
@@ -236,8 +311,8 @@ def evaluate_state(
 
   def record(split):
     images = experiment.dataset.splits[split]
-    on_device = train if split == 'train' else parallel.replicate(images)
-    means = likelihood_means(params, on_device, sigma_opt)
+    own = train if split == 'train' else placed(experiment, images)
+    means = likelihood_means(params, own, sigma_opt)
     nll = means['nll_nats'] / num_dims
     num_examples = len(images.image)
     return {

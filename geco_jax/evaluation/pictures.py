@@ -1,23 +1,21 @@
 """Grids of images as PNG files."""
 
 from collections.abc import Callable, Sequence
-import functools
 import io
 import os
 from typing import Any
 
 import haiku as hk
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from geco_jax import feed
 from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
-from geco_jax.datasets.batches import fixed_batch
 from geco_jax.datasets.images import Images
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import once_per_experiment
@@ -36,12 +34,13 @@ _MARGIN = 'margin'
 def row_programs(
   experiment: Experiment,
 ) -> tuple[
-  Callable[[Images, jax.Array], Batch], Callable[[hk.Params, Batch], Any]
+  Callable[[Images, np.ndarray], Batch], Callable[[hk.Params, Batch], Any]
 ]:
   """Return the programs of `image_rows`: a batch, what the model makes of it.
 
   Returns:
-    (images, indices) -> batch; (params, batch) -> reconstructions, samples.
+    (images on the host, indices) -> batch; (params, batch) -> reconstructions,
+    samples.
   """
 
   @jax.jit
@@ -51,8 +50,7 @@ def row_programs(
     samples = experiment.model.sample(params, keys[1], batch.context)
     return output.reconstruction, samples
 
-  batch = jax.jit(functools.partial(fixed_batch, experiment.dataset))
-  return batch, reconstructions_samples
+  return feed.fixed_examples(experiment.dataset), reconstructions_samples
 
 
 def image_rows(
@@ -92,13 +90,13 @@ def row_labels(dataset: Dataset) -> list[str]:
 def shown_batch(dataset: Dataset, images: Images, num_examples: int) -> Batch:
   """Return examples of a split, evenly spaced, fewer if it has fewer."""
   indices = _evenly_spaced(images, num_examples)
-  return jax.jit(functools.partial(fixed_batch, dataset))(images, indices)
+  return feed.fixed_examples(dataset)(images, indices)
 
 
 def _evenly_spaced(images, num_examples):
   available = len(images.image)
   num_examples = min(num_examples, available)
-  return jnp.arange(num_examples) * (available // num_examples)
+  return np.arange(num_examples) * (available // num_examples)
 
 
 def stack_rows(dataset: Dataset, *rows: jax.Array | None) -> np.ndarray:

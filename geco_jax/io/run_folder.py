@@ -21,9 +21,9 @@ DATA = 'data.json'  # What `datasets.shapes` records.
 _CONFIG = 'config.json'
 _GROUPS = ('multipliers', 'optimizer', 'learning_rate', 'dataset', 'model')
 # On which no number of the training depends.
-_FREE = ('checkpoint_every', 'tolerance', 'imports')
+_FREE = ('checkpoint_every', 'tolerance', 'imports', 'dataset.placement')
 # What configs of earlier versions stood for that do not have a key.
-_FORMER = {'imports': []}
+FORMER = {'imports': [], 'dataset.placement': 'device'}
 
 
 def claim(workdir: str, config: ConfigDict) -> None:
@@ -252,7 +252,7 @@ def _configs_of_checkpoints(workdir) -> list[dict[str, Any]]:
 
 def _differences(old: dict[str, Any], config: ConfigDict) -> list[str]:
   """Return a phrase per leaf that differs."""
-  was, now = _FORMER | flatten(ConfigDict(old)), _FORMER | flatten(config)
+  was, now = FORMER | flatten(ConfigDict(old)), FORMER | flatten(config)
   return [
     f'{name} was {was.get(name)}, is {now.get(name)}'
     for name in sorted(was | now)

@@ -24,6 +24,7 @@ from geco_jax.io import files
 from geco_jax.io import run_folder
 from geco_jax.step import dispatch
 from geco_jax.step import init_state
+from geco_jax.step import training_images
 from geco_jax.sweep.grid import Point
 
 _FILE = 'runs_at_once.json'  # Widths by experiment and number of devices.
@@ -107,16 +108,18 @@ def _widths(num_runs: int, num_devices: int, accelerated: bool) -> list[int]:
 def _steps_per_second(experiment: Experiment, points: Sequence[Point]) -> float:
   """Return the training steps per second of all runs together."""
   inputs = [run_inputs(point.config, experiment) for point in points]
-  images = parallel.replicate(experiment.dataset.splits['train'])
   layout = parallel.SHARED if len(points) == 1 else parallel.SPREAD
   take_steps = dispatch(experiment, layout)
   state = layout.place([init_state(experiment, each) for each in inputs])
   placed = layout.place([each.as_arrays() for each in inputs])
+  seeds, most = [each.seed for each in inputs], experiment.steps_per_dispatch
   seconds = []
-  for _ in range(1 + _DISPATCHES):
-    start = time.monotonic()
-    state, _ = jax.block_until_ready(take_steps(state, placed, images))
-    seconds.append(time.monotonic() - start)
+  with training_images(experiment, layout, seeds, [0] * len(seeds)) as images:
+    for _ in range(1 + _DISPATCHES):
+      start = time.monotonic()
+      results = take_steps(state, placed, images(most))
+      state, _ = jax.block_until_ready(results)
+      seconds.append(time.monotonic() - start)
   steps = len(points) * experiment.steps_per_dispatch
   return steps / float(np.median(seconds[1:]))  # The first compiled.
 

@@ -27,6 +27,7 @@ from geco_jax.io import logs
 from geco_jax.io import manifest
 from geco_jax.io.checkpoint import latest_step
 from geco_jax.step import dispatch
+from geco_jax.step import training_images
 from geco_jax.step import TrainState
 from geco_jax.training import origin as origins
 from geco_jax.training.recorder import Recorder
@@ -126,15 +127,16 @@ def _train_all(runs, layout, show_progress):
   experiment = runs[0].experiment  # That of all.
   take_steps = dispatch(experiment, layout)
   inputs = layout.place([run.inputs.as_arrays() for run in runs])
-  images = parallel.replicate(experiment.dataset.splits['train'])
-  failures = train_to_end(
-    runs,
-    lambda states, num_steps: take_steps(
-      states, inputs, images, num_steps=num_steps
-    ),
-    layout,
-    show_progress,
-  )
+  seeds, steps = [r.inputs.seed for r in runs], [r.step for r in runs]
+  with training_images(experiment, layout, seeds, steps) as images:
+    failures = train_to_end(
+      runs,
+      lambda states, num_steps: take_steps(
+        states, inputs, images(num_steps), num_steps=num_steps
+      ),
+      layout,
+      show_progress,
+    )
   for index, run in enumerate(runs):
     if failures[index] is None:
       with _failing(failures, index):

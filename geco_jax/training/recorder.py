@@ -14,6 +14,7 @@ from geco_jax import parallel
 from geco_jax.datasets import shapes
 from geco_jax.evaluation import pictures
 from geco_jax.evaluation.measures import constraint_report
+from geco_jax.evaluation.measures import placed
 from geco_jax.evaluation.measures import saturation
 from geco_jax.evaluation.measures import split_means
 from geco_jax.evaluation.measures import verdict
@@ -111,7 +112,7 @@ class Recorder(Run):
   def _evaluate(self) -> float:
     means = self._validation_means(
       parallel.replicate(self.state.params),
-      parallel.replicate(self._validation_images),
+      placed(self.experiment, self._validation_images),
     )
     if not all(np.all(np.isfinite(mean)) for mean in means.values()):
       # The last update broke what its own loss did not see yet.

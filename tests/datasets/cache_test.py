@@ -52,6 +52,14 @@ def test_second_load_returns_the_same_arrays_without_building(tmp_path):
   _assert_right(_load(tmp_path, build=_fail))
 
 
+def test_arrays_are_mapped_when_they_are_built_and_later(tmp_path):
+  for arrays in (_load(tmp_path), _load(tmp_path, build=_fail)):
+    for array in arrays.values():
+      assert type(array) is np.ndarray
+      assert isinstance(array.base, np.memmap)
+      assert not array.flags.writeable
+
+
 def test_keys_do_not_share_an_entry(tmp_path):
   _load(tmp_path)
   other = {'image': np.zeros(1, np.uint8)}

@@ -125,6 +125,17 @@ def test_what_no_number_depends_on_may_change(tmp_path, caplog):
   assert not caplog.records
 
 
+def test_where_images_are_placed_may_change_and_need_not_be_said(
+  tmp_path, caplog
+):
+  dataset = {'name': 'digits', 'kwargs': {}}
+  begin(tmp_path, dataset=dataset)  # As configs of earlier versions.
+  for placement, words in (('device', ''), ('host', 'was device, is host')):
+    config = make_config(dataset={**dataset, 'placement': placement})
+    run_folder.claim(str(tmp_path), config)
+    assert words in caplog.text and bool(words) == bool(caplog.records)
+
+
 def test_settings_of_jax_that_change_numbers_are_the_run_s(
   tmp_path, monkeypatch
 ):

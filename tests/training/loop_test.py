@@ -14,6 +14,7 @@ import pytest
 from geco_jax import parallel
 from geco_jax.build import build
 from geco_jax.build import run_inputs
+from geco_jax.datasets import ahead
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import restore_state
 from geco_jax.io import run_folder
@@ -142,6 +143,48 @@ def test_a_signal_saves_and_the_run_continues_bit_for_bit(
   assert lines(parts) == lines(tmp_path / 'whole')
 
 
+def test_a_run_goes_on_bit_for_bit_where_its_images_are_placed_otherwise(
+  train, tiny_config, tmp_path, make_dataset, monkeypatch, signal_at
+):
+  config = tiny_config()
+  on_device = build(config, make_dataset())
+  dataset = make_dataset()._replace(placement='host')
+  on_host = build(config, dataset)
+  whole = train(config, tmp_path / 'whole', on_device)
+  monkeypatch.setattr(loop, '_SECONDS_PER_CALL', 0.0)
+  parts = tmp_path / 'parts'
+  for step, experiment in ((3, on_host), (8, on_device), (13, on_host)):
+    with signal_at(step, signal.SIGTERM), pytest.raises(loop.Interrupted):
+      train(config, parts, experiment)
+  assert_equal_bit_for_bit(train(config, parts, on_host), whole)
+  assert lines(parts) == lines(tmp_path / 'whole')
+  pictures = [
+    (tmp_path / x / 'progress.png').read_bytes() for x in ('whole', 'parts')
+  ]
+  assert pictures[0] == pictures[1]
+
+
+def test_images_that_cannot_be_read_end_a_run_in_a_sentence(
+  train, tiny_config, tmp_path, make_dataset, monkeypatch
+):
+  experiment = build(tiny_config(), make_dataset()._replace(placement='host'))
+  gather, calls = ahead.gather, []
+
+  def fail(*args):
+    calls.append(args)
+    if len(calls) == 4:
+      raise OSError(5, 'EIO')
+    return gather(*args)
+
+  monkeypatch.setattr(ahead, 'gather', fail)
+  with pytest.raises(UserError) as raised:
+    train(tiny_config(), tmp_path, experiment)
+  assert str(raised.value) == (
+    'the images of prototypes cannot be read: Input/output error'
+  )
+  assert not [t for t in threading.enumerate() if 'images' in t.name]
+
+
 def test_runs_together_that_were_left_at_other_steps_log_the_same_lines(
   tiny_config, tmp_path, make_dataset, monkeypatch, signal_at
 ):
@@ -173,7 +216,7 @@ def test_parts_of_a_dispatch_are_steps_of_the_whole_bit_for_bit(
   experiment = build(config, make_dataset())
   inputs = run_inputs(config, experiment)
   first = jax.tree.map(np.asarray, init_state(experiment, inputs))
-  place, fetch = parallel.SHARED
+  place, fetch, *_ = parallel.SHARED
   args = (
     place([inputs.as_arrays()]),
     place([experiment.dataset.splits['train']]),

@@ -1,0 +1,110 @@
+"""What training steps read: all images, or the batches of the next steps."""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from geco_jax import parallel
+from geco_jax.datasets import ahead
+from geco_jax.datasets.batches import Batch
+from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.batches import fixed_choice
+from geco_jax.datasets.images import Images
+
+# Number of steps -> the training images that `step.dispatch` takes.
+Feed = Callable[[int], Any]
+
+
+@contextlib.contextmanager
+def step_images(
+  dataset: Dataset,
+  layout: parallel.Layout,
+  batch_size: int,
+  most: int,
+  runs: Sequence[tuple[ahead.Choose, int]],
+) -> Iterator[Feed]:
+  """Yield what hands training images to runs that take steps together.
+
+  Args:
+    dataset: says where its images are to be.
+    layout: how the runs lie on the devices.
+    batch_size: of all devices together.
+    most: steps that are taken at once.
+    runs: of each, (positions of its data [m]) -> which images, and the steps
+      that it has taken.
+
+  Yields:
+    (number of steps) -> the images for so many; call it once for each dispatch.
+  """
+  images = dataset.splits['train']
+  if not dataset.is_on_host:
+    on_devices = parallel.replicate(images)
+    yield lambda _: on_devices
+    return
+  places = layout.host_places(batch_size)
+  with ahead.reading(dataset.name) as batches:
+    opened = [
+      batches(images, choose, places, batch_size, step, most)
+      for choose, step in runs
+    ]
+    yield lambda count: layout.place_batches([b.take(count) for b in opened])
+
+
+def fixed_examples(
+  dataset: Dataset,
+) -> Callable[[Images, np.ndarray], Batch]:
+  """Return (images on the host, indices [batch]) -> their `fixed_batch`.
+
+  No device sees more of the images than the batch, wherever they are to be.
+  """
+  choose, compose = _fixed_choice(dataset), jax.jit(dataset.compose)
+
+  def examples(images, indices):
+    chosen = choose(images.label, np.asarray(indices, np.int32))
+    return compose(*ahead.gather(images, chosen))
+
+  return examples
+
+
+def fixed_batches(
+  dataset: Dataset, batch_size: int, per_call: int
+) -> Callable[..., Iterator[Any]]:
+  """Return what yields batches of examples as `fixed_batch` makes them.
+
+  Args:
+    dataset: makes the batches.
+    batch_size: of all devices together.
+    per_call: batches that are yielded together.
+
+  Returns:
+    (images on the host, first example, last example + 1, period) -> yields what
+    `Dataset.compose` takes, leaves [devices, per_call, local, ...], on every
+    device its share. Example i is that of index i modulo the period; the last
+    batches are filled up by further ones.
+  """
+  choose, places = _fixed_choice(dataset), parallel.host_places(batch_size)
+
+  def yield_batches(images, start, stop, period):
+    label = parallel.put_on_host(images.label)
+    with ahead.reading(dataset.name) as batches:
+      read = batches(
+        images,
+        lambda numbers: choose(label, (start + numbers) % period),
+        places,
+        batch_size,
+        0,
+        per_call,
+      )
+      for _ in range(start, stop, per_call * batch_size):
+        yield parallel.share(read.take(per_call))
+
+  return yield_batches
+
+
+def _fixed_choice(dataset: Dataset):
+  """Return the program (labels, indices) -> which images, on the host."""
+  return parallel.on_host(functools.partial(fixed_choice, dataset))
