@@ -44,13 +44,14 @@ class Constraint(NamedTuple):
     statistic: (batch, output) -> what is to be small, per example [batch].
     bound: kappa -> the largest mean of the statistic that is allowed [].
     scale: kappa -> a positive number [], in the statistic's unit; C / scale has
-      no dimension. `geco` is fed C / scale, so that one step size serves every
-      data set, constraint and kappa.
+      no dimension and is what runs show and `config.tolerance` is for.
     measure: mean statistic [] -> the measured quantity in kappa's unit [], for
       people. The inverse of `bound`.
     unit: name of the measured quantity and its unit.
     budget: kappa -> -C of a perfect reconstruction [], > 0: what there is to be
-      lost. None is `scale`, as for constraints on a squared error.
+      lost. `geco` is fed C / budget, so that one step size serves every data
+      set, constraint and kappa. None is `scale`, as for constraints on a
+      squared error.
   """
 
   statistic: Callable[[Batch, ModelOutput], jax.Array]
@@ -59,6 +60,10 @@ class Constraint(NamedTuple):
   measure: Callable[[Scalar], Scalar]
   unit: str
   budget: Callable[[Scalar], Scalar] | None = None
+
+  def to_be_lost(self, kappa: Scalar) -> Scalar:
+    """Return the budget [], or the scale where that is it."""
+    return (self.budget or self.scale)(kappa)
 
   def violation(
     self, batch: Batch, output: ModelOutput, kappa: Scalar
@@ -129,8 +134,7 @@ def natural_multiplier(
     kappa: its tolerance.
     num_dims: D, the number of values of an image.
   """
-  budget = constraint.budget or constraint.scale
-  return num_dims / (2 * budget(kappa))
+  return num_dims / (2 * constraint.to_be_lost(kappa))
 
 
 def squared_error(batch: Batch, output: ModelOutput) -> jax.Array:

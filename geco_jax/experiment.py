@@ -37,7 +37,7 @@ class Experiment:
       named is that of the config it was built from.
     learning_rate: step sizes -> the schedule of the rate that `optimizer` has.
     move_multipliers: (step sizes, kappas) -> update of the log-multipliers.
-    relative: whether `move_multipliers` is fed C / scale or C.
+    relative: whether `move_multipliers` is fed C / budget or C.
     highest_log_multiplier: its upper clip, inf if nothing moves them.
     batch_size: of all devices together.
     steps_per_dispatch: training steps per call of a compiled program.

@@ -65,8 +65,8 @@ def geco(
 ) -> optax.GradientTransformation:
   """Return GECO's multiplier update, a PI controller of log lambda.
 
-  Feed it relative violations C / scale, where scale is what C is measured
-  against (kappa, D kappa^2, ...), and choose one number, the step size:
+  Feed it relative violations C / scale, where scale is what C would have to
+  spare at best (kappa, D kappa^2, ...), and choose one number, the step size:
 
       e = 3 asinh(C / scale / 3)
       a_old, a <- a, (1 - step_size) a + step_size e

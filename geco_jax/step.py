@@ -336,7 +336,7 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
     gradients, state.optimizer_state, state.params
   )
   relative = {
-    name: values[name] / constraint.scale(inputs.kappas[name])
+    name: values[name] / constraint.to_be_lost(inputs.kappas[name])
     for name, constraint in experiment.constraints.items()
   }
   move_multipliers = experiment.move_multipliers(
@@ -353,10 +353,11 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
     'learning_rate': jnp.asarray(rate, jnp.float32),
   }
   for name, constraint in experiment.constraints.items():
-    mean_statistic = values[name] + constraint.bound(inputs.kappas[name])
+    kappa = inputs.kappas[name]
+    mean_statistic = values[name] + constraint.bound(kappa)
     metrics |= {
       f'{name}/value': constraint.measure(mean_statistic),
-      f'{name}/violation': relative[name],
+      f'{name}/violation': values[name] / constraint.scale(kappa),
       f'{name}/log_multiplier': state.log_multipliers[name],
     }
   next_state = TrainState(

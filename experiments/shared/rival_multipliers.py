@@ -1,7 +1,7 @@
 """Updates of the multipliers that `multiplier_rules` compares with `geco`.
 
 Each is an optax transformation of log-multipliers fed relative violations e =
-C / scale, as those of `geco_jax.multipliers` are. `CONSTRUCTORS` are what a
+C / budget, as those of `geco_jax.multipliers` are. `CONSTRUCTORS` are what a
 config can name once they are entered in `geco_jax.rules.MULTIPLIERS`; `RULES`
 are the configs' groups that are compared, the package's own two among them.
 
