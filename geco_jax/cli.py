@@ -13,6 +13,7 @@ from ml_collections.config_dict import ConfigDict
 
 from geco_jax import config_files
 from geco_jax import config_flag
+from geco_jax import config_schema
 from geco_jax import signals
 from geco_jax.console import say
 from geco_jax.errors import Interrupted
@@ -95,6 +96,7 @@ def run(
       if len(argv) > 1:
         raise UserError(f'unexpected arguments: {" ".join(argv[1:])}')
       if takes_config and flags.FLAGS.print_config:
+        config_schema.check_leaves('config', config())
         print(config_files.as_text(config()))
         return None
       _use_compilation_cache()
@@ -107,8 +109,7 @@ def run(
       say(f'{interrupted}; the same command goes on from there')
       return 128 + interrupted.signal_number
     except signals.Stopped as stopped:  # Where no run was training.
-      say(str(stopped))
-      return 128 + stopped.signal_number
+      signals.end(stopped.signal_number)
 
   try:
     with signals.raised():
@@ -117,8 +118,7 @@ def run(
         flags_parser=lambda argv: _parse_flags(argv, default_config),
       )
   except signals.Stopped as stopped:  # While it parsed the flags.
-    say(str(stopped))
-    sys.exit(128 + stopped.signal_number)
+    signals.end(stopped.signal_number)
 
 
 def define_trackers() -> None:

@@ -27,6 +27,8 @@ OWN_PARTS = 'or name the module of your own one in config.imports'
 # What float32 holds, and no further integer than a seed.
 _SMALLEST, _LARGEST = 1.2e-38, 3.4e38
 _MAX_INTEGER = 2**32
+_MAX_DEPTH = 20  # Of groups and lists in each other.
+_MOMENTS = None, 'float32', 'bfloat16'
 
 # Intervals of arguments that no constructor checks, by group. Adam without its
 # eps divides by zero, a rate below 0 trains uphill, exp(80) is about the
@@ -46,6 +48,12 @@ _RANGES: Mapping[str, Mapping[str, str]] = {
     'rho': '[0, 1)',
     'weight_decay_rate': '[0, inf)',
     'initial_accumulator_value': '[0, inf)',
+    'alpha': '[0, inf)',
+    'clipping_threshold': '(0, inf)',
+    'decay_rate': '[0, 1)',
+    'min_norm': '[0, inf)',
+    'threshold': '(0, inf)',
+    'trust_coefficient': '(0, inf)',
   },
   'learning_rate': {
     'value': '[0, inf)',
@@ -138,18 +146,23 @@ def check_keys(config: Any, template: ConfigDict, optional: Iterable[str] = ()):
   check_leaves('config', config)
 
 
-def check_leaves(where: str, value: Any) -> None:
+def check_leaves(where: str, value: Any, depth: int = 0) -> None:
   """Check that a config holds nothing but groups, lists and plain values.
 
   Raises:
-    UserError: if a value could not stand in JSON, or not in float32.
+    UserError: if a value could not stand in JSON, or not in float32, or groups
+      and lists stand in each other without an end.
   """
+  if depth > _MAX_DEPTH:
+    start = where.split('[')[0][:60]
+    raise UserError(f'{start} holds itself, or groups and lists too deep')
   if _is_group(value):
     for name in value:
-      check_leaves(f'{where}.{name}', _value_at(where, value, name))
+      inner = _value_at(where, value, name)
+      check_leaves(f'{where}.{name}', inner, depth + 1)
   elif isinstance(value, (list, tuple)):
     for index, inner in enumerate(value):
-      check_leaves(f'{where}[{index}]', inner)
+      check_leaves(f'{where}[{index}]', inner, depth + 1)
   elif not isinstance(value, (bool, int, float, str, type(None))):
     raise UserError(
       f'{where} must be a number, a string, true or false, None or a list of '
@@ -210,11 +223,31 @@ def check_choice(
     )
   kwargs, known = group['kwargs'], parameters(constructors[name], num_given)
   check_arguments(f'{where}.kwargs', kwargs, known, name)
-  for argument, interval in _RANGES.get(where, {}).items():
+  _check_ranges(f'config.{where}.kwargs', kwargs, _RANGES.get(where, {}))
+  if where == 'optimizer':
+    _check_dtypes_and_masks(kwargs)
+
+
+def _check_ranges(where, kwargs, ranges):
+  """Check arguments, those of groups in lists too, as `sgdr_schedule` has."""
+  for argument, interval in ranges.items():
     if kwargs.get(argument) is not None:
-      check_range(
-        f'config.{where}.kwargs.{argument}', kwargs[argument], interval
-      )
+      check_range(f'{where}.{argument}', kwargs[argument], interval)
+  for argument in kwargs:
+    if isinstance(kwargs[argument], (list, tuple)):
+      for index, inner in enumerate(kwargs[argument]):
+        if _is_group(inner):
+          _check_ranges(f'{where}.{argument}[{index}]', inner, ranges)
+
+
+def _check_dtypes_and_masks(kwargs):
+  """Refuse moments that are no floats, and masks of single parameters."""
+  for argument in kwargs:
+    value, where = kwargs[argument], f'config.optimizer.kwargs.{argument}'
+    if 'dtype' in argument and value not in _MOMENTS:
+      raise UserError(f'{where} must be in {_MOMENTS}, got {_shown(value)}')
+    if argument.endswith('mask') and not isinstance(value, bool | None):
+      raise UserError(f'{where} must be true or false, got {_shown(value)}')
 
 
 def parameters(function: Callable, num_given: int) -> Parameters:

@@ -425,7 +425,7 @@ def _dtypes(tree):
   return [leaf.dtype for leaf in jax.tree.leaves(tree)]
 
 
-_ARRAYS = (jax.Array, np.ndarray, np.generic)
+_ARRAYS = (jax.Array, np.ndarray)
 
 
 def _check_number(name, value, low=None, above=None, below=None):

@@ -82,7 +82,9 @@ def raised() -> Iterator[None]:
   """
 
   def raise_stopped(number, frame):
-    del frame
+    # JAX's callback of the garbage collector would lose it; `_watch` will not.
+    if frame is not None and frame.f_code.co_name == '_xla_gc_callback':
+      return
     _seen.add(number)
     raise Stopped(number)
 
@@ -114,12 +116,17 @@ def _watch(reader: int) -> None:
     number = os.read(reader, 1)[0]
     time.sleep(_SECONDS_OF_GRACE)
     if number in STOP_SIGNALS and number not in _seen and not _waits_for_calls:
-      _end(number)
+      end(number)
 
 
-def _end(number: int, frame: object = None) -> NoReturn:
-  """End the process by a line."""
+def end(number: int, frame: object = None) -> NoReturn:
+  """End the process by a line, without Python's own end.
+
+  XLA may be compiling in threads that do not survive it.
+  """
   del frame
+  with contextlib.suppress(Exception):  # It may be what was interrupted.
+    sys.stdout.flush()
   os.write(2, f'{Stopped(number)}\n'.encode())
   os._exit(128 + number)
 
@@ -136,4 +143,4 @@ def _is_command() -> bool:
 if _is_command():  # Until `raised`, for its imports.
   for _number in STOP_SIGNALS:
     if signal.getsignal(_number) is not signal.SIG_IGN:
-      signal.signal(_number, _end)
+      signal.signal(_number, end)

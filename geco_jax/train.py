@@ -8,6 +8,7 @@ hosts start it once per host, with --distributed.
 """
 
 from collections.abc import Sequence
+import shlex
 
 from absl import flags
 
@@ -54,7 +55,9 @@ def main(argv: Sequence[str]) -> None:
     init_from=flags.FLAGS.init_from,
     show_progress=flags.FLAGS.progress,
   )
-  say(f'done; next: python -m geco_jax.evaluate --workdir={workdir}')
+  say(
+    f'done; next: python -m geco_jax.evaluate --workdir={shlex.quote(workdir)}'
+  )
 
 
 if __name__ == '__main__':

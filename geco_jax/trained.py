@@ -124,9 +124,13 @@ class TrainedRun:
 
   def decode(self, latents: Any, context: Any = None) -> jax.Array:
     """Return the images of latents, the means of p(x|z) [n, ...]."""
-    return self._decode(
-      self.params, jnp.asarray(latents), self._context(context)
-    )
+    latents, context = jnp.asarray(latents), self._context(context)
+    if latents.shape[1:] != self._latent_shape:
+      raise UserError(
+        f'latents must be [n, {", ".join(map(str, self._latent_shape))}], as '
+        f'encode returns them, got {latents.shape}'
+      )
+    return self._decode(self.params, latents, context)
 
   def reconstruct(
     self, images: Any, context: Any = None, *, key: jax.Array | None = None
@@ -145,7 +149,7 @@ class TrainedRun:
       key: of the draws; None is `jax.random.key(0)`.
     """
     key = jax.random.key(0) if key is None else key
-    keys = jax.random.split(key, num)
+    keys = jax.random.split(key, _at_least(1, num))
     return self._sample(self.params, keys, self._context(context))
 
   def interpolate(
@@ -162,8 +166,7 @@ class TrainedRun:
     Returns:
       [num, height, width, channels].
     """
-    if num < 2:
-      raise UserError(f'num must be at least 2, got {num}')
+    _at_least(2, num)
     contexts = (
       None if context is None else jnp.stack([jnp.asarray(context)] * 2)
     )
@@ -277,6 +280,19 @@ class TrainedRun:
     }
     files.write_npz(path, arrays)
 
+  @functools.cached_property
+  def _latent_shape(self) -> tuple[int, ...]:
+    dataset, model = self.experiment.dataset, self.experiment.model
+    images, contexts = (
+      shape and jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+      for shape in (
+        dataset.image_shape,
+        dataset.context_shape if model.conditional else None,
+      )
+    )
+    latents = jax.eval_shape(self._encode, self.params, images, contexts)
+    return latents.shape[1:]
+
   def _images(self, images):
     return shapes.as_pixels(
       'images', images, self.experiment.dataset.image_shape
@@ -286,8 +302,19 @@ class TrainedRun:
     shape = self.experiment.dataset.context_shape
     if shape is None or not self.experiment.model.conditional:
       if context is not None:
-        raise UserError('this model takes no context')
+        raise UserError(
+          'this model takes no context; a key is given by its name, key=...'
+        )
       return None
     if context is None:
       raise UserError(f'this model needs contexts, [n, {shape}]')
     return shapes.as_pixels('contexts', context, shape)
+
+
+def _at_least(least: int, num: Any) -> int:
+  """Return how many are asked for; refuse what is no such number."""
+  if isinstance(num, bool) or not isinstance(num, (int, np.integer)):
+    raise UserError(f'num must be an integer, got {num!r}')
+  if num < least:
+    raise UserError(f'num must be at least {least}, got {num}')
+  return int(num)

@@ -82,6 +82,19 @@ def test_what_could_not_stand_in_json_is_refused_wherever_it_is(
     assert f'config.{name}' in refusal(with_value(config, name, JUNK[junk]))
 
 
+def test_what_holds_itself_is_refused(tiny_config):
+  circle = []
+  circle.append(circle)
+  deep = [[]]
+  for _ in range(5_000):
+    deep = [deep]
+  for junk in (circle, deep):
+    config = tiny_config()
+    with config.unlocked():
+      config.sweep = junk
+    assert refusal(config).startswith('config.sweep holds itself, or ')
+
+
 def test_every_key_must_be_there_and_is_named_if_it_is_not(tiny_config):
   config = tiny_config()
   # Python may pass a data set, earlier versions had no imports.
@@ -191,6 +204,14 @@ def test_no_schedule_takes_a_rate_below_zero_or_no_steps(tiny_config, rate):
         assert f'config.{leaf} ' in refusal(with_value(config, leaf, wrong))
 
 
+def test_rates_of_schedules_within_lists_are_checked(tiny_config):
+  cycle = {'init_value': 0.0, 'peak_value': -1.0, 'decay_steps': 10}
+  group = base_config.group('sgdr_schedule', cosine_kwargs=[cycle])
+  message = refusal(with_value(tiny_config(), 'learning_rate', group))
+  leaf = 'config.learning_rate.kwargs.cosine_kwargs[0].peak_value'
+  assert message.startswith(f'{leaf} must be ')
+
+
 @pytest.mark.parametrize(
   ('optimizer', 'kwargs'),
   [
@@ -201,6 +222,13 @@ def test_no_schedule_takes_a_rate_below_zero_or_no_steps(tiny_config, rate):
     ('rmsprop', {'decay': 1.5}),
     ('rmsprop', {'initial_scale': -1.0}),
     ('rmsprop', {'nesterov': 1}),
+    ('radam', {'threshold': -1.0}),
+    ('lars', {'trust_coefficient': -1.0}),
+    ('adafactor', {'clipping_threshold': -1.0}),
+    ('adam', {'mu_dtype': 'int32'}),
+    ('sgd', {'accumulator_dtype': 'bool'}),
+    ('adamw', {'mask': 'x'}),
+    ('adamw', {'mask': -1}),
   ],
 )
 def test_no_optimizer_takes_a_number_out_of_its_range(

@@ -524,6 +524,7 @@ def test_hyperparameters_can_be_changed_during_training():
   [
     (lambda: geco(-0.1), 'step_size .* got -0.1'),
     (lambda: geco(float('nan')), 'step_size .* got nan'),
+    (lambda: geco(np.float32(-0.5)), 'step_size .* got -0.5'),
     (lambda: geco(1e-2, 1.0), 'decay .* got 1.0'),
     (lambda: geco(1e-2, -0.5), 'decay .* got -0.5'),
     (lambda: geco(1e-2, violation_clip=0.0), 'violation_clip .* got 0.0'),

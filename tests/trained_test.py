@@ -184,6 +184,16 @@ def test_images_of_another_form_are_refused(images, message, digits_run):
     digits_run.encode(images)
 
 
+def test_latents_and_numbers_of_another_form_are_refused(digits_run):
+  with pytest.raises(UserError, match=r'latents must be \[n, \d+\].* \(2, 1\)'):
+    digits_run.decode(np.zeros((2, 1)))
+  for num, message in (-1, 'at least 1, got -1'), (2.0, 'integer, got 2.0'):
+    with pytest.raises(UserError, match=f'num must be .*{message}'):
+      digits_run.sample(num)
+  with pytest.raises(UserError, match='a key is given by its name'):
+    digits_run.encode(np.zeros((2, 8, 8)), jax.random.key(0))
+
+
 def test_bytes_bools_and_floats_are_the_same_images(digits_run):
   black_and_white = np.random.default_rng(0).random((3, 8, 8)) > 0.5
   latents = [

@@ -177,6 +177,8 @@ def _labels(name: str, split: str, labels: Any, image: np.ndarray):
     return np.full(len(image), -1, np.int32)
   what = f'{name}: labels of the {split} split'
   array = pixels.as_array(what, labels)
+  if array.shape[1:] == (1,):  # As Keras has them of CIFAR-10.
+    array = array[:, 0]
   if not np.issubdtype(array.dtype, np.integer) or array.ndim != 1:
     raise UserError(
       f'{what} must be integers [{len(image)}], got {array.dtype} '

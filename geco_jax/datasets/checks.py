@@ -27,7 +27,10 @@ def check_images(name: str, splits: Mapping[str, Images]) -> None:
         f'{name} has no {split} split; it has {", ".join(splits)}'
       )
     image, label = splits[split]
-    check_stored(f'{name}: images of the {split} split', image)
+    what = f'{name}: images of the {split} split'
+    check_stored(what, image)
+    if split == SPLITS[0] and len(image) > 1:  # Loaded runs have one, black.
+      _check_differ(what, image)
     shape = splits[SPLITS[0]].image.shape[1:]
     if image.shape[1:] != shape:
       raise UserError(
@@ -39,6 +42,15 @@ def check_images(name: str, splits: Mapping[str, Images]) -> None:
         f'{name}: the {split} split needs an integer label for each of its '
         f'{len(image)} images (-1 is none), got {label.dtype} {label.shape}'
       )
+
+
+def _check_differ(what: str, image: np.ndarray) -> None:
+  """Refuse images of one level alone: any model reconstructs them."""
+  for some in (image[:100], image):  # The first ones tell, as a rule.
+    level = some.min()
+    if level != some.max():
+      return
+  raise UserError(f'{what} have no pixel that is not {level}: nothing to learn')
 
 
 def check_labels(

@@ -117,6 +117,8 @@ def _pictures(
     if os.path.isdir(path):
       yield from _pictures(path, (*folders, name), (*parents, real))
     elif suffix in _PICTURES:
+      if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f'{path} is no file that can be read')
       yield _Picture(path, folders)
     elif suffix in _OTHER_PICTURES:
       raise UserError(
@@ -158,7 +160,7 @@ def _by_split(
   name: str, pictures: Sequence[_Picture]
 ) -> dict[str, list[_Picture]]:
   """Return the pictures by split, the splits' own folders taken away."""
-  tops = {picture.folders[0] if picture.folders else '' for picture in pictures}
+  tops = {folders[0].lower() if folders else '' for _, folders in pictures}
   known = tops & _SPLIT_FOLDERS.keys()
   if tops - known:
     if 'train' in known and len(known) > 1:
@@ -177,7 +179,7 @@ def _by_split(
     split: [] for split in SPLITS if split in map(_SPLIT_FOLDERS.get, known)
   }
   for path, (top, *folders) in pictures:
-    by_split[_SPLIT_FOLDERS[top]].append(_Picture(path, tuple(folders)))
+    by_split[_SPLIT_FOLDERS[top.lower()]].append(_Picture(path, tuple(folders)))
   return by_split
 
 

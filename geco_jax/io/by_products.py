@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from absl import logging
 
+from geco_jax.io.files import set_aside
 from geco_jax.io.files import write_json
 
 _T = TypeVar('_T')
@@ -40,6 +41,17 @@ def read(path: str, parse: Callable[[Any], _T]) -> _T | None:
     reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
     logging.warning('%s is damaged and passed over: %s', path, reason)
     return None
+
+
+def write(path: str, value: Any) -> None:
+  """Write a file that `read` reads; a folder in its place is set aside.
+
+  Raises:
+    UnwritableError: if it cannot be written.
+  """
+  if os.path.isdir(path):
+    logging.warning('%s is a folder: it is %s now', path, set_aside(path))
+  write_json(path, value)
 
 
 def mapping(content: Any, kinds: type | tuple[type, ...]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import contextlib
 import functools
 import glob
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -21,9 +20,11 @@ from orbax.checkpoint import checkpoint_managers
 
 from geco_jax import parallel
 from geco_jax.errors import UserError
+from geco_jax.io import by_products
 from geco_jax.io import files
 from geco_jax.io import lock
 from geco_jax.io import manifest
+from geco_jax.io import paths
 from geco_jax.io import run_folder
 from geco_jax.io.system_errors import reason
 from geco_jax.io.system_errors import refusal
@@ -109,6 +110,7 @@ class Checkpointer:
     manifest.steps(self._workdir)  # Refuses what is not a folder.
     with contextlib.ExitStack() as opened:
       if not read_only and parallel.is_main_process():
+        paths.check_for_checkpoints(self._workdir)
         opened.enter_context(lock.hold(self._workdir))
       _quiet_orbax()
       with files.writing(self._directory):
@@ -146,7 +148,7 @@ class Checkpointer:
     if score is not None and (best is None or score <= best['score']):
       best = {'step': step, 'score': score}
       if parallel.is_main_process():
-        files.write_json(self._best_path, best)
+        by_products.write(self._best_path, best)
     self._policy.best_step = None if best is None else best['step']
     with self._reporting_writes():
       self._manager.save(
@@ -188,13 +190,11 @@ class Checkpointer:
 
   def best(self) -> dict[str, Any] | None:
     """Return the best checkpoint's step and score, None without checkpoints."""
-    try:
-      with open(self._best_path, encoding='utf-8') as file:
-        best = json.load(file)
-      best = {'step': best['step'], 'score': float(best['score'])}
-    except (OSError, ValueError, TypeError, KeyError):
-      return None
-    return best if best['step'] in self.steps() else None
+    best = by_products.read(
+      self._best_path,
+      lambda x: {'step': x['step'], 'score': float(x['score'])},
+    )
+    return best if best and best['step'] in self.steps() else None
 
   def restore(self, like: Any, step: int | None = None) -> Restored | None:
     """Return a checkpoint, or None if there is none at all.

@@ -22,6 +22,19 @@ def local_path(path: str) -> str:
   return expanded
 
 
+def check_for_checkpoints(folder: str) -> None:
+  """Refuse a folder in whose path checkpoints cannot be read back.
+
+  Raises:
+    UserError: if there is a backslash in it, which TensorStore reads as `/`.
+  """
+  if '\\' in os.path.abspath(folder):
+    raise UserError(
+      f'{folder}: checkpoints in a path with a backslash cannot be read back; '
+      'choose another one'
+    )
+
+
 def existing_path(path: str, kind: str, exists: Callable[[str], bool]) -> str:
   """Return the path of what a data set is read from, its `~` expanded.
 

@@ -224,7 +224,10 @@ def _read(workdir) -> ConfigDict:
     raise ValueError(f'{path} is damaged: {error}') from error
   for reason in _wrong_forms(content):
     raise ValueError(f'{path} is damaged: {reason}')
-  return ConfigDict(content)
+  try:
+    return ConfigDict(content)
+  except (AttributeError, TypeError, ValueError, RecursionError) as error:
+    raise ValueError(f'{path} is damaged: {error}') from error
 
 
 def _wrong_forms(content) -> Iterator[str]:
@@ -254,7 +257,7 @@ def _differences(old: dict[str, Any], config: ConfigDict) -> list[str]:
   """Return a phrase per leaf that differs."""
   was, now = FORMER | flatten(ConfigDict(old)), FORMER | flatten(config)
   return [
-    f'{name} was {was.get(name)}, is {now.get(name)}'
+    f'{name} was {was.get(name)!r}, is {now.get(name)!r}'
     for name in sorted(was | now)
     if was.get(name) != now.get(name)
   ]

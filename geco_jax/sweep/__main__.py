@@ -11,6 +11,7 @@ on with a sweep that was interrupted: what is finished is not trained again.
 from collections.abc import Sequence
 import math
 import os
+import shlex
 
 from absl import flags
 
@@ -133,7 +134,7 @@ def _report(grid: Sequence[Point], workdir: str) -> None:
     print(sweep_results.as_text(sweep_results.table(results)))
     print(f'\nthe report: {os.path.join(workdir, report.PAGE)}')
     print(f'all digits: {os.path.join(workdir, report.TABLE)}')
-    print(f'TensorBoard: tensorboard --logdir={workdir}')
+    print(f'TensorBoard: tensorboard --logdir={shlex.quote(workdir)}')
 
 
 def _num_cpu_devices(grid: Sequence[Point]) -> int:

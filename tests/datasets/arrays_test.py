@@ -56,6 +56,14 @@ def test_splits_that_are_given_are_kept_whole():
   assert set(dataset.splits['train'].label) == {-1}
 
 
+def test_labels_may_have_an_axis_of_one_as_keras_has():
+  both = (
+    geco_jax.dataset_from_arrays(_IMAGES, labels=labels).splits['train'].label
+    for labels in (_LABELS, _LABELS[:, np.newaxis])
+  )
+  np.testing.assert_array_equal(*both)
+
+
 @pytest.mark.parametrize(
   ('labels', 'message'),
   [

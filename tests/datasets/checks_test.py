@@ -57,9 +57,18 @@ def test_splits_must_all_be_there_and_agree(make_images):
       check_images('odd', splits_of(Images(images.image, label)))
 
 
-def test_black_images_and_images_of_a_few_bright_pixels_are_taken(make_images):
+@pytest.mark.parametrize('level', [0, 255])
+def test_training_images_of_one_level_are_nothing_to_learn(make_images, level):
   images = make_images(1_000, (4, 4, 1))
-  check_images('black', splits_of(images._replace(image=images.image * 0)))
+  splits = splits_of(images)
+  flat = images._replace(image=np.full_like(images.image, level))
+  check_images('set', splits | {'test': flat})
+  with pytest.raises(UserError, match=f'no pixel that is not {level}: nothing'):
+    check_images('set', splits | {'train': flat})
+
+
+def test_images_of_a_few_bright_pixels_are_taken(make_images):
+  images = make_images(1_000, (4, 4, 1))
   dark = images.image * 0
   dark[-1, -1] = 255
   check_images('dark', splits_of(images._replace(image=dark)))

@@ -270,6 +270,19 @@ def test_hidden_files_and_other_names_are_passed_over(folder):
   assert len(everything(image_folder(path))[0]) == 10
 
 
+def test_splits_are_folders_in_capitals_too(folder):
+  names = [f'Train/{n}.png' for n in range(20)] + ['Test/a.png']
+  splits = image_folder(folder(*names)).splits
+  assert (len(splits['test'].label), len(splits['train'].label)) == (1, 18)
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(folder):
+  path = folder()
+  os.mkfifo(os.path.join(path, 'z.png'))
+  with pytest.raises(UserError, match='z.png is no file that can be read'):
+    image_folder(path)
+
+
 def test_links_are_followed_but_not_in_circles(folder, tmp_path):
   path = folder()
   save(str(tmp_path / 'elsewhere' / 'a.png'))

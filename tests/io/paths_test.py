@@ -6,6 +6,7 @@ import pytest
 from geco_jax import cli
 from geco_jax.classifiers import pretrained
 from geco_jax.errors import UserError
+from geco_jax.io.paths import check_for_checkpoints
 from geco_jax.io.paths import local_path
 
 HOME_PATHS = {
@@ -55,3 +56,9 @@ def test_flags_that_are_paths_are_expanded(flag):
 
 def test_paths_of_networks_are_expanded():
   assert pretrained.folder_of('~/networks/mine') == '/home/me/networks/mine'
+
+
+def test_a_backslash_is_refused_where_checkpoints_would_be_lost(tmp_path):
+  with pytest.raises(UserError, match='with a backslash cannot be read back'):
+    check_for_checkpoints(str(tmp_path / 'a\\b' / 'run'))
+  check_for_checkpoints(str(tmp_path / "it's [1] $HOME %d" / 'run'))

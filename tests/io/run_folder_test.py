@@ -42,6 +42,7 @@ WRONG = [
   '{"model": null}',
   '{"model": {"name": "mlp"}}',
   '{"model": {"name": 3, "kwargs": {}}}',
+  '{"__class__": "x"}',
   '{"model": {"name": "mlp", "kwargs": [1]}}',
 ]
 
@@ -130,7 +131,7 @@ def test_where_images_are_placed_may_change_and_need_not_be_said(
 ):
   dataset = {'name': 'digits', 'kwargs': {}}
   begin(tmp_path, dataset=dataset)  # As configs of earlier versions.
-  for placement, words in (('device', ''), ('host', 'was device, is host')):
+  for placement, words in (('device', ''), ('host', "was 'device', is 'host'")):
     config = make_config(dataset={**dataset, 'placement': placement})
     run_folder.claim(str(tmp_path), config)
     assert words in caplog.text and bool(words) == bool(caplog.records)
