@@ -53,7 +53,7 @@ def set_leaf(config, name, value):
       *('multipliers.kwargs.initial', 1e9),
       r'initial must be in exp\(-10\) to exp\(14\), the log_.*, got 1e\+09',
     ),
-    ('optimizer.kwargs.mu_dtype', 'x', 'config.optimizer: .*x'),
+    ('optimizer.kwargs.mu_dtype', 'x', "mu_dtype must be in .*got 'x'"),
     ('optimizer.name', 'adann', 'adann.*did you mean adan'),
     ('learning_rate.name', 'cos', "unknown name 'cos'.*choose from"),
     ('max_gradient_norm', 0.0, 'max_gradient_norm must be > 0, got 0.0'),

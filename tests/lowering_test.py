@@ -56,7 +56,9 @@ def build_on_black_images(name, variant, **model_kwargs):
   if source not in SHAPES:  # Compositions are of MNIST if they do not say.
     source = 'mnist'
   labels = np.arange(40, dtype=np.int32) % 10
-  images = Images(np.zeros((40, *SHAPES[source]), np.uint8), labels)
+  image = np.zeros((40, *SHAPES[source]), np.uint8)
+  image[0] = 255  # All black ones would be refused.
+  images = Images(image, labels)
   splits = dict.fromkeys(measures.SPLITS, images)
   experiment = build(config, make(ImageSet(source, splits)))
   return experiment, run_inputs(config, experiment).as_arrays()
