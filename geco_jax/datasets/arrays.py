@@ -1,5 +1,6 @@
 """Arrays of one's own as a data set: in a program, or in an npz."""
 
+from collections.abc import Mapping
 import functools
 import os
 from typing import Any
@@ -27,6 +28,12 @@ _KEYS = {
   'validation': 'validation',
   'validation_labels': 'validation_labels',
 }
+# The argument of each split's labels.
+_LABELS = {
+  'train': 'labels',
+  'validation': 'validation_labels',
+  'test': 'test_labels',
+}
 _MAX_LABEL = 2**31 - 1
 
 
@@ -51,7 +58,7 @@ def npz(
   if image_size is not None and image_size < 1:
     raise ValueError(f'image_size must be at least 1, got {image_size}')
   arrays = _load_npz(path, existing_path(path, 'an npz file', os.path.isfile))
-  splits = _splits(path, white, **arrays)
+  splits = _splits(path, white, arrays)
   if image_size is not None:
     resize = functools.partial(crop_and_resize, None, image_size)
     splits = {
@@ -91,16 +98,15 @@ def dataset_from_arrays(
   Raises:
     UserError: if images or labels are anything else.
   """
-  splits = _splits(
-    name,
-    white,
-    train=train,
-    test=test,
-    labels=labels,
-    test_labels=test_labels,
-    validation=validation,
-    validation_labels=validation_labels,
-  )
+  arrays = {
+    'train': train,
+    'labels': labels,
+    'validation': validation,
+    'validation_labels': validation_labels,
+    'test': test,
+    'test_labels': test_labels,
+  }
+  splits = _splits(name, white, arrays)
   return as_dataset(ImageSet(name, splits))
 
 
@@ -143,23 +149,15 @@ def _no_npz(path, error) -> UserError:
 
 
 def _splits(
-  name: str,
-  white: int,
-  *,
-  train: Any,
-  test: Any = None,
-  labels: Any = None,
-  test_labels: Any = None,
-  validation: Any = None,
-  validation_labels: Any = None,
+  name: str, white: int, arrays: Mapping[str, Any]
 ) -> dict[str, Images]:
-  """Return all splits of arrays, those that are missing carved out."""
+  """Return all splits of arrays by argument of `dataset_from_arrays`.
+
+  Those that are missing are carved out.
+  """
   splits = {}
-  for split, images, split_labels in (
-    ('train', train, labels),
-    ('validation', validation, validation_labels),
-    ('test', test, test_labels),
-  ):
+  for split, key in _LABELS.items():
+    images, split_labels = arrays.get(split), arrays.get(key)
     what = f'{name}: images of the {split} split'
     if images is not None:
       image = pixels.as_uint8(what, images, white)
