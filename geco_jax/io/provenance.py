@@ -23,9 +23,9 @@ import numpy as np
 from geco_jax.io import by_products
 from geco_jax.io import files
 from geco_jax.io import manifest
+from geco_jax.io import run_folder
 
 FILE = 'run.json'
-_DATA = 'data.json'  # What the run's images are like.
 # Of the environment, beside JAX's settings.
 _VARIABLES = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS', 'NVIDIA_TF32_OVERRIDE')
 _PACKAGE = __name__.partition('.')[0]
@@ -59,9 +59,7 @@ class Session:
     }
     self._of_run = {
       'num_parameters': sum(np.size(x) for x in jax.tree.leaves(params)),
-      'data_sha256': by_products.read(
-        os.path.join(workdir, _DATA), lambda content: content.get('sha256')
-      ),
+      'data_sha256': run_folder.recorded_sha256(workdir),
     }
     self.note(step)
 

@@ -78,7 +78,7 @@ def identity(workdir: str) -> dict[str, Any]:
     'config': config,
     'settings': manifest.settings(),
     'init_from': origin(workdir),
-    'data': _data_sha256(workdir),
+    'data': recorded_sha256(workdir),
   }
 
 
@@ -100,7 +100,7 @@ def check_data(workdir: str, name: str, sha256: str) -> None:
   if not stored:  # Nothing was made of them yet.
     return
   known = [run['data'] for run in stored.values() if run.get('data')]
-  for was in known or filter(None, [_data_sha256(workdir)]):
+  for was in known or filter(None, [recorded_sha256(workdir)]):
     if was != sha256:
       raise UserError(
         f'--workdir={workdir} was trained on other data: the images or labels '
@@ -109,7 +109,7 @@ def check_data(workdir: str, name: str, sha256: str) -> None:
       )
 
 
-def _data_sha256(workdir: str) -> str | None:
+def recorded_sha256(workdir: str) -> str | None:
   """Return the fingerprint in a run's folder, None if there is none."""
 
   def parse(content):
