@@ -22,6 +22,7 @@ from geco_jax.io import files
 from geco_jax.io import logs
 from geco_jax.io import run_folder
 from geco_jax.io.paths import local_path
+from geco_jax.models.base import Model
 from geco_jax.step import TrainState
 
 
@@ -84,11 +85,9 @@ class TrainedRun:
     self.log_multipliers = {
       name: float(value) for name, value in state.log_multipliers.items()
     }
-    model = experiment.model
-    self._apply = jax.jit(model.apply)
-    self._encode = jax.jit(model.encode)
-    self._decode = jax.jit(model.decode)
-    self._sample = jax.jit(model.sample)
+    self._call = {
+      k: jax.jit(f) for k, f in _functions(experiment.model).items()
+    }
 
   @property
   def evaluation(self) -> Mapping[str, Any] | None:
@@ -118,9 +117,9 @@ class TrainedRun:
     """
     images, context = self._images(images), self._context(context)
     if key is None:
-      return self._encode(self.params, images, context)
+      return self._call['encode'](self.params, images, context)
     keys = jax.random.split(key, len(images))
-    return self._apply(self.params, keys, images, context).latents
+    return self._call['draw'](self.params, keys, images, context)
 
   def decode(self, latents: Any, context: Any = None) -> jax.Array:
     """Return the images of latents, the means of p(x|z) [n, ...]."""
@@ -130,7 +129,7 @@ class TrainedRun:
         f'latents must be [n, {", ".join(map(str, self._latent_shape))}], as '
         f'encode returns them, got {latents.shape}'
       )
-    return self._decode(self.params, latents, context)
+    return self._call['decode'](self.params, latents, context)
 
   def reconstruct(
     self, images: Any, context: Any = None, *, key: jax.Array | None = None
@@ -150,7 +149,7 @@ class TrainedRun:
     """
     key = jax.random.key(0) if key is None else key
     keys = jax.random.split(key, _at_least(1, num))
-    return self._sample(self.params, keys, self._context(context))
+    return self._call['sample'](self.params, keys, self._context(context))
 
   def interpolate(
     self, first: Any, last: Any, num: int, context: Any = None
@@ -166,17 +165,11 @@ class TrainedRun:
     Returns:
       [num, height, width, channels].
     """
-    _at_least(2, num)
-    contexts = (
-      None if context is None else jnp.stack([jnp.asarray(context)] * 2)
-    )
-    both = jnp.concatenate([self._images([x]) for x in (first, last)])
-    ends = self.encode(both, contexts)
-    weights = jnp.linspace(0.0, 1.0, num).reshape(-1, *[1] * (ends.ndim - 1))
-    latents = (1 - weights) * ends[:1] + weights * ends[1:]
-    if contexts is not None:
-      contexts = jnp.broadcast_to(contexts[:1], (num, *contexts.shape[1:]))
-    return self.decode(latents, contexts)
+    weights = jnp.linspace(0.0, 1.0, _at_least(2, num))
+    ends = [self._images([x])[0] for x in (first, last)]
+    contexts = self._context(None if context is None else [context])
+    one = None if contexts is None else contexts[0]
+    return self._call['interpolate'](self.params, *ends, weights, one)
 
   def elbo(
     self,
@@ -214,11 +207,9 @@ class TrainedRun:
     total = jnp.zeros(len(images))
     for draw in range(num_draws):
       keys = jax.random.split(jax.random.fold_in(key, draw), len(images))
-      output = self._apply(self.params, keys, images, context)
-      log_prob = quantized_normal_log_prob(
-        images, output.reconstruction, jnp.float32(stddev)
+      total += self._call['elbo'](
+        self.params, images, keys, jnp.float32(stddev), context
       )
-      total += log_prob.reshape(len(images), -1).sum(axis=-1) - output.kl
     return total / num_draws
 
   def export(self, name: str, path: str) -> None:
@@ -228,47 +219,49 @@ class TrainedRun:
     TPUs, without this package. It takes any number n of examples.
 
     Args:
-      name: 'encode' (images), 'decode' (latents), 'reconstruct' (images) or
-        'sample' (keys' data, uint32 [n, 2]), float32 but for the last; followed
-        by contexts where the model is conditional.
+      name: of the function. They take float32, but for keys their data, uint32
+        [n, 2]: 'encode' images, 'decode' latents, 'reconstruct' images,
+        'sample' keys, 'elbo' images, keys of z and the stddev of p(x|z) [],
+        'interpolate' the first image and the last [height, width, channels]
+        and the last one's weights [n]. Behind them, where the model is
+        conditional, come contexts [n, ...] (of an interpolation: one).
       path: of the file.
 
     Raises:
       UserError: if there is no such function.
     """
-    model, params = (
-      self.experiment.model,
-      jax.tree.map(jnp.asarray, self.params),
-    )
-    functions: dict[str, Callable] = {
-      'encode': lambda x, *c: model.encode(params, x, *c or [None]),
-      'decode': lambda z, *c: model.decode(params, z, *c or [None]),
-      'reconstruct': lambda x, *c: model.decode(
-        params, model.encode(params, x, *c or [None]), *c or [None]
-      ),
-      'sample': lambda data, *c: model.sample(
-        params, jax.random.wrap_key_data(data), *c or [None]
-      ),
-    }
-    if name not in functions:
-      raise UserError(
-        f'no {name!r} to export; choose from {", ".join(functions)}'
-      )
-    dataset = self.experiment.dataset
     (n,) = jax.export.symbolic_shape('n')
     float32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-    arguments = [float32((n, *dataset.image_shape))]
-    if name == 'sample':
-      arguments = [jax.ShapeDtypeStruct((n, 2), jnp.uint32)]
+    dataset, model = self.experiment.dataset, self.experiment.model
+    image, images = dataset.image_shape, (n, *dataset.image_shape)
+    keys = jax.ShapeDtypeStruct((n, 2), jnp.uint32)
+    arguments = {
+      'encode': [float32(images)],
+      'decode': [float32((n, *self._latent_shape))],
+      'reconstruct': [float32(images)],
+      'sample': [keys],
+      'elbo': [float32(images), keys, float32(())],
+      'interpolate': [float32(image), float32(image), float32((n,))],
+    }
+    if name not in arguments:
+      raise UserError(
+        f'no {name!r} to export; choose from {", ".join(arguments)}'
+      )
     if model.conditional and dataset.context_shape:
-      arguments.append(float32((n, *dataset.context_shape)))
-    if name == 'decode':
-      images = [x.update(shape=(1, *x.shape[1:])) for x in arguments]
-      latents = jax.eval_shape(functions['encode'], *images)
-      arguments[0] = float32((n, *latents.shape[1:]))
+      size = () if name == 'interpolate' else (n,)
+      arguments[name].append(float32((*size, *dataset.context_shape)))
+    params = jax.tree.map(jnp.asarray, self.params)
+
+    def program(*values):
+      values = (
+        jax.random.wrap_key_data(x) if x.dtype == jnp.uint32 else x
+        for x in values
+      )
+      return self._call[name](params, *values)
+
     exported = jax.export.export(
-      jax.jit(functions[name]), platforms=('cpu', 'cuda', 'tpu')
-    )(*arguments)
+      jax.jit(program), platforms=('cpu', 'cuda', 'tpu')
+    )(*arguments[name])
     files.write_bytes(path, bytes(exported.serialize()))
 
   def save_params(self, path: str) -> None:
@@ -290,7 +283,9 @@ class TrainedRun:
         dataset.context_shape if model.conditional else None,
       )
     )
-    latents = jax.eval_shape(self._encode, self.params, images, contexts)
+    latents = jax.eval_shape(
+      self._call['encode'], self.params, images, contexts
+    )
     return latents.shape[1:]
 
   def _images(self, images):
@@ -309,6 +304,54 @@ class TrainedRun:
     if context is None:
       raise UserError(f'this model needs contexts, [n, {shape}]')
     return shapes.as_pixels('contexts', context, shape)
+
+
+def _functions(model: Model) -> dict[str, Callable]:
+  """Return a model's functions of parameters first and contexts last."""
+
+  def draw(params, keys, images, context=None):
+    return model.apply(params, keys, images, context).latents
+
+  def encode(params, images, context=None):
+    return model.encode(params, images, context)
+
+  def decode(params, latents, context=None):
+    return model.decode(params, latents, context)
+
+  def reconstruct(params, images, context=None):
+    return decode(params, encode(params, images, context), context)
+
+  def sample(params, keys, context=None):
+    return model.sample(params, keys, context)
+
+  def interpolate(params, first, last, weights, context=None):
+    def repeat(num):
+      if context is None:
+        return None
+      return jnp.broadcast_to(context, (num, *context.shape))
+
+    ends = encode(params, jnp.stack([first, last]), repeat(2))
+    weights = weights.reshape(-1, *[1] * (ends.ndim - 1))
+    latents = (1 - weights) * ends[:1] + weights * ends[1:]
+    return decode(params, latents, repeat(latents.shape[0]))
+
+  def elbo(params, images, keys, stddev, context=None):
+    output = model.apply(params, keys, images, context)
+    log_prob = quantized_normal_log_prob(images, output.reconstruction, stddev)
+    return log_prob.sum(axis=(1, 2, 3)) - output.kl
+
+  return {
+    function.__name__: function
+    for function in (
+      draw,
+      encode,
+      decode,
+      reconstruct,
+      sample,
+      interpolate,
+      elbo,
+    )
+  }
 
 
 def _at_least(least: int, num: Any) -> int:

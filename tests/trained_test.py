@@ -120,7 +120,9 @@ def test_samples_are_those_of_the_model_and_their_key(trained):
   np.testing.assert_allclose(images, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize('name', ['encode', 'decode', 'reconstruct', 'sample'])
+@pytest.mark.parametrize(
+  'name', ['encode', 'decode', 'reconstruct', 'sample', 'elbo', 'interpolate']
+)
 def test_an_exported_function_is_that_of_the_run(trained, name, tmp_path):
   run, batch = trained
   path = tmp_path / 'function.bin'
@@ -128,17 +130,25 @@ def test_an_exported_function_is_that_of_the_run(trained, name, tmp_path):
   function = jax.export.deserialize(bytearray(path.read_bytes())).call
   context = context_of(run, batch)
   contexts = [] if context is None else [context[:3]]
-  images = batch.image[:3]
+  images, key = batch.image[:3], jax.random.key(5)
+  arguments = [images]
   if name == 'sample':
-    keys = jax.random.split(jax.random.key(5), 3)
-    argument = jax.random.key_data(keys)
-    expected = run.sample(3, *contexts, key=jax.random.key(5))
+    arguments = [jax.random.key_data(jax.random.split(key, 3))]
+    expected = run.sample(3, *contexts, key=key)
+  elif name == 'elbo':
+    keys = jax.random.split(jax.random.fold_in(key, 0), 3)
+    arguments += [jax.random.key_data(keys), jnp.float32(0.3)]
+    expected = run.elbo(images, *contexts, key=key, stddev=0.3)
+  elif name == 'interpolate':
+    contexts = [x[0] for x in contexts]
+    arguments = [images[0], images[1], jnp.linspace(0, 1, 5)]
+    expected = run.interpolate(images[0], images[1], 5, *contexts)
   else:
-    argument = images
     if name == 'decode':
-      argument = run.encode(images, *contexts)
-    expected = getattr(run, name)(argument, *contexts)
-  np.testing.assert_allclose(function(argument, *contexts), expected, atol=1e-5)
+      arguments = [run.encode(images, *contexts)]
+    expected = getattr(run, name)(*arguments, *contexts)
+  actual = function(*arguments, *contexts)
+  np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_elbo_of_the_training_split_is_that_of_the_evaluation(

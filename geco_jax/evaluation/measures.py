@@ -37,6 +37,9 @@ from geco_jax.step import TrainState
 
 SPLITS = ('train', 'validation', 'test')
 MIN_DRAWS = 2**15
+# Of pixels: where an image has more of them, fewer draws will do, for all of
+# them take minutes then (128x128x3: 5,461 draws).
+_MAX_DRAWN = 2**28
 # Of images that stay on the host, what is summed over at once.
 _EXAMPLES_PER_CALL, _BYTES_PER_CALL = 2_048, 2**24
 _NOISE_SEED = 0
@@ -61,9 +64,9 @@ def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
   `likelihood`, `nll_nats`, the quantized normal's negative log-likelihood
   (Appendix D), and `kl_nats_by_latent` (a list) where the model has it.
 
-  z is drawn from q(z|x) as often per example as it takes to have
-  `MIN_DRAWS` draws in all, so that noise does not rule on small sets. A draw
-  depends on the example's index and the draw's number alone.
+  z is drawn from q(z|x) as often per example as `num_draws` says, so that noise
+  does not rule on small sets. A draw depends on the example's index and the
+  draw's number alone.
 
   Args:
     experiment: model, constraints and batch size.
@@ -74,6 +77,7 @@ def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
   """
   on_split = _on_host if experiment.dataset.is_on_host else _on_devices
   sum_up = on_split(experiment, _batch_sums(experiment, likelihood))
+  num_pixels = math.prod(experiment.dataset.image_shape)
 
   def means(params, images, stddev=1.0):
     num_examples, sums = sum_up(
@@ -82,7 +86,8 @@ def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
     return {
       # Batches are summed in float64: float32 loses digits on large splits.
       name: (
-        values.astype(np.float64).sum(axis=0) / num_draws(num_examples)
+        values.astype(np.float64).sum(axis=0)
+        / num_draws(num_examples, num_pixels)
       ).tolist()
       for name, values in sums.items()
     }
@@ -131,10 +136,11 @@ def _batch_sums(experiment: Experiment, likelihood: bool):
 
 def _on_devices(experiment: Experiment, batch_sums):
   """Return what sums over a split that the devices hold."""
+  num_pixels = math.prod(experiment.dataset.image_shape)
 
   def all_batch_sums(params, images, stddev):
     num_examples = images.image.shape[0]
-    most = num_draws(num_examples)
+    most = num_draws(num_examples, num_pixels)
 
     def sums_from(start):
       draws = start + parallel.local_places(experiment.batch_size)
@@ -173,7 +179,7 @@ def _on_host(experiment: Experiment, batch_sums):
 
   def sum_up(params, images, stddev):
     num_examples = len(images.label)
-    most = num_draws(num_examples)
+    most = num_draws(num_examples, math.prod(dataset.image_shape))
     placed_most = parallel.replicate(np.int32(most))
     parts, latest = [], None
     for number, some in enumerate(batches(images, 0, most, num_examples)):
@@ -190,9 +196,16 @@ def _on_host(experiment: Experiment, batch_sums):
   return sum_up
 
 
-def num_draws(num_examples: int) -> int:
-  """Return how many z are drawn for a split, a multiple of its examples."""
-  return num_examples * math.ceil(MIN_DRAWS / num_examples)
+def num_draws(num_examples: int, num_pixels: int) -> int:
+  """Return how many z are drawn for a split, a multiple of its examples.
+
+  Args:
+    num_examples: of the split; each has a draw at least.
+    num_pixels: of an image, channels included. Up to 8,192 of them there are
+      `MIN_DRAWS` draws or more.
+  """
+  least = min(MIN_DRAWS, _MAX_DRAWN // num_pixels)
+  return num_examples * max(math.ceil(least / num_examples), 1)
 
 
 def verdict(
@@ -319,7 +332,7 @@ def evaluate_state(
       'split': split,
       'step': int(state.step),
       'num_examples': num_examples,
-      'draws_per_example': num_draws(num_examples) // num_examples,
+      'draws_per_example': num_draws(num_examples, num_dims) // num_examples,
       'kl_nats': means['kl_nats'],
       'kl_nats_by_step': means['kl_nats_by_step'],
       'active_units': active_units(means.get('kl_nats_by_latent')),

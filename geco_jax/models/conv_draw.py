@@ -211,7 +211,7 @@ class ConvDraw:
     """Reconstruct images from all their latents, as in training."""
     constants = self._constants(context, image)
     canvas, (q, latents, hidden) = self._unroll(
-      self._training_step, constants, len(image), self._noise(keys)
+      self._training_step, constants, keys.shape[0], self._noise(keys)
     )
     kl_by_step = self._kl_by_step(constants, q, hidden)
     return base.ModelOutput(

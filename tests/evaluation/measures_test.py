@@ -84,9 +84,17 @@ def test_evaluate_builds_one_experiment_for_what_it_restores_and_reports(
 
 
 def test_number_of_draws_is_a_multiple_of_the_examples():
-  assert measures.num_draws(55_000) == 55_000
-  assert measures.num_draws(180) % 180 == 0
-  assert measures.num_draws(180) >= measures.MIN_DRAWS
+  assert measures.num_draws(55_000, 784) == 55_000
+  assert measures.num_draws(180, 3_072) % 180 == 0
+  assert measures.num_draws(180, 3_072) >= measures.MIN_DRAWS
+
+
+def test_sets_of_large_images_are_drawn_less_often():
+  num_pixels = 128 * 128 * 3
+  draws = measures.num_draws(500, num_pixels)
+  assert 2**28 <= draws * num_pixels < 2**28 + 500 * num_pixels
+  assert measures.num_draws(18_000, num_pixels) == 18_000
+  assert measures.num_draws(3, 2**30) == 3
 
 
 def test_active_units_are_latents_of_a_mean_kl_above_a_hundredth(run):
