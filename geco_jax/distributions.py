@@ -34,7 +34,10 @@ class DiagonalGaussian(NamedTuple):
 
   def sample(self, keys: jax.Array) -> jax.Array:
     """Return a reparameterized sample [batch, *event]; keys [batch]."""
-    noise = per_example_normal(keys, self.mean.shape[1:])
+    return self.at(per_example_normal(keys, self.mean.shape[1:]))
+
+  def at(self, noise: jax.Array) -> jax.Array:
+    """Return unit Gaussian noise as a draw, both [batch, *event]."""
     return self.mean + jnp.exp(self.log_stddev) * noise
 
   def log_prob(self, value: jax.Array) -> jax.Array:
@@ -45,11 +48,13 @@ class DiagonalGaussian(NamedTuple):
 
   def kl_to(self, other: 'DiagonalGaussian') -> jax.Array:
     """Return KL[self; other], per example [batch] in nats."""
+    return _sum_event(self.kl_to_by_value(other))
+
+  def kl_to_by_value(self, other: 'DiagonalGaussian') -> jax.Array:
+    """Return the terms of KL[self; other] in nats [batch, *event]."""
     log_ratio = self.log_stddev - other.log_stddev
     standardized = (self.mean - other.mean) * jnp.exp(-other.log_stddev)
-    return _sum_event(
-      0.5 * (standardized**2 + jnp.exp(2 * log_ratio) - 1) - log_ratio
-    )
+    return 0.5 * (standardized**2 + jnp.exp(2 * log_ratio) - 1) - log_ratio
 
   def kl_to_standard_normal(self) -> jax.Array:
     """Return KL[self; N(0, I)], per example [batch] in nats."""

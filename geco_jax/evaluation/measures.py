@@ -293,7 +293,7 @@ def active_units(kl_by_latent: Sequence[float] | None) -> int | None:
 
   Args:
     kl_by_latent: means over a split, in nats; None where the KL has no terms by
-      latent (ConvDRAW, VAE+NVP), and then that is the answer.
+      latent (VAE+NVP), and then that is the answer.
   """
   if kl_by_latent is None:
     return None

@@ -20,8 +20,8 @@ class ModelOutput(NamedTuple):
   kl_by_step: jax.Array  # The KL's terms by model step [batch, num_steps].
   latents: Any  # z ~ q(z|x), a pytree of [batch, ...].
   likelihood_stddev: jax.Array  # sigma of p(x|z), one for all pixels [].
-  # The KL's terms by latent [batch, num_latents], where z is a vector whose
-  # q(z|x) and p(z) factorize.
+  # The KL's terms by latent [batch, num_latents], where q(z|x) and p(z), of a
+  # step given those before, factorize.
   kl_by_latent: jax.Array | None = None
 
 

@@ -213,11 +213,12 @@ class ConvDraw:
     canvas, (q, latents, hidden) = self._unroll(
       self._training_step, constants, keys.shape[0], self._noise(keys)
     )
-    kl_by_step = self._kl_by_step(constants, q, hidden)
+    kl_by_step, kl_by_latent = self._kl(constants, q, hidden)
     return base.ModelOutput(
       reconstruction=canvas,
       kl=kl_by_step.sum(axis=-1),
       kl_by_step=kl_by_step,
+      kl_by_latent=kl_by_latent,
       latents=jnp.moveaxis(latents, 0, 1),
       likelihood_stddev=base.stddev_parameter(
         self.likelihood_stddev, self.learn_likelihood_stddev
@@ -290,13 +291,13 @@ class ConvDraw:
   def _training_step(self, constants, state, noise):
     """Draw z_t from the posterior; also return what the KL is computed from."""
     state, q = self._encode(constants, state)
-    latents = _draw(q, noise)
+    latents = q.at(noise)
     state = self._decode(constants, state, latents)
     return state, (q, latents, state.decoder.hidden)
 
   def _prior_step(self, constants, state, noise):
     """Draw z_t from the prior."""
-    latents = _draw(self._predict(constants, state), noise)
+    latents = self._predict(constants, state).at(noise)
     return self._decode(constants, state, latents), None
 
   def _compression_step(self, constants, state, per_step):
@@ -304,7 +305,7 @@ class ConvDraw:
     informed, noise = per_step
     state, q = self._encode(constants, state)
     p = self._predict(constants, state)
-    latents = jnp.where(informed, _draw(q, noise), _draw(p, noise))
+    latents = jnp.where(informed, q.at(noise), p.at(noise))
     return self._decode(constants, state, latents), None
 
   def _posterior_density_step(self, constants, state, latents):
@@ -349,8 +350,8 @@ class ConvDraw:
     canvas = state.canvas + self.write(decoder.hidden)
     return state._replace(decoder=decoder, canvas=canvas)
 
-  def _kl_by_step(self, constants, q, hidden):
-    """Return KL[q(z_t|x, z_<t); p(z_t|z_<t)] in nats [batch, num_steps]."""
+  def _kl(self, constants, q, hidden):
+    """Return KL[q(z_t|x, z_<t); p(z_t|z_<t)] by step and latent [batch, -1]."""
     # No step of the training pass waits for its prior: after the loop, a single
     # convolution of all steps as one batch does what num_steps small ones do.
     # The prior of z_t sees the decoder's hidden state before step t.
@@ -359,7 +360,9 @@ class ConvDraw:
     p = p.reshape(*hidden.shape[:2], *p.shape[1:])
     p += jnp.broadcast_to(constants.prior, p.shape)
     q, p = jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), (q, _gaussian(p)))
-    return q.kl_to(p).reshape(hidden.shape[:2]).T
+    terms = q.kl_to_by_value(p).reshape(*hidden.shape[:2], -1)
+    by_latent = jax.lax.collapse(jnp.moveaxis(terms, 0, 1), 1)
+    return q.kl_to(p).reshape(hidden.shape[:2]).T, by_latent
 
   def _constants(self, context, image=None):
     """Compute what is the same in all steps; inference alone has an image."""
@@ -443,8 +446,3 @@ def _lstm(gates: jax.Array, state: LSTMState | None) -> LSTMState:
 def _gaussian(parameters: jax.Array) -> DiagonalGaussian:
   """Split parameters [..., 2 * channels] into means and log deviations."""
   return DiagonalGaussian(*jnp.split(parameters, 2, axis=-1))
-
-
-def _draw(gaussian: DiagonalGaussian, noise: jax.Array) -> jax.Array:
-  """Return unit Gaussian noise as a draw of a Gaussian."""
-  return gaussian.mean + jnp.exp(gaussian.log_stddev) * noise
