@@ -63,6 +63,7 @@ class _State:
     outlook: what is said besides.
     num_bars: progress bars that are open.
     printed: whether the last line is.
+    unfinished: files that are being written, under temporary names.
   """
 
   memory: Memory | None = None
@@ -72,6 +73,7 @@ class _State:
   outlook: str = ''
   num_bars: int = 0
   printed: bool = False
+  unfinished: set[str] = dataclasses.field(default_factory=set)
 
 
 _state = _State()
@@ -233,6 +235,16 @@ def ctrl_c_ignored() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@contextlib.contextmanager
+def removed_by_end(path: str) -> Iterator[None]:
+  """Let `end` remove a file that is being written."""
+  _state.unfinished.add(path)
+  try:
+    yield
+  finally:
+    _state.unfinished.discard(path)
+
+
 def bar_is_open(is_open: bool) -> None:
   """Take in that the last line on stderr is a progress bar, or no longer."""
   _state.num_bars += 1 if is_open else -1
@@ -269,6 +281,9 @@ def end(number: int, frame: object = None, at_once: bool = False) -> NoReturn:
     lost = ' at once; the same command goes on from the latest checkpoint'
     _write(f'{Stopped(number)}{lost if at_once else _state.outlook}')
     _state.printed = True
+  for path in [*_state.unfinished]:
+    with contextlib.suppress(OSError):
+      os.remove(path)
   if threading.current_thread() is threading.main_thread():
     with contextlib.suppress(Exception):  # It may be what was interrupted.
       sys.stdout.flush()

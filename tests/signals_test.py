@@ -92,11 +92,13 @@ def test_a_training_answers_at_once_and_waits_for_the_end_of_its_calls():
   )
 
 
-def test_a_second_ctrl_c_ends_a_training_at_once_within_its_call():
-  call = """
+def test_a_second_ctrl_c_ends_a_training_at_once_within_its_call(tmp_path):
+  path = str(tmp_path / 'half_written')
+  call = f"""
   threading.Timer(0.5, kill).start()
-  with signals.remembered() as memory:
+  with signals.remembered() as memory, signals.removed_by_end({path!r}):
     memory.keeps = True
+    open({path!r}, 'w').close()
     hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
 """
   process = run('-c', LONG_CALL.format(number=2, call=call))
@@ -104,6 +106,7 @@ def test_a_second_ctrl_c_ends_a_training_at_once_within_its_call():
   answer, end = process.stderr.splitlines()
   assert answer == 'stopping after these steps; Ctrl-C again to stop now'
   assert end.startswith('stopped by SIGINT at once; the same command goes on')
+  assert not os.listdir(tmp_path)
 
 
 def test_a_signal_that_no_exception_gets_out_of_ends_a_command_in_a_line():
