@@ -108,17 +108,12 @@ def run(
     except Interrupted as interrupted:
       say(f'{interrupted}; the same command goes on from there')
       return 128 + interrupted.signal_number
-    except signals.Stopped as stopped:  # Where no run was training.
-      signals.end(stopped.signal_number)
 
-  try:
-    with signals.raised():
-      app.run(
-        reporting_main,
-        flags_parser=lambda argv: _parse_flags(argv, default_config),
-      )
-  except signals.Stopped as stopped:  # While it parsed the flags.
-    signals.end(stopped.signal_number)
+  with signals.raised():
+    app.run(
+      reporting_main,
+      flags_parser=lambda argv: _parse_flags(argv, default_config),
+    )
 
 
 def define_trackers() -> None:

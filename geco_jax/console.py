@@ -1,8 +1,11 @@
 """What a command shows while it works: lines and a progress bar."""
 
+from collections.abc import Callable
 import sys
 
 import tqdm
+
+from geco_jax import signals
 
 
 def say(line: str) -> None:
@@ -16,6 +19,9 @@ class Progress:
   def __init__(
     self, num_steps: int, first_step: int, show: bool, unit: str = 'step'
   ):
+    self._is_open = show
+    if show:
+      signals.bar_is_open(True)
     self._bar = tqdm.tqdm(
       total=num_steps,
       initial=first_step,
@@ -30,6 +36,14 @@ class Progress:
     self._bar.set_postfix_str(text, refresh=False)
     self._bar.update(step - self._bar.n)
 
+  def part(self, text: str) -> Callable[[int], None]:
+    """Return what moves the bar on from where it is, to so many of a part."""
+    start = self._bar.n
+    return lambda done: self.update(start + done, text)
+
   def close(self) -> None:
     """Leave the bar as it stands."""
     self._bar.close()
+    if self._is_open:
+      self._is_open = False
+      signals.bar_is_open(False)

@@ -58,6 +58,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'step', None, "Checkpoint's step; else the latest that is intact."
   )
+  flags.DEFINE_bool('progress', True, 'Draw a progress bar.')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -68,6 +69,7 @@ def main(argv: Sequence[str]) -> None:
     flags.FLAGS.split,
     data_dir=cli.DATA_DIR.value,
     step=flags.FLAGS.step,
+    show_progress=flags.FLAGS.progress,
   )
   print(summary(evaluation))
   print(f'\nwrote evaluation.json and pictures to {cli.workdir()}')

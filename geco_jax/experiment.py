@@ -108,6 +108,13 @@ def once_per_experiment(
 
 
 @once_per_experiment
+def compiled_layouts(experiment: Experiment) -> set[Any]:
+  """Return a set of layouts to which whoever compiles training steps adds."""
+  del experiment
+  return set()
+
+
+@once_per_experiment
 def data_sha256(experiment: Experiment) -> str:
   """Return `splits.fingerprint` of an experiment's data."""
   return fingerprint(experiment.dataset.splits)

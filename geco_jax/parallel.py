@@ -63,6 +63,11 @@ def num_devices() -> int:
   return jax.device_count()
 
 
+def devices_in_words() -> str:
+  """Return how many devices there are, of which kind: '1 x cpu'."""
+  return f'{num_devices()} x {jax.devices()[0].device_kind}'
+
+
 def on_accelerator() -> bool:
   """Return whether what is traced is to run on a GPU or TPU.
 

@@ -1,12 +1,15 @@
 """What asks a process to stop, from its first import to its end.
 
-A command ends in one line and the exit code that shells give to a signal, 128
-and its number. Imported into another program, this touches nothing of it.
+A command answers at once and ends in one line, with the exit code that shells
+give to a signal, 128 and its number. Imported into another program, this
+touches nothing of it.
 """
 
 from collections.abc import Callable, Iterator
 import contextlib
+import dataclasses
 import os
+import select
 import signal
 import sys
 import threading
@@ -15,10 +18,15 @@ from typing import Any, NoReturn
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PACKAGES = ('geco_jax', 'experiments')
-_SECONDS_OF_GRACE = 5.0
-
-_seen = set()  # Signals whose handler ran.
-_waits_for_calls = False  # Whether a training waits for the end of its calls.
+_SCRIPT = 'geco-jax'
+# Python handles a signal when it gets its turn, which XLA's compiler does not
+# give for minutes.
+_SECONDS_OF_GRACE = 0.3
+_SECONDS_TO_UNWIND = 3.0
+# Within these a SIGTERM or SIGHUP is the same one: a shell that ends sends it
+# again.
+_SECONDS_OF_ONE = 1.0
+_OVER = 0  # No signal has this number.
 
 
 class Stopped(KeyboardInterrupt):
@@ -27,6 +35,49 @@ class Stopped(KeyboardInterrupt):
   def __init__(self, signal_number: int):
     super().__init__(f'stopped by {signal.Signals(signal_number).name}')
     self.signal_number = signal_number
+
+
+class Memory:
+  """What `remembered` remembers.
+
+  Attributes:
+    number: of the first signal that came, None before.
+    keeps: whether there are steps to finish. A command whose training has not
+      taken any yet, as it compiles them, is stopped at once.
+  """
+
+  def __init__(self):
+    self.number: int | None = None
+    self.keeps = False
+
+
+@dataclasses.dataclass
+class _State:
+  """What there is once in a process, as its signals are.
+
+  Attributes:
+    memory: of the training that goes on.
+    watched: whether a command's `_watch` answers.
+    kept: whether a signal came that a training remembers.
+    raised: number of the signal that `Stopped` was raised for.
+    outlook: what is said besides.
+    num_bars: progress bars that are open.
+    printed: whether the last line is.
+    unfinished: files that are being written, under temporary names.
+  """
+
+  memory: Memory | None = None
+  watched: bool = False
+  kept: bool = False
+  raised: int | None = None
+  outlook: str = ''
+  num_bars: int = 0
+  printed: bool = False
+  unfinished: set[str] = dataclasses.field(default_factory=set)
+
+
+_state = _State()
+_ending = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -51,88 +102,198 @@ def handled_by(
 
 
 @contextlib.contextmanager
-def remembered() -> Iterator[Callable[[], int | None]]:
-  """Remember signals; yield () -> the first that came, or None.
+def remembered(speak: bool = True) -> Iterator[Memory]:
+  """Remember signals for a training, which ends after the steps it takes.
 
-  A second one acts as it would have before.
+  A second one ends a command at once. In another program it acts as it would
+  have before.
+
+  Args:
+    speak: whether to answer in another program; a command always does.
   """
-  caught = []
+  memory = Memory()
 
   def remember(number, frame):
-    del frame
-    _seen.add(number)
-    caught.append(number)
+    if _state.watched and not memory.keeps:
+      previous[number](number, frame)  # Raises `Stopped`.
+      return
+    _state.kept = True
+    memory.number = memory.number or number
+    if _state.watched:  # It answers, and ends the process at a second one.
+      return
     for other, before in previous.items():
       signal.signal(other, before)
+    if speak:
+      _write(_answer(number))
 
-  with handled_by(remember) as previous:
-    yield lambda: caught[0] if caught else None
+  before, _state.memory = _state.memory, memory
+  try:
+    with handled_by(remember) as previous:
+      yield memory
+  finally:
+    _state.memory = before
 
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-  """Raise a command's signals as `Stopped`.
+  """Raise a command's signals as `Stopped`, and end it by a line.
 
-  Python handles a signal when it gets its turn, which XLA's compiler does not
-  give for minutes: then the process ends by a line after some seconds, unless
-  `waiting_for_calls`.
-
-  Raises:
-    Stopped: where a signal comes.
+  It has some seconds to leave what it does; where Python does not get its turn,
+  or at a second signal, none. A training is `remembered`.
   """
 
   def raise_stopped(number, frame):
     # JAX's callback of the garbage collector would lose it; `_watch` will not.
     if frame is not None and frame.f_code.co_name == '_xla_gc_callback':
       return
-    _seen.add(number)
+    _state.raised = number
     raise Stopped(number)
 
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  hook = sys.unraisablehook
   with handled_by(raise_stopped):
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+    sys.unraisablehook = lambda lost: _end_if_lost(lost, hook)
+    _state.watched, _state.kept = True, False
     try:
       yield
+    except BaseException:
+      if _state.raised is not None:  # Whatever became of it on its way.
+        end(_state.raised)
+      raise
     finally:
+      _state.watched = False
+      sys.unraisablehook = hook
       signal.set_wakeup_fd(-1)
+      os.close(writer)
 
 
-@contextlib.contextmanager
-def waiting_for_calls() -> Iterator[None]:
-  """Let signals wait for the end of a compiled program, whose state counts."""
-  global _waits_for_calls
-  before, _waits_for_calls = _waits_for_calls, True
-  try:
-    yield
-  finally:
-    _waits_for_calls = before
+def _end_if_lost(lost, hook) -> None:
+  """End the process if `Stopped` was raised where no exception gets out."""
+  if isinstance(lost.exc_value, Stopped):
+    end(lost.exc_value.signal_number)
+  hook(lost)
 
 
 def _watch(reader: int) -> None:
-  """End the process if a signal that comes is not handled."""
-  while True:
-    number = os.read(reader, 1)[0]
-    time.sleep(_SECONDS_OF_GRACE)
-    if number in STOP_SIGNALS and number not in _seen and not _waits_for_calls:
+  """Answer a command's signals at once, whatever Python does meanwhile."""
+  number = _next(reader, None)
+  came = time.monotonic()
+  if _state.kept or (_state.memory is not None and _state.memory.keeps):
+    if number:
+      _write(_answer(number))
+    while number:
+      number = _next(reader, None)
+      is_another = time.monotonic() - came > _SECONDS_OF_ONE
+      if number == signal.SIGINT or (number and is_another):
+        end(number, at_once=True)
+  elif number:
+    again = _next(reader, _SECONDS_OF_GRACE)
+    if again is None and _state.raised is not None:
+      again = _next(reader, _SECONDS_TO_UNWIND)
+    if again != _OVER:
       end(number)
+  os.close(reader)
 
 
-def end(number: int, frame: object = None) -> NoReturn:
+def _next(reader: int, seconds: float | None) -> int | None:
+  """Return the next signal, `_OVER` if the command is, None after seconds."""
+  while select.select([reader], [], [], seconds)[0]:
+    content = os.read(reader, 1)
+    if not content:
+      return _OVER
+    if content[0] in STOP_SIGNALS:
+      return content[0]
+  return None
+
+
+@contextlib.contextmanager
+def outlook(text: str) -> Iterator[None]:
+  """Say so where a signal is answered: what becomes of the rest of the work."""
+  before, _state.outlook = _state.outlook, f'; {text}'
+  try:
+    yield
+  finally:
+    _state.outlook = before
+
+
+@contextlib.contextmanager
+def ctrl_c_ignored() -> Iterator[None]:
+  """Ignore Ctrl-C, and so in processes that are started here and go on.
+
+  A terminal sends it to all of them.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def removed_by_end(path: str) -> Iterator[None]:
+  """Let `end` remove a file that is being written."""
+  _state.unfinished.add(path)
+  try:
+    yield
+  finally:
+    _state.unfinished.discard(path)
+
+
+def bar_is_open(is_open: bool) -> None:
+  """Take in that the last line on stderr is a progress bar, or no longer."""
+  _state.num_bars += 1 if is_open else -1
+
+
+def _answer(number: int) -> str:
+  """Return what is said to a signal that a training remembers."""
+  is_typed = number == signal.SIGINT
+  name = 'Ctrl-C' if is_typed else signal.Signals(number).name
+  return f'stopping after these steps{_state.outlook}; {name} again to stop now'
+
+
+def _write(line: str) -> None:
+  """Write a line on stderr, in a handler or beside what Python writes there."""
+  start = '\n' if _state.num_bars or os.isatty(2) else ''  # Behind bar or ^C.
+  with contextlib.suppress(OSError):  # A terminal that is gone.
+    os.write(2, f'{start}{line}\n'.encode())
+
+
+def end(number: int, frame: object = None, at_once: bool = False) -> NoReturn:
   """End the process by a line, without Python's own end.
 
   XLA may be compiling in threads that do not survive it.
+
+  Args:
+    number: of the signal.
+    frame: for a handler of signals.
+    at_once: whether a training loses its steps since the latest checkpoint.
   """
   del frame
-  with contextlib.suppress(Exception):  # It may be what was interrupted.
-    sys.stdout.flush()
-  os.write(2, f'{Stopped(number)}\n'.encode())
+  if not _ending.acquire(blocking=False):
+    time.sleep(0.1)  # Another thread is about to.
+  if not _state.printed:
+    lost = ' at once; the same command goes on from the latest checkpoint'
+    _write(f'{Stopped(number)}{lost if at_once else _state.outlook}')
+    _state.printed = True
+  for path in [*_state.unfinished]:
+    with contextlib.suppress(OSError):
+      os.remove(path)
+  if threading.current_thread() is threading.main_thread():
+    with contextlib.suppress(Exception):  # It may be what was interrupted.
+      sys.stdout.flush()
   os._exit(128 + number)
 
 
 def _is_command() -> bool:
   """Return whether Python is about to run a module of these packages."""
+  if [os.path.basename(path) for path in sys.argv[:1]] == [_SCRIPT]:
+    return True
   arguments = sys.orig_argv
   if sys.argv[:1] != ['-m'] or '-m' not in arguments:
     return False

@@ -80,6 +80,13 @@ class ClassifierRun(Run):
     super().claim()
     shapes.record(self.workdir, self._dataset, sha256)
 
+  @property
+  def subject(self) -> str:
+    """The network, its size and the data set."""
+    size = sum(np.size(x) for x in jax.tree.leaves(self.state.params))
+    name = self.config.model.name
+    return f'classifier {name} ({size:,} parameters) on {self._dataset.name}'
+
   def log(
     self, step: int, per_step: Mapping[str, np.ndarray], rate: float
   ) -> str:

@@ -98,10 +98,11 @@ def test_every_program_can_be_lowered(name, variant, monkeypatch):
     lambda i: fixed_batch(experiment.dataset, images, i), np.arange(12)
   )
   _, draw_rows = pictures.row_programs(experiment)
+  starts, most = np.arange(2, dtype=np.int32), np.int32(2)
   stddev = np.float32(1)
   programs = [
     (take_steps, on_one_device(state, inputs, images)),
-    (sum_up, on_one_device(state.params, images, stddev)),
+    (sum_up, on_one_device(state.params, images, starts, most, stddev)),
     (draw_rows, (state.params, batch)),
   ]
   for program, args in programs:

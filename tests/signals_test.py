@@ -53,7 +53,6 @@ def test_an_import_handles_no_signal_of_another_program():
 LONG_CALL = """
 import hashlib, os, signal, threading
 from geco_jax import cli, signals
-signals._SECONDS_OF_GRACE = 0.1
 def main(argv):
   kill = lambda: os.kill(os.getpid(), {number})
   threading.Timer(0.1, kill).start()
@@ -69,31 +68,86 @@ def test_a_command_ends_in_a_line_within_a_call_of_minutes(number):
   assert_ended_by(number, process)
 
 
-def test_a_training_waits_for_the_end_of_its_calls():
+def test_a_training_that_compiles_ends_as_if_none_went_on():
   call = """
-  with signals.remembered() as stopped, signals.waiting_for_calls():
-    while not stopped():
+  with signals.remembered():
+    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
+"""
+  process = run('-c', LONG_CALL.format(number=2, call=call))
+  assert_ended_by(signal.SIGINT, process)
+
+
+def test_a_training_answers_at_once_and_waits_for_the_end_of_its_calls():
+  call = """
+  with signals.outlook('the rest waits'), signals.remembered() as memory:
+    memory.keeps = True
+    while not memory.number:
       hashlib.pbkdf2_hmac('sha256', b'', b'', 10**6)
-  print(stopped())
+  print(memory.number)
 """
   process = run('-c', LONG_CALL.format(number=15, call=call))
   assert (process.returncode, process.stdout) == (0, '15\n'), process.stderr
+  assert process.stderr == (
+    'stopping after these steps; the rest waits; SIGTERM again to stop now\n'
+  )
+
+
+def test_a_second_ctrl_c_ends_a_training_at_once_within_its_call(tmp_path):
+  path = str(tmp_path / 'half_written')
+  call = f"""
+  threading.Timer(0.5, kill).start()
+  with signals.remembered() as memory, signals.removed_by_end({path!r}):
+    memory.keeps = True
+    open({path!r}, 'w').close()
+    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
+"""
+  process = run('-c', LONG_CALL.format(number=2, call=call))
+  assert process.returncode == 130
+  answer, end = process.stderr.splitlines()
+  assert answer == 'stopping after these steps; Ctrl-C again to stop now'
+  assert end.startswith('stopped by SIGINT at once; the same command goes on')
+  assert not os.listdir(tmp_path)
+
+
+def test_a_signal_that_no_exception_gets_out_of_ends_a_command_in_a_line():
+  call = """
+  class Lost:
+    def __del__(self):
+      while True: pass
+  Lost()
+"""
+  process = run('-c', LONG_CALL.format(number=2, call=call))
+  assert_ended_by(signal.SIGINT, process)
 
 
 def test_a_hangup_that_nohup_ignores_stays_ignored():
   before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
   try:
-    with signals.remembered() as stopped:
+    with signals.remembered() as memory:
       os.kill(os.getpid(), signal.SIGHUP)
-      assert stopped() is None
+      assert memory.number is None
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
   finally:
     signal.signal(signal.SIGHUP, before)
 
 
-def test_a_second_signal_acts_as_it_would_have_before():
-  with signals.remembered() as stopped:
+@pytest.mark.parametrize('speak', [True, False])
+def test_a_second_signal_acts_as_it_would_have_before(speak, capfd):
+  before = [signal.getsignal(number) for number in NUMBERS]
+  with signals.remembered(speak) as memory:
     os.kill(os.getpid(), signal.SIGINT)
-    assert stopped() == signal.SIGINT
+    assert memory.number == signal.SIGINT
     with pytest.raises(KeyboardInterrupt):
       os.kill(os.getpid(), signal.SIGINT)
+  answer = 'stopping after these steps; Ctrl-C again to stop now\n'
+  assert capfd.readouterr().err == (answer if speak else '')
+  assert [signal.getsignal(number) for number in NUMBERS] == before
+
+
+def test_processes_that_go_on_ignore_the_terminal_s_ctrl_c():
+  before = signal.getsignal(signal.SIGINT)
+  show = 'import signal; print(signal.getsignal(2) is signal.SIG_IGN)'
+  with signals.ctrl_c_ignored():
+    process = run('-c', show)
+  assert process.stdout == 'True\n'
+  assert signal.getsignal(signal.SIGINT) is before

@@ -1,6 +1,9 @@
 """What is measured of a trained model, on whole splits (Appendix D)."""
 
-from collections.abc import Callable, Mapping, Sequence
+import collections
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import functools
 import math
 import os
 from typing import Any
@@ -9,19 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from geco_jax import console
 from geco_jax import feed
 from geco_jax import parallel
 from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.build import run_inputs
-from geco_jax.constraints import natural_multiplier
 from geco_jax.constraints import squared_error
 from geco_jax.datasets.batches import fixed_batch
 from geco_jax.datasets.images import Images
 from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.errors import UserError
 from geco_jax.evaluation import pictures
-from geco_jax.evaluation import verdicts
+from geco_jax.evaluation.reports import constraint_report
 from geco_jax.experiment import data_sha256
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import once_per_experiment
@@ -42,13 +45,8 @@ MIN_DRAWS = 2**15
 _MAX_DRAWN = 2**28
 # Of images that stay on the host, what is summed over at once.
 _EXAMPLES_PER_CALL, _BYTES_PER_CALL = 2_048, 2**24
+_EXAMPLES_PER_CPU_CALL = 512  # Of images that the devices hold.
 _NOISE_SEED = 0
-# A multiplier this close to its clip stands at it.
-_AT_CLIP = 1e-3
-# In natural multipliers; none is needed above 1. From here on, what a violated
-# constraint waits for is the optimization.
-SATURATED = 2.0
-
 _ACTIVE_NATS = 0.01  # A latent's mean KL, from which on it is in use.
 
 SplitMeans = Callable[..., dict[str, Any]]
@@ -73,24 +71,30 @@ def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
     likelihood: whether to compute `nll_nats`, which costs as much as a model.
 
   Returns:
-    (params, replicated; images, as `placed` returns them; stddev) -> means.
+    (params, replicated; images, as `placed` returns them; stddev; note, called
+    with how many draws are done whenever some are) -> means.
   """
   on_split = _on_host if experiment.dataset.is_on_host else _on_devices
-  sum_up = on_split(experiment, _batch_sums(experiment, likelihood))
+  calls = on_split(experiment, _batch_sums(experiment, likelihood))
   num_pixels = math.prod(experiment.dataset.image_shape)
 
-  def means(params, images, stddev=1.0):
-    num_examples, sums = sum_up(
+  def means(params, images, stddev=1.0, note=None):
+    num_examples, each = calls(
       params, images, parallel.replicate(np.float32(stddev))
     )
-    return {
-      # Batches are summed in float64: float32 loses digits on large splits.
-      name: (
-        values.astype(np.float64).sum(axis=0)
-        / num_draws(num_examples, num_pixels)
-      ).tolist()
-      for name, values in sums.items()
-    }
+    most = num_draws(num_examples, num_pixels)
+    totals: dict[str, Any] = collections.defaultdict(float)
+    for number, sums in _one_behind(each):
+      for name, values in parallel.unreplicate(sums).items():
+        # In float64, since float32 loses digits on large splits, and batch by
+        # batch, so that it does not matter how many there are in a call. What
+        # fills the last call up has no weight: its sums are 0.
+        totals[name] = functools.reduce(
+          np.add, values.astype(np.float64), totals[name]
+        )
+      if note is not None:
+        note(min(number, most))
+    return {name: (total / most).tolist() for name, total in totals.items()}
 
   return means
 
@@ -135,27 +139,57 @@ def _batch_sums(experiment: Experiment, likelihood: bool):
 
 
 def _on_devices(experiment: Experiment, batch_sums):
-  """Return what sums over a split that the devices hold."""
-  num_pixels = math.prod(experiment.dataset.image_shape)
+  """Return what sums over a split that the devices hold, some batches a call.
 
-  def all_batch_sums(params, images, stddev):
+  Calls return between them, so that a bar moves and a signal gets its turn.
+  """
+  batch_size = experiment.batch_size
+
+  def some_batch_sums(params, images, starts, most, stddev):
     num_examples = images.image.shape[0]
-    most = num_draws(num_examples, num_pixels)
 
     def sums_from(start):
-      draws = start + parallel.local_places(experiment.batch_size)
+      draws = start + parallel.local_places(batch_size)
       batch = fixed_batch(experiment.dataset, images, draws % num_examples)
       return batch_sums(params, batch, draws, most, stddev)
 
-    return jax.lax.map(sums_from, jnp.arange(0, most, experiment.batch_size))
+    return jax.lax.map(sums_from, starts)
 
-  compiled = parallel.pmap(all_batch_sums)
+  compiled = parallel.pmap(some_batch_sums)
+  on_accelerator = parallel.on_accelerator()
 
-  def sum_up(params, images, stddev):
+  def calls(params, images, stddev):
     num_examples = images.image.shape[1]  # Behind the devices' axis.
-    return num_examples, parallel.unreplicate(compiled(params, images, stddev))
+    most = num_draws(num_examples, math.prod(experiment.dataset.image_shape))
+    num_batches = math.ceil(most / batch_size)
+    at_once = _EXAMPLES_PER_CALL if on_accelerator else _EXAMPLES_PER_CPU_CALL
+    # Two at least: XLA would round the only turn of a loop otherwise.
+    most_calls = min(num_batches * batch_size // at_once, num_batches // 2)
+    per_call = math.ceil(num_batches / max(most_calls, 1))
+    placed_most = parallel.replicate(np.int32(most))
 
-  return sum_up
+    def sums():
+      for first in range(0, num_batches, per_call):
+        yield (
+          (first + per_call) * batch_size,
+          compiled(
+            params,
+            images,
+            _starts(first, per_call, batch_size),
+            placed_most,
+            stddev,
+          ),
+        )
+
+    return num_examples, sums()
+
+  return calls
+
+
+def _starts(first: int, per_call: int, batch_size: int):
+  """Return the first draws of the batches of a call, replicated."""
+  numbers = first + np.arange(per_call)
+  return parallel.replicate((numbers * batch_size).astype(np.int32))
 
 
 def _on_host(experiment: Experiment, batch_sums):
@@ -177,23 +211,32 @@ def _on_host(experiment: Experiment, batch_sums):
   per_call = max(at_once // batch_size, 1)
   batches = feed.fixed_batches(dataset, batch_size, per_call)
 
-  def sum_up(params, images, stddev):
+  def calls(params, images, stddev):
     num_examples = len(images.label)
     most = num_draws(num_examples, math.prod(dataset.image_shape))
     placed_most = parallel.replicate(np.int32(most))
-    parts, latest = [], None
-    for number, some in enumerate(batches(images, 0, most, num_examples)):
-      starts = (number * per_call + np.arange(per_call)) * batch_size
-      placed_starts = parallel.replicate(starts.astype(np.int32))
-      sums = compiled(params, some, placed_starts, placed_most, stddev)
-      if latest is not None:  # So that no more than two calls wait.
-        parts.append(parallel.unreplicate(latest))
-      latest = sums
-    parts.append(parallel.unreplicate(latest))
-    # What fills the last call up has no weight: its sums are 0.
-    return num_examples, jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
-  return sum_up
+    def sums():
+      for number, some in enumerate(batches(images, 0, most, num_examples)):
+        starts = _starts(number * per_call, per_call, batch_size)
+        done = (number + 1) * per_call * batch_size
+        yield done, compiled(params, some, starts, placed_most, stddev)
+
+    return num_examples, sums()
+
+  return calls
+
+
+def _one_behind(calls: Iterator[Any]) -> Iterator[Any]:
+  """Yield what an iterator does, each when the next is there, two at a time.
+
+  While the host fetches one, the devices compute the next; no third waits.
+  """
+  latest = next(calls)
+  for each in calls:
+    yield latest
+    latest = each
+  yield latest
 
 
 def num_draws(num_examples: int, num_pixels: int) -> int:
@@ -206,86 +249,6 @@ def num_draws(num_examples: int, num_pixels: int) -> int:
   """
   least = min(MIN_DRAWS, _MAX_DRAWN // num_pixels)
   return num_examples * max(math.ceil(least / num_examples), 1)
-
-
-def verdict(
-  experiment: Experiment,
-  inputs: RunInputs,
-  name: str,
-  violation: float,
-  log_multiplier: float,
-) -> str:
-  """Return what became of a constraint, in a word of `verdicts`.
-
-  It is infeasible in this run if it is violated while GECO's multiplier stands
-  at its upper clip or is saturated: at least `SATURATED` times the natural one.
-
-  Args:
-    experiment: of the run.
-    inputs: of the run.
-    name: of the constraint.
-    violation: mean C / scale of training data, which is what the constraint
-      speaks of (Eq. 1).
-    log_multiplier: at the end.
-  """
-  if violation <= inputs.tolerance:
-    return verdicts.MET
-  highest = experiment.highest_log_multiplier
-  if not math.isfinite(highest):  # Nothing moves it.
-    return verdicts.VIOLATED
-  at_clip = float(log_multiplier) >= highest - _AT_CLIP
-  saturated = saturation(experiment, inputs, name, log_multiplier) >= SATURATED
-  return verdicts.INFEASIBLE if at_clip or saturated else verdicts.VIOLATED
-
-
-def saturation(
-  experiment: Experiment, inputs: RunInputs, name: str, log_multiplier: float
-) -> float:
-  """Return a multiplier in natural ones (`constraints.natural_multiplier`)."""
-  natural = natural_multiplier(
-    experiment.constraints[name],
-    inputs.kappas[name],
-    math.prod(experiment.dataset.image_shape),
-  )
-  return math.exp(log_multiplier) / float(natural)
-
-
-def constraint_report(
-  experiment: Experiment,
-  inputs: RunInputs,
-  means: Mapping[str, float],
-  log_multipliers: Mapping[str, Any],
-  split: str,
-) -> dict[str, dict[str, Any]]:
-  """Return what is reported of each constraint.
-
-  Args:
-    experiment: of the run.
-    inputs: of the run.
-    means: of the statistics, by constraint.
-    log_multipliers: at the end, by constraint.
-    split: of the means; the training split's alone have a verdict.
-  """
-  report = {}
-  for name, constraint in experiment.constraints.items():
-    kappa = inputs.kappas[name]
-    excess = means[name] - constraint.bound(kappa)
-    violation = float(excess / constraint.scale(kappa))
-    report[name] = {
-      'kappa': float(kappa),
-      'value': float(constraint.measure(means[name])),
-      'unit': constraint.unit,
-      'violation': violation,
-      'multiplier': math.exp(log_multipliers[name]),
-      'saturation': saturation(experiment, inputs, name, log_multipliers[name]),
-      'tolerance': inputs.tolerance,
-      'holds': violation <= inputs.tolerance,
-    }
-    if split == 'train':
-      report[name]['verdict'] = verdict(
-        experiment, inputs, name, violation, log_multipliers[name]
-      )
-  return report
 
 
 def active_units(kl_by_latent: Sequence[float] | None) -> int | None:
@@ -305,6 +268,8 @@ def evaluate_state(
   inputs: RunInputs,
   state: TrainState,
   splits: Sequence[str],
+  *,
+  show_progress: bool = True,
 ) -> dict[str, Any]:
   """Return the evaluation of a state, the first split at the top level.
 
@@ -313,19 +278,34 @@ def evaluate_state(
     inputs: of the run.
     state: NumPy arrays, not replicated.
     splits: names of splits, most wanted first.
+    show_progress: whether to draw a progress bar on stderr.
   """
   params = parallel.replicate(state.params)
-  train = placed(experiment, experiment.dataset.splits['train'])
+  all_splits = experiment.dataset.splits
+  train = placed(experiment, all_splits['train'])
   num_dims = math.prod(experiment.dataset.image_shape)
-  # Eq. 26, with the division by D that it leaves out.
-  train_means = split_means(experiment, likelihood=False)(params, train)
-  sigma_opt = math.sqrt(train_means['squared_error'] / num_dims)
-  likelihood_means = split_means(experiment, likelihood=True)
+  passes = ['train', *splits]
+  total = sum(
+    num_draws(len(all_splits[split].image), num_dims) for split in passes
+  )
+  shows = show_progress and parallel.is_main_process()
+  progress = console.Progress(total, 0, shows, unit='draw')
+  with contextlib.closing(progress):
+    # Eq. 26, with the division by D that it leaves out.
+    train_means = split_means(experiment, likelihood=False)(
+      params, train, note=progress.part('sigma of train')
+    )
+    sigma_opt = math.sqrt(train_means['squared_error'] / num_dims)
+    likelihood_means = split_means(experiment, likelihood=True)
+    measured = {}
+    for split in splits:
+      images = all_splits[split]
+      own = train if split == 'train' else placed(experiment, images)
+      note = progress.part(split)
+      measured[split] = likelihood_means(params, own, sigma_opt, note)
 
   def record(split):
-    images = experiment.dataset.splits[split]
-    own = train if split == 'train' else placed(experiment, images)
-    means = likelihood_means(params, own, sigma_opt)
+    images, means = all_splits[split], measured[split]
     nll = means['nll_nats'] / num_dims
     num_examples = len(images.image)
     return {
@@ -357,6 +337,7 @@ def evaluate(
   data_dir: str | None = None,
   experiment: Experiment | None = None,
   step: int | None = None,
+  show_progress: bool = True,
 ) -> dict[str, Any]:
   """Evaluate a run's checkpoint; write evaluation.json and pictures.
 
@@ -366,6 +347,7 @@ def evaluate(
     data_dir: of TFDS.
     experiment: of the run, for callers that have it already.
     step: of the checkpoint; None is the latest that is intact.
+    show_progress: whether to draw a progress bar on stderr.
 
   Returns:
     What evaluation.json holds.
@@ -387,7 +369,9 @@ def evaluate(
   run_folder.check_data(workdir, experiment.dataset.name, sha256)
   inputs = run_inputs(config, experiment)
   state = restore_state(workdir, experiment, step)
-  evaluation = evaluate_state(experiment, inputs, state, splits)
+  evaluation = evaluate_state(
+    experiment, inputs, state, splits, show_progress=show_progress
+  )
   # On which the rounding of all these numbers depends.
   evaluation['runs_at_once'] = by_products.runs_at_once(workdir)
   if parallel.is_main_process():

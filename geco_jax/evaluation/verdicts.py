@@ -1,6 +1,6 @@
 """What became of a constraint, in one word: met, violated or infeasible.
 
-`measures.verdict` finds it, the report of the training split keeps it, and
+`reports.verdict` finds it, the report of the training split keeps it, and
 whoever prints it reads it here.
 """
 
@@ -51,7 +51,7 @@ def infeasible(
   """Yield a sentence for each constraint whose verdict is infeasible.
 
   Args:
-    reports: by constraint, `measures.constraint_report`.
+    reports: by constraint, `reports.constraint_report`.
     logged: the run's metrics by name, each [lines].
   """
   for name, report in reports.items():

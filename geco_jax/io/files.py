@@ -13,6 +13,7 @@ import uuid
 
 import numpy as np
 
+from geco_jax import signals
 from geco_jax.errors import UserError
 
 # Of writes that were killed; a younger one may be another process's.
@@ -83,7 +84,7 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
   # A name of its own: two processes may write one file at once.
   temporary = f'{path}.{uuid.uuid4().hex}.tmp'
   try:
-    with writing(path):
+    with writing(path), signals.removed_by_end(temporary):
       with open(temporary, 'wb') as file:
         file.write(content)
         file.flush()

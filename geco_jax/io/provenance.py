@@ -20,6 +20,7 @@ from absl import logging
 import jax
 import numpy as np
 
+from geco_jax import parallel
 from geco_jax.io import by_products
 from geco_jax.io import files
 from geco_jax.io import manifest
@@ -84,16 +85,15 @@ def environment() -> dict[str, Any]:
 
   `settings` and `variables` are those that change numbers.
   """
-  devices = jax.devices()
   return {
     'version': sys.modules[_PACKAGE].__version__,
     'commit': _commit(),
     'command': command(),
     'folder': _here(),
-    'device': f'{len(devices)} x {devices[0].device_kind}',
+    'device': parallel.devices_in_words(),
     'jax': jax.__version__,
     'jaxlib': metadata.version('jaxlib'),  # XLA is within it.
-    'runtime': ' '.join(devices[0].client.platform_version.split()),
+    'runtime': ' '.join(jax.devices()[0].client.platform_version.split()),
     'settings': manifest.settings(),
     'variables': {k: os.environ[k] for k in _VARIABLES if k in os.environ},
   }

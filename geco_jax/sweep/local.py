@@ -11,6 +11,7 @@ import os
 import textwrap
 import traceback
 
+from geco_jax import signals
 from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.build import experiment_key
@@ -32,6 +33,7 @@ from geco_jax.sweep.throughput import in_turn
 from geco_jax.training import loop
 
 ERROR_LOG = 'error.log'  # Why a run failed, in its folder.
+_LEFT = 'the same command goes on with the runs that are left'
 
 
 def run_here(
@@ -70,17 +72,18 @@ def run_here(
   experiments = dict(experiments)
   failed = {}
   names = {point.name for point in todo}
-  # Grouped over the whole grid: what is left is trained as it would have been.
-  for key, group in _by_experiment(grid).items():
-    left = [point for point in group if point.name in names]
-    if left:
-      experiment = experiments.pop(key)  # Not kept when its runs are through.
-      untrained = any(not _is_trained(point, workdir) for point in left)
-      choose = untrained and len(group) > 1
-      width = choose_width(experiment, group) if choose else 1
-      failed |= _run_group(
-        left, workdir, experiment, width, splits, show_progress
-      )
+  with signals.outlook(_LEFT) if len(todo) > 1 else contextlib.nullcontext():
+    # Grouped over the whole grid: the rest is trained as it would have been.
+    for key, group in _by_experiment(grid).items():
+      left = [point for point in group if point.name in names]
+      if left:
+        experiment = experiments.pop(key)  # Not kept when its runs are through.
+        untrained = any(not _is_trained(point, workdir) for point in left)
+        choose = untrained and len(group) > 1
+        width = choose_width(experiment, group) if choose else 1
+        failed |= _run_group(
+          left, workdir, experiment, width, splits, show_progress
+        )
   return failed
 
 
@@ -141,7 +144,9 @@ def _run_group(
       folder = os.path.join(workdir, name)
       if name not in errors:
         with _failing(errors, [name]):
-          evaluate(folder, splits, experiment=experiment)
+          evaluate(
+            folder, splits, experiment=experiment, show_progress=show_progress
+          )
       if name in errors:
         failed[name] = _explain(folder, errors[name])
         say(f'failed: {name}: {failed[name]}; the others go on')

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
+from geco_jax import signals
 from geco_jax.console import say
 from geco_jax.errors import UserError
 from geco_jax.io import by_products
@@ -82,11 +83,12 @@ def run_jobs(
   unfinished = completion.unfinished(grid, workdir)
   queue = _Queue(os.path.abspath(workdir), cluster, options or {}, data_dir)
   waiting = [point for point in unfinished if not queue.take_over(point)]
-  while waiting or queue.running:
-    while waiting and (max_jobs is None or len(queue.running) < max_jobs):
-      queue.submit(waiting.pop(0))
-    time.sleep(_POLL_SECONDS[cluster])
-    queue.drop_ended()
+  with signals.outlook('its jobs go on, and the same command waits for them'):
+    while waiting or queue.running:
+      while waiting and (max_jobs is None or len(queue.running) < max_jobs):
+        queue.submit(waiting.pop(0))
+      time.sleep(_POLL_SECONDS[cluster])
+      queue.drop_ended()
   return {
     point.name: queue.explain(point)
     for point in unfinished
@@ -121,7 +123,8 @@ class _Queue:
     """Submit the job of a run."""
     path = [os.path.abspath(folder) for folder in sys.path]
     run = _Job(point, self._workdir, self._data_dir, path)
-    job = self._executor.submit(run)
+    with signals.ctrl_c_ignored():  # By jobs of this machine, which go on.
+      job = self._executor.submit(run)
     self._jobs[point.name] = job
     self.running[point.name] = self._ids[point.name] = job.job_id
     say(f'job {job.job_id}: {point.name}')

@@ -18,6 +18,7 @@ import numpy as np
 from geco_jax import parallel
 from geco_jax.build import run_inputs
 from geco_jax.console import say
+from geco_jax.experiment import compiled_layouts
 from geco_jax.experiment import Experiment
 from geco_jax.io import by_products
 from geco_jax.io import files
@@ -85,6 +86,8 @@ def fastest_width(experiment: Experiment, points: Sequence[Point]) -> int:
   if len(widths) == 1:
     say('one run after another: a CPU that is one device gains by nothing else')
     return 1
+  trials = ' and '.join(map(_words, widths))
+  say(f'timing {trials}; the first steps compile, seconds to minutes')
   rates = {}
   for width in widths:
     try:
@@ -120,6 +123,7 @@ def _steps_per_second(experiment: Experiment, points: Sequence[Point]) -> float:
       results = take_steps(state, placed, images(most))
       state, _ = jax.block_until_ready(results)
       seconds.append(time.monotonic() - start)
+  compiled_layouts(experiment).add(layout)
   steps = len(points) * experiment.steps_per_dispatch
   return steps / float(np.median(seconds[1:]))  # The first compiled.
 

@@ -20,7 +20,8 @@ from geco_jax.build import run_inputs
 from geco_jax.config_tree import without_sweep
 from geco_jax.errors import Interrupted
 from geco_jax.evaluation import verdicts
-from geco_jax.evaluation.measures import constraint_report
+from geco_jax.evaluation.reports import constraint_report
+from geco_jax.experiment import compiled_layouts
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import logs
@@ -36,6 +37,8 @@ from geco_jax.training.run import Run
 # (states of all runs, number of steps) -> (states, metrics of each step).
 TakeSteps = Callable[[Any, int], tuple[Any, Any]]
 _SECONDS_PER_CALL = 4.0
+_COMPILES = '; the first step compiles, which takes seconds to minutes'
+_WORTH_SAYING = 5.0  # Seconds of compilation.
 
 
 def train(
@@ -56,7 +59,8 @@ def train(
     experiment: of the run, for callers that have it already.
     init_from: workdir of the run whose parameters this one begins with; None
       is parameters of its own.
-    show_progress: whether to draw a progress bar on stderr.
+    show_progress: whether to say what is trained and draw a progress bar, on
+      stderr.
 
   Returns:
     The final state, NumPy arrays.
@@ -90,7 +94,8 @@ def train_together(
   Args:
     configs: of the runs, by workdir.
     experiment: of all of these runs.
-    show_progress: whether to draw a progress bar on stderr.
+    show_progress: whether to say what is trained and draw a progress bar, on
+      stderr.
 
   Returns:
     What went wrong, by workdir; None is nothing.
@@ -126,6 +131,7 @@ def _train_all(runs, layout, show_progress):
   """Train runs to their ends and close them; return each's failure or None."""
   experiment = runs[0].experiment  # That of all.
   take_steps = dispatch(experiment, layout)
+  compiled = compiled_layouts(experiment)
   inputs = layout.place([run.inputs.as_arrays() for run in runs])
   seeds, steps = [r.inputs.seed for r in runs], [r.step for r in runs]
   with training_images(experiment, layout, seeds, steps) as images:
@@ -136,7 +142,10 @@ def _train_all(runs, layout, show_progress):
       ),
       layout,
       show_progress,
+      layout in compiled,
     )
+  if any(step < run.step for step, run in zip(steps, runs, strict=True)):
+    compiled.add(layout)
   for index, run in enumerate(runs):
     if failures[index] is None:
       with _failing(failures, index):
@@ -152,6 +161,7 @@ def train_to_end(
   take_steps: TakeSteps,
   layout: parallel.Layout,
   show_progress: bool,
+  is_compiled: bool = False,
 ) -> list[Exception | None]:
   """Train runs of any kind, which lie on the devices together; close them.
 
@@ -160,7 +170,9 @@ def train_to_end(
     take_steps: (states on the devices, number of steps) -> (states, metrics of
       `steps_per_dispatch` steps, of which the first so many were taken).
     layout: how the states lie on the devices.
-    show_progress: whether to draw a progress bar on stderr.
+    show_progress: whether to say what is trained and draw a progress bar, on
+      stderr.
+    is_compiled: whether `take_steps` need not be compiled.
 
   Returns:
     What went wrong with each run, or None.
@@ -169,20 +181,43 @@ def train_to_end(
     Interrupted: after SIGTERM, SIGINT or SIGHUP, the states saved.
   """
   failures: list[Exception | None] = [None] * len(runs)
-  with signals.remembered() as stopped:
+  shows = show_progress and parallel.is_main_process()
+  if shows:
+    _announce(runs, is_compiled)
+  with signals.remembered(speak=shows) as memory:
     try:
-      loop = _Loop(runs, take_steps, layout, failures, show_progress)
-      number = loop.run(stopped)
+      loop = _Loop(runs, take_steps, layout, failures, shows)
+      number = loop.run(memory, shows and not is_compiled)
     finally:
       for index, run in enumerate(runs):
         with _failing(failures, index):  # Its last save may fail only now.
           run.close()
-    number = number or stopped()  # Which may have come during the last save.
+    number = number or memory.number  # It may come during the last save.
   if number:
     for failure in filter(None, failures):
       logging.warning('%s', failure)
     raise Interrupted(number, min(latest_step(r.workdir) or 0 for r in runs))
   return failures
+
+
+def _announce(runs: Sequence[Run], is_compiled: bool) -> None:
+  """Say what is about to be trained, if anything is."""
+  active = [run for run in runs if not run.is_finished]
+  if not active:
+    return
+  first, step = active[0], min(run.step for run in active)
+  what, where = f'{first.subject}, ', first.workdir
+  if len(active) > 1:
+    what = f'{len(active)} runs at once, each {what}'
+    where = f'{where} and {len(active) - 1} more'
+  if len({run.terms for run in active}) == 1 and first.terms:
+    what += f'{first.terms}, '
+  steps = f'steps {step + 1:,} to ' if step else ''
+  console.say(
+    f'training {what}{steps}{first.config.num_steps:,}'
+    f'{"" if step else " steps"} on {parallel.devices_in_words()}, in {where}'
+    f'{"" if is_compiled else _COMPILES}'
+  )
 
 
 @contextlib.contextmanager
@@ -203,7 +238,7 @@ class _Loop:
     take_steps: TakeSteps,
     layout: parallel.Layout,
     failures: list[Exception | None],
-    show_progress: bool,
+    shows: bool,
   ):
     self._runs = runs
     self._failures = failures  # Of each run, filled in here.
@@ -215,25 +250,30 @@ class _Loop:
     self._progress = console.Progress(
       max(run.config.num_steps for run in runs),
       min(run.step for run in runs),
-      show_progress and parallel.is_main_process(),
+      shows,
     )
 
-  def run(self, stopped) -> int | None:
-    """Train to the last step; if a signal comes, save and return its number."""
+  def run(self, memory: signals.Memory, reports: bool) -> int | None:
+    """Train to the last step; if a signal comes, save and return its number.
+
+    Args:
+      memory: of signals.
+      reports: whether to say how long the first step compiled.
+    """
     states = self._layout.place([run.state for run in self._runs])
     self._since = time.monotonic()
-    has_compiled = False
-    with contextlib.ExitStack() as stack:
-      stack.enter_context(contextlib.closing(self._progress))
+    with contextlib.closing(self._progress):
       while active := self._active():
         num_steps = min(
           self._pace.num_steps,
           *(self._runs[i].steps_to_line for i in active),
         )
         states, step_metrics = self._take_steps(states, num_steps)
-        if not has_compiled:  # From here on there is something to save.
-          has_compiled = True
-          stack.enter_context(signals.waiting_for_calls())
+        if not memory.keeps:  # From here on there is something to save.
+          memory.keeps = True
+          seconds = time.monotonic() - self._since
+          if reports and seconds > _WORTH_SAYING:
+            console.say(f'compiled in {seconds:.0f} s')
         for index in active:
           self._runs[index].step += num_steps
         # While the devices are busy with these steps, those before are noted.
@@ -242,7 +282,7 @@ class _Loop:
         self._pending = steps, num_steps, step_metrics
         if self._pace.is_slow:  # A signal waits for no second call then.
           self._note_pending()
-        number = stopped()
+        number = memory.number
         stop = parallel.any_process(number is not None)
         due = [i for i in active if stop or self._runs[i].is_checkpoint_due]
         if due:

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from absl import logging
+import jax
 from ml_collections.config_dict import ConfigDict
 import numpy as np
 
@@ -13,11 +14,11 @@ from geco_jax import config_tree
 from geco_jax import parallel
 from geco_jax.datasets import shapes
 from geco_jax.evaluation import pictures
-from geco_jax.evaluation.measures import constraint_report
 from geco_jax.evaluation.measures import placed
-from geco_jax.evaluation.measures import saturation
 from geco_jax.evaluation.measures import split_means
-from geco_jax.evaluation.measures import verdict
+from geco_jax.evaluation.reports import constraint_report
+from geco_jax.evaluation.reports import saturation
+from geco_jax.evaluation.reports import verdict
 from geco_jax.experiment import data_sha256
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
@@ -87,6 +88,19 @@ class Recorder(Run):
     shapes.record(self.workdir, dataset, sha256)
     if self._origin is not None:
       run_folder.record_origin(self.workdir, self._origin)
+
+  @property
+  def subject(self) -> str:
+    """The model, its size and the data set."""
+    size = sum(np.size(x) for x in jax.tree.leaves(self.state.params))
+    dataset = self.experiment.dataset.name
+    return f'{self.config.model.name} ({size:,} parameters) on {dataset}'
+
+  @property
+  def terms(self) -> str:
+    """The constraints, their kappas, and what moves their multipliers."""
+    kappas = [f'{k} (kappa {v:g})' for k, v in self.inputs.kappas.items()]
+    return f'{", ".join(kappas)} by {self.config.multipliers.name}'
 
   def log(
     self, step: int, per_step: Mapping[str, np.ndarray], rate: float

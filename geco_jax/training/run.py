@@ -94,6 +94,16 @@ class Run(abc.ABC):
         )
 
   @property
+  @abc.abstractmethod
+  def subject(self) -> str:
+    """What is trained on what, in words."""
+
+  @property
+  def terms(self) -> str:
+    """What it is held to, in words; '' is nothing."""
+    return ''
+
+  @property
   def is_finished(self) -> bool:
     """Whether the last step was taken."""
     return self.step >= self.config.num_steps

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import evaluate
 from geco_jax.evaluation.measures import restore_state
 from geco_jax.io.checkpoint import Checkpointer
+from geco_jax.signals import STOP_SIGNALS
 from geco_jax.sweep import local
 from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.grid import points
@@ -278,6 +280,20 @@ def test_a_failure_does_not_hide_a_signal(sweep, tmp_path, monkeypatch):
   monkeypatch.setattr(Recorder, 'save', fail)
   with pytest.raises(Interrupted, match='SIGTERM, saved at step 0'):
     sweep(tmp_path, {'seed': [0, 1]})
+
+
+def test_outside_of_the_main_thread_a_sweep_touches_no_signal(sweep, tmp_path):
+  handlers = [signal.getsignal(number) for number in STOP_SIGNALS]
+  seen = []
+
+  def work():
+    seen.append(sweep(tmp_path, {'seed': [0]})[1])
+    seen.append([signal.getsignal(number) for number in STOP_SIGNALS])
+
+  thread = threading.Thread(target=work)
+  thread.start()
+  thread.join()
+  assert seen == [[], handlers]  # None failed: it was evaluated too.
 
 
 @pytest.mark.slow

@@ -281,6 +281,33 @@ def test_outside_of_the_main_thread_a_run_touches_no_signal(
   assert seen == handlers
 
 
+def test_the_first_line_says_what_is_trained_and_whether_it_compiles(
+  tiny_config, make_dataset, tmp_path, monkeypatch, capfd
+):
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
+  monkeypatch.setattr(loop, '_WORTH_SAYING', 0.0)
+  config = tiny_config()
+  experiment = build(config, make_dataset())
+  first = []
+  for name in ('one', 'two', 'two'):
+    folder = str(tmp_path / name)
+    loop.train(config, folder, experiment=experiment)
+    printed = capfd.readouterr().err
+    first.append(printed.splitlines()[0])
+    assert ('compiled in' in printed) == (len(first) == 1)
+  said = (
+    'training mlp_vae (710 parameters) on prototypes, re (kappa 0.2) by geco, '
+    f'20 steps on {parallel.devices_in_words()}, in {tmp_path}/'
+  )
+  compiles = '; the first step compiles, which takes seconds to minutes'
+  assert first[:2] == [f'{said}one{compiles}', f'{said}two']
+  assert first[2].startswith('continuing from step 20')
+  loop.train(
+    config, str(tmp_path / 'x'), experiment=experiment, show_progress=False
+  )
+  assert 'training' not in capfd.readouterr().err
+
+
 def leavings(workdir):
   """Return what a run leaves: numbers of its log, best and kept steps."""
   logged = read_metrics(str(workdir))
