@@ -102,8 +102,8 @@ def check_config(config: Any) -> None:
   choices.check_groups(config, (MODELS, 2))
   config_schema.check_choice('multipliers', config.multipliers, MULTIPLIERS, 1)
   choices.check_constraints(config.constraints)
-  if not config.tolerance >= 0:
-    raise UserError(f'config.tolerance must be >= 0, got {config.tolerance}')
+  # A relative violation of 1 is a bound of twice its size.
+  config_schema.check_range('config.tolerance', config.tolerance, '[0, 1)')
   choices.policy(config.policy)
 
 

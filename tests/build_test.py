@@ -64,7 +64,7 @@ def set_leaf(config, name, value):
     ('checkpoint_every', 7, 'checkpoint_every must be a multiple of'),
     ('batch_size', 0, 'batch_size must be >= 1, got 0'),
     ('batch_size', 2**29, r'must stay below 2\*\*31'),
-    ('tolerance', -1.0, 'tolerance must be >= 0'),
+    ('tolerance', -1.0, r'tolerance must be in \[0, 1\), got -1.0'),
     ('seed', -1, 'seed must be in'),
   ],
 )

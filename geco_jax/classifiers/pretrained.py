@@ -75,6 +75,11 @@ def load(name: str) -> Network:
   Raises:
     UserError: if it is not there or damaged.
   """
+  if not name.strip('. '):
+    raise UserError(
+      f'network must be the name of a trained classifier or the path of its '
+      f'folder, got {name!r}'
+    )
   folder = folder_of(name)
   path = os.path.join(folder, _FILE)
   is_name = os.path.basename(name) == name
