@@ -30,12 +30,14 @@ from geco_jax.constraints import natural_multiplier
 from geco_jax.datasets import batches
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.checks import check_dataset
 from geco_jax.datasets.checks import check_images
 from geco_jax.datasets.checks import check_labels
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
+from geco_jax.io.paths import local_path
 from geco_jax.models.base import Model
 from geco_jax.models.conv_draw import conv_draw
 from geco_jax.models.vae import conv_vae
@@ -156,7 +158,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
   """
   check_config(config)
   parallel.check_batch_size(config.batch_size)
-  check_images(dataset.name, dataset.splits)
+  check_dataset(dataset)
   kappas, step_sizes = _kappas(config), _step_sizes(config)
   constraints = _constraints(config, dataset)
   config = copy.deepcopy(config)  # What is built reads it when it is called.
@@ -207,6 +209,11 @@ def run_inputs(config: ConfigDict, experiment: Experiment) -> RunInputs:
     ValueError: if the experiment is that of another config.
   """
   check_config(config)
+  if not isinstance(experiment, Experiment):
+    raise UserError(
+      'an experiment must be what build returns, got '
+      f'{type(experiment).__name__}'
+    )
   parallel.check_batch_size(config.batch_size)
   if experiment.key != experiment_key(config):
     raise ValueError('this is the experiment of another config')
@@ -257,6 +264,9 @@ def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
     UserError: if it is unknown, not prepared, its options are wrong, or what
       it holds is no data set of images.
   """
+  config_schema.check_is_config(config)
+  if data_dir is not None:
+    data_dir = local_path(data_dir)
   import_all(config.get(_IMPORTS, ()))
   choices.check_dataset_group(config)
   name, kwargs = config.dataset.name, config.dataset.kwargs

@@ -13,6 +13,7 @@ import math
 from typing import Any, TypeVar
 
 from ml_collections.config_dict import ConfigDict
+from ml_collections.config_dict import FrozenConfigDict
 
 from geco_jax.config_types import is_group
 from geco_jax.config_types import kind_of
@@ -133,7 +134,7 @@ def check_keys(config: Any, template: ConfigDict, optional: Iterable[str] = ()):
   Raises:
     UserError: if a key is missing or unknown or a value has the wrong type.
   """
-  _check_is_group('config', config)
+  check_is_config(config)
   for name in config:
     if name not in template:
       raise UserError(
@@ -155,6 +156,19 @@ def check_keys(config: Any, template: ConfigDict, optional: Iterable[str] = ()):
     _check_type(f'config.{name}', value, kind)
     check_leaves(f'config.{name}', value)
   check_leaves('config', config)
+
+
+def check_is_config(config: Any) -> None:
+  """Check that a value is a config at all.
+
+  Raises:
+    UserError: if it is not.
+  """
+  _check_is_group('config', config)
+  if not isinstance(config, (ConfigDict, FrozenConfigDict)):
+    raise UserError(
+      f'config must be an ml_collections.ConfigDict, got {shown(config)}'
+    )
 
 
 def check_leaves(where: str, value: Any, depth: int = 0) -> None:

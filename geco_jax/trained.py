@@ -12,6 +12,7 @@ import numpy as np
 
 from geco_jax.build import build
 from geco_jax.build import build_dataset
+from geco_jax.datasets import pixels
 from geco_jax.datasets import shapes
 from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.errors import UserError
@@ -119,12 +120,14 @@ class TrainedRun:
     images, context = self._images(images), self._context(context)
     if key is None:
       return self._encode(self.params, images, context)
-    keys = jax.random.split(key, len(images))
+    keys = jax.random.split(_checked_key(key), len(images))
     return self._apply(self.params, keys, images, context).latents
 
   def decode(self, latents: Any, context: Any = None) -> jax.Array:
     """Return the images of latents, the means of p(x|z) [n, ...]."""
-    latents, context = jnp.asarray(latents), self._context(context)
+    if not isinstance(latents, jax.Array):
+      latents = pixels.as_array('latents', latents)
+    context = self._context(context)
     if latents.shape[1:] != self._latent_shape:
       raise UserError(
         f'latents must be [n, {", ".join(map(str, self._latent_shape))}], as '
@@ -148,8 +151,7 @@ class TrainedRun:
       context: [num, ...], for conditional models.
       key: of the draws; None is `jax.random.key(0)`.
     """
-    key = jax.random.key(0) if key is None else key
-    keys = jax.random.split(key, _at_least(1, num))
+    keys = jax.random.split(_checked_key(key), _at_least(1, 'num', num))
     return self._sample(self.params, keys, self._context(context))
 
   def interpolate(
@@ -166,7 +168,7 @@ class TrainedRun:
     Returns:
       [num, height, width, channels].
     """
-    _at_least(2, num)
+    _at_least(2, 'num', num)
     contexts = (
       None if context is None else jnp.stack([jnp.asarray(context)] * 2)
     )
@@ -209,10 +211,13 @@ class TrainedRun:
           'of stddev; run geco-jax evaluate, or give one'
         )
       stddev = evaluation['sigma_opt']
+    is_number = isinstance(stddev, (int, float, np.number, jax.Array))
+    if not (is_number and 0 < stddev < np.inf):
+      raise UserError(f'stddev must be a number > 0, got {stddev!r}')
     images, context = self._images(images), self._context(context)
-    key = jax.random.key(0) if key is None else key
+    key = _checked_key(key)
     total = jnp.zeros(len(images))
-    for draw in range(num_draws):
+    for draw in range(_at_least(1, 'num_draws', num_draws)):
       keys = jax.random.split(jax.random.fold_in(key, draw), len(images))
       output = self._apply(self.params, keys, images, context)
       log_prob = quantized_normal_log_prob(
@@ -269,7 +274,7 @@ class TrainedRun:
     exported = jax.export.export(
       jax.jit(functions[name]), platforms=('cpu', 'cuda', 'tpu')
     )(*arguments)
-    files.write_bytes(path, bytes(exported.serialize()))
+    files.write_bytes(local_path(path), bytes(exported.serialize()))
 
   def save_params(self, path: str) -> None:
     """Write the parameters as a NumPy archive, 'module/parameter' by name."""
@@ -278,7 +283,7 @@ class TrainedRun:
       for module, parameters in self.params.items()
       for name, value in parameters.items()
     }
-    files.write_npz(path, arrays)
+    files.write_npz(local_path(path), arrays)
 
   @functools.cached_property
   def _latent_shape(self) -> tuple[int, ...]:
@@ -311,10 +316,23 @@ class TrainedRun:
     return shapes.as_pixels('contexts', context, shape)
 
 
-def _at_least(least: int, num: Any) -> int:
+def _checked_key(key: Any) -> jax.Array:
+  """Return a random key, `jax.random.key(0)` for None; refuse what is none."""
+  if key is None:
+    return jax.random.key(0)
+  try:
+    is_one = jnp.ndim(jax.random.split(key, 1)) in (1, 2)  # Raw ones are [2].
+  except (TypeError, ValueError):
+    is_one = False
+  if not is_one:
+    raise UserError(f'key must be one of jax.random.key, got {key!r}')
+  return key
+
+
+def _at_least(least: int, name: str, num: Any) -> int:
   """Return how many are asked for; refuse what is no such number."""
   if isinstance(num, bool) or not isinstance(num, (int, np.integer)):
-    raise UserError(f'num must be an integer, got {num!r}')
+    raise UserError(f'{name} must be an integer, got {num!r}')
   if num < least:
-    raise UserError(f'num must be at least {least}, got {num}')
+    raise UserError(f'{name} must be at least {least}, got {num}')
   return int(num)

@@ -202,6 +202,45 @@ def test_no_constraint_at_all_is_an_error(tiny_config, make_dataset):
     build(config, make_dataset())
 
 
+@pytest.mark.parametrize('dataset', [None, 'digits', np.zeros((9, 4, 4, 1))])
+def test_what_is_no_data_set_is_refused(dataset, tiny_config):
+  with pytest.raises(UserError, match='a data set must be what build_dataset'):
+    build(tiny_config(), dataset)
+
+
+@pytest.mark.parametrize(
+  ('part', 'value', 'message'),
+  [
+    ('placement', 'moon', "must be device or host, got 'moon'"),
+    ('placement', None, 'must be device or host, got None'),
+    ('splits', None, 'splits of a data set must be Images by name'),
+    ('splits', {'train': np.ones((9, 4, 4, 1))}, 'must be Images by name'),
+    ('choose', None, 'choose of a data set must be a function'),
+    ('compose', 3, 'compose of a data set must be a function'),
+    ('image_shape', None, 'image_shape of a data set must be three integers'),
+    ('image_shape', (8, 8), 'must be three integers, .* got .8, 8.'),
+    ('image_shape', (9, 9, 1), 'must be that of its images, .* got .9, 9, 1'),
+    ('context_shape', 'x', 'context_shape of a data set must be three integ'),
+  ],
+)
+def test_a_data_set_that_was_changed_is_checked(
+  part, value, message, tiny_config, make_dataset
+):
+  with pytest.raises(UserError, match=message):
+    build(tiny_config(), make_dataset()._replace(**{part: value}))
+
+
+@pytest.mark.parametrize('config', [None, 3, {'dataset': {}}, np.zeros(2)])
+def test_what_is_no_config_builds_no_data_set(config):
+  with pytest.raises(UserError, match='config must be a'):
+    build_dataset(config)
+
+
+def test_what_is_no_experiment_has_no_inputs(tiny_config):
+  with pytest.raises(UserError, match='an experiment must be what build retu'):
+    run_inputs(tiny_config(), None)
+
+
 def test_a_batch_that_the_devices_cannot_share_is_an_error(
   tiny_config, make_dataset, monkeypatch
 ):
