@@ -87,7 +87,7 @@ def load(name: str) -> Network:
     'python -m geco_jax.train_classifier --config=configs/classifiers/'
     + (f'{name}.py' if is_name else f'... --workdir={folder}')
   )
-  if not os.path.exists(path):
+  if not os.path.isfile(path):
     raise UserError(
       f'no trained classifier at {path}; this trains it: {command}'
     )

@@ -13,6 +13,7 @@ from geco_jax.config_tree import plain
 from geco_jax.errors import UserError
 from geco_jax.io import by_products
 from geco_jax.io import manifest
+from geco_jax.io.files import read_text
 from geco_jax.io.files import write_json
 from geco_jax.io.files import writing
 from geco_jax.io.paths import check_path
@@ -136,8 +137,7 @@ def origin(workdir: str) -> dict[str, Any] | None:
   if stored := manifest.runs(workdir):  # Then its file is a by-product.
     return stored[max(stored)].get('init_from')
   try:
-    with open(path, encoding='utf-8') as file:
-      content = json.load(file)
+    content = json.loads(read_text(path))
     return {'workdir': str(content['workdir']), 'step': int(content['step'])}
   except (FileNotFoundError, NotADirectoryError):
     return None
@@ -236,8 +236,7 @@ def _read(workdir) -> ConfigDict:
   """
   path = os.path.join(workdir, _CONFIG)
   try:
-    with open(path, encoding='utf-8') as file:
-      content = json.load(file)
+    content = json.loads(read_text(path))
   except (FileNotFoundError, NotADirectoryError):
     raise FileNotFoundError(path) from None
   except IsADirectoryError as error:
