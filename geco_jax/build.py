@@ -335,6 +335,13 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   Raises:
     UserError: if a name is unknown or a value out of its range.
   """
+  schedule = _learning_rate(config, {})
+  for step in sorted({0, config.num_steps // 2, config.num_steps - 1}):
+    rate = float(schedule(step))
+    if not 0 <= rate <= 1000:  # What the arguments come to together.
+      raise UserError(
+        f'config.learning_rate must be in [0, 1000], is {rate:g} at step {step}'
+      )
   optimizer = _optimizer(config, {})
   try:  # Some arguments are looked at in its first step only.
     jax.eval_shape(

@@ -77,6 +77,30 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     build(config, make_dataset())
 
 
+@pytest.mark.parametrize(
+  ('name', 'kwargs', 'message'),
+  [
+    (
+      'piecewise_constant_schedule',
+      {'init_value': 1e3, 'boundaries_and_scales': {'1': 1e3}},
+      r'must be in \[0, 1000\], is 1e\+06 at step',
+    ),
+    (
+      'exponential',
+      dict(init_value=0.1, transition_steps=1, decay_rate=1000.0),
+      r'is .* at step',
+    ),
+  ],
+)
+def test_what_a_schedule_s_arguments_come_to_is_checked(
+  name, kwargs, message, tiny_config, make_dataset
+):
+  config = tiny_config()
+  set_leaf(config, 'learning_rate', group(name, **kwargs))
+  with pytest.raises(UserError, match=f'config.learning_rate.*{message}'):
+    build(config, make_dataset())
+
+
 def test_without_a_violation_clip_nothing_bounds_a_move(
   tiny_config, make_dataset
 ):
