@@ -30,12 +30,14 @@ from geco_jax.constraints import natural_multiplier
 from geco_jax.datasets import batches
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.checks import check_dataset
 from geco_jax.datasets.checks import check_images
 from geco_jax.datasets.checks import check_labels
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
+from geco_jax.io.paths import local_path
 from geco_jax.models.base import Model
 from geco_jax.models.conv_draw import conv_draw
 from geco_jax.models.vae import conv_vae
@@ -102,8 +104,8 @@ def check_config(config: Any) -> None:
   choices.check_groups(config, (MODELS, 2))
   config_schema.check_choice('multipliers', config.multipliers, MULTIPLIERS, 1)
   choices.check_constraints(config.constraints)
-  if not config.tolerance >= 0:
-    raise UserError(f'config.tolerance must be >= 0, got {config.tolerance}')
+  # A relative violation of 1 is a bound of twice its size.
+  config_schema.check_range('config.tolerance', config.tolerance, '[0, 1)')
   choices.policy(config.policy)
 
 
@@ -156,7 +158,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
   """
   check_config(config)
   parallel.check_batch_size(config.batch_size)
-  check_images(dataset.name, dataset.splits)
+  check_dataset(dataset)
   kappas, step_sizes = _kappas(config), _step_sizes(config)
   constraints = _constraints(config, dataset)
   config = copy.deepcopy(config)  # What is built reads it when it is called.
@@ -207,6 +209,11 @@ def run_inputs(config: ConfigDict, experiment: Experiment) -> RunInputs:
     ValueError: if the experiment is that of another config.
   """
   check_config(config)
+  if not isinstance(experiment, Experiment):
+    raise UserError(
+      'an experiment must be what build returns, got '
+      f'{type(experiment).__name__}'
+    )
   parallel.check_batch_size(config.batch_size)
   if experiment.key != experiment_key(config):
     raise ValueError('this is the experiment of another config')
@@ -257,6 +264,9 @@ def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
     UserError: if it is unknown, not prepared, its options are wrong, or what
       it holds is no data set of images.
   """
+  config_schema.check_is_config(config)
+  if data_dir is not None:
+    data_dir = local_path(data_dir)
   import_all(config.get(_IMPORTS, ()))
   choices.check_dataset_group(config)
   name, kwargs = config.dataset.name, config.dataset.kwargs
@@ -325,6 +335,13 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   Raises:
     UserError: if a name is unknown or a value out of its range.
   """
+  schedule = _learning_rate(config, {})
+  for step in sorted({0, config.num_steps // 2, config.num_steps - 1}):
+    rate = float(schedule(step))
+    if not 0 <= rate <= 1000:  # What the arguments come to together.
+      raise UserError(
+        f'config.learning_rate must be in [0, 1000], is {rate:g} at step {step}'
+      )
   optimizer = _optimizer(config, {})
   try:  # Some arguments are looked at in its first step only.
     jax.eval_shape(

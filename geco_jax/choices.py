@@ -8,8 +8,10 @@ names besides.
 from collections.abc import Callable, Mapping
 import functools
 import inspect
+import re
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import jmp
 import optax
@@ -75,6 +77,24 @@ def _is_schedule(name, signature):
   )
 
 
+def _checked_step(text: str) -> int:
+  """Return a step; 010 is refused, which would hide 10 or be hidden by it."""
+  if not re.fullmatch('0|[1-9][0-9]{0,8}', text):
+    raise ValueError(
+      f'keys of boundaries_and_scales must be steps, like 1000, got {text!r}'
+    )
+  return int(text)
+
+
+def _checked_scale(step: str, scale: Any) -> float:
+  is_number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+  if not is_number or not 0 <= scale <= 1000:
+    raise ValueError(
+      f'boundaries_and_scales[{step}] must be in [0, 1000], got {scale!r}'
+    )
+  return scale
+
+
 def _with_integer_steps(function: Callable) -> Callable:
   """Have a schedule take steps as a config has them, whose keys are text."""
   if 'boundaries_and_scales' not in inspect.signature(function).parameters:
@@ -82,12 +102,10 @@ def _with_integer_steps(function: Callable) -> Callable:
 
   @functools.wraps(function)
   def schedule(*args, boundaries_and_scales=None, **kwargs):
-    scales = boundaries_and_scales or {}
-    if not all(step.isdecimal() for step in scales):
-      raise ValueError(
-        f'boundaries_and_scales must be scales by step, got {dict(scales)}'
-      )
-    scales = {int(step): scale for step, scale in scales.items()}
+    scales = {
+      _checked_step(step): _checked_scale(step, scale)
+      for step, scale in (boundaries_and_scales or {}).items()
+    }
     return function(*args, boundaries_and_scales=scales, **kwargs)
 
   return schedule
@@ -223,7 +241,8 @@ def policy(text: str) -> jmp.Policy:
   """Return the precision that `config.policy` names.
 
   Raises:
-    UserError: if there is none or it would need loss scaling.
+    UserError: if there is none, it names a part twice, would need loss scaling,
+      or 64 bits that JAX does not have switched on.
   """
   try:
     named = jmp.get_policy(text)
@@ -232,10 +251,22 @@ def policy(text: str) -> jmp.Policy:
       f'config.policy must be one of jmp, like '
       f'"params=float32,compute=bfloat16,output=float32", got "{text}"'
     ) from error
-  if jnp.dtype(named.compute_dtype) == jnp.float16:
+  # Parts go by their first letters too.
+  parts = [part.strip()[:1] for part in text.split(',')]
+  if len({*parts}) < len(parts):
+    raise UserError(f'config.policy names a part twice, got "{text}"')
+  dtypes = [named.param_dtype, named.compute_dtype, named.output_dtype]
+  if jnp.float16 in dtypes:
     raise UserError(
       f'config.policy: float16 would need loss scaling; use bfloat16, got '
       f'"{text}"'
+    )
+  if jnp.float64 in dtypes and (
+    jax.dtypes.canonicalize_dtype(jnp.float64) != jnp.float64
+  ):
+    raise UserError(
+      'config.policy: float64 would be float32 without JAX_ENABLE_X64=1; set '
+      f'that, or use float32, got "{text}"'
     )
   return named
 
@@ -259,9 +290,10 @@ def check_constraints(groups: Mapping[str, Any]) -> None:
     entry = CONSTRAINTS[name]
     known = config_schema.parameters(_kappa_of, 0)
     known |= config_schema.parameters(entry.make, 1)
+    given = config_schema.filled_in(entry.make, 1)
     if 'network' in known:  # By name or path.
       known['network'] = known['network'].replace(annotation=str)
-    config_schema.check_arguments(where, group, known, name)
+    config_schema.check_arguments(where, group, known, name, given)
     construct(where, {name: entry.check_kappa}, name, group.kappa)
 
 

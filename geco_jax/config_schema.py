@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import difflib
 import inspect
 import math
-import numbers
-import reprlib
-import types
-import typing
 from typing import Any, TypeVar
 
 from ml_collections.config_dict import ConfigDict
+from ml_collections.config_dict import FrozenConfigDict
 
+from geco_jax.config_types import is_group
+from geco_jax.config_types import kind_of
+from geco_jax.config_types import shown
 from geco_jax.errors import UserError
 
 _F = TypeVar('_F', bound=Callable[..., Any])
@@ -32,48 +32,52 @@ _MOMENTS = None, 'float32', 'bfloat16'
 
 # Intervals of arguments that no constructor checks, by group. Adam without its
 # eps divides by zero, a rate below 0 trains uphill, exp(80) is about the
-# largest number that float32 holds.
+# largest number that float32 holds; rates above 1000 are slips of the pen.
 _RANGES: Mapping[str, Mapping[str, str]] = {
   'optimizer': {
     'b1': '[0, 1)',
     'b2': '[0, 1)',
-    'eps': '(0, inf)',
-    'eps_root': '[0, inf)',
-    'weight_decay': '[0, inf)',
+    'eps': '(0, 1000]',
+    'eps_root': '[0, 1000]',
+    'weight_decay': '[0, 1000]',
     'decay': '[0, 1)',
-    'initial_scale': '[0, inf)',
+    'initial_scale': '[0, 1000]',
     'momentum': '[0, 1)',
     'b3': '[0, 1)',
     'beta': '[0, 1)',
     'rho': '[0, 1)',
-    'weight_decay_rate': '[0, inf)',
-    'initial_accumulator_value': '[0, inf)',
-    'alpha': '[0, inf)',
+    'weight_decay_rate': '[0, 1000]',
+    'initial_accumulator_value': '[0, 1000]',
+    'alpha': '[0, 1000]',
     'clipping_threshold': '(0, inf)',
     'decay_rate': '[0, 1)',
-    'min_norm': '[0, inf)',
+    'min_norm': '[0, 1000]',
     'threshold': '(0, inf)',
-    'trust_coefficient': '(0, inf)',
+    'trust_coefficient': '(0, 1000]',
+    'decay_offset': '[0, inf)',
+    'min_dim_size_to_factor': '[1, inf)',
   },
   'learning_rate': {
-    'value': '[0, inf)',
-    'init_value': '[0, inf)',
-    'peak_value': '[0, inf)',
-    'end_value': '[0, inf)',
-    'alpha': '[0, inf)',
-    'exponent': '(0, inf)',
-    'decay_rate': '(0, inf)',
+    'value': '[0, 1000]',
+    'init_value': '[0, 1000]',
+    'peak_value': '[0, 1000]',
+    'end_value': '[0, 1000]',
+    'alpha': '[0, 1000]',
+    'exponent': '(0, 1000]',
+    'decay_rate': '(0, 1000]',
     'decay_steps': '[1, inf)',
     'transition_steps': '[1, inf)',
     'transition_begin': '[0, inf)',
     'warmup_steps': '[0, inf)',
-    'power': '(0, inf)',
+    'power': '(0, 1000]',
     'pct_start': '[0, 1]',
     'pct_final': '[0, 1]',
-    'div_factor': '(0, inf)',
-    'final_div_factor': '(0, inf)',
+    'div_factor': '[0.001, inf)',
+    'final_div_factor': '[0.001, inf)',
   },
   'multipliers': {
+    'step_size': '[0, 1000]',
+    'damping': '[0, 1e6]',
     'log_multiplier_range': '[-80, 80]',
     'beta': '[1e-9, 1e9]',
     'initial_beta': '[1e-9, 1e9]',
@@ -83,19 +87,27 @@ _RANGES: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def passes_to(target: Callable) -> Callable[[_F], _F]:
-  """Make a function's `**kwargs` known to be arguments of another one."""
+def passes_to(
+  target: Callable, filled_in: Sequence[str] = ()
+) -> Callable[[_F], _F]:
+  """Make a function's `**kwargs` known to be arguments of another one.
+
+  Args:
+    target: the other one.
+    filled_in: those that the function gives itself.
+  """
 
   def decorate(function):
     own = inspect.signature(function).parameters.values()
     named = [p for p in own if p.kind is not p.VAR_KEYWORD]
-    names = {p.name for p in named}
+    names = {*(p.name for p in named), *filled_in}
     passed = [
       p.replace(kind=p.KEYWORD_ONLY)
       for p in inspect.signature(target, eval_str=True).parameters.values()
       if p.name not in names
     ]
     function.__signature__ = inspect.Signature([*named, *passed])
+    function.filled_in = filled_in
     return function
 
   return decorate
@@ -122,7 +134,7 @@ def check_keys(config: Any, template: ConfigDict, optional: Iterable[str] = ()):
   Raises:
     UserError: if a key is missing or unknown or a value has the wrong type.
   """
-  _check_is_group('config', config)
+  check_is_config(config)
   for name in config:
     if name not in template:
       raise UserError(
@@ -146,6 +158,19 @@ def check_keys(config: Any, template: ConfigDict, optional: Iterable[str] = ()):
   check_leaves('config', config)
 
 
+def check_is_config(config: Any) -> None:
+  """Check that a value is a config at all.
+
+  Raises:
+    UserError: if it is not.
+  """
+  _check_is_group('config', config)
+  if not isinstance(config, (ConfigDict, FrozenConfigDict)):
+    raise UserError(
+      f'config must be an ml_collections.ConfigDict, got {shown(config)}'
+    )
+
+
 def check_leaves(where: str, value: Any, depth: int = 0) -> None:
   """Check that a config holds nothing but groups, lists and plain values.
 
@@ -156,7 +181,7 @@ def check_leaves(where: str, value: Any, depth: int = 0) -> None:
   if depth > _MAX_DEPTH:
     start = where.split('[')[0][:60]
     raise UserError(f'{start} holds itself, or groups and lists too deep')
-  if _is_group(value):
+  if is_group(value):
     for name in value:
       inner = _value_at(where, value, name)
       check_leaves(f'{where}.{name}', inner, depth + 1)
@@ -166,7 +191,7 @@ def check_leaves(where: str, value: Any, depth: int = 0) -> None:
   elif not isinstance(value, (bool, int, float, str, type(None))):
     raise UserError(
       f'{where} must be a number, a string, true or false, None or a list of '
-      f'these, got {_shown(value)}'
+      f'these, got {shown(value)}'
     )
   elif isinstance(value, float) and value and not _in_float32(value):
     raise UserError(
@@ -180,7 +205,7 @@ def check_leaves(where: str, value: Any, depth: int = 0) -> None:
 
 def _value_at(where, group, name):
   if not isinstance(name, str):
-    raise UserError(f'{where}: keys must be strings, got {_shown(name)}')
+    raise UserError(f'{where}: keys must be strings, got {shown(name)}')
   try:
     return group[name]
   except Exception as error:  # It is computed from another one, or to be given.
@@ -221,8 +246,10 @@ def check_choice(
       f'config.{where}: unknown name {name!r}{hint(name, constructors)}; '
       f'choose from {", ".join(sorted(shown.values()))}, {OWN_PARTS}'
     )
-  kwargs, known = group['kwargs'], parameters(constructors[name], num_given)
-  check_arguments(f'{where}.kwargs', kwargs, known, name)
+  kwargs, constructor = group['kwargs'], constructors[name]
+  given = filled_in(constructor, num_given)
+  known = parameters(constructor, num_given)
+  check_arguments(f'{where}.kwargs', kwargs, known, name, given)
   _check_ranges(f'config.{where}.kwargs', kwargs, _RANGES.get(where, {}))
   if where == 'optimizer':
     _check_dtypes_and_masks(kwargs)
@@ -236,7 +263,7 @@ def _check_ranges(where, kwargs, ranges):
   for argument in kwargs:
     if isinstance(kwargs[argument], (list, tuple)):
       for index, inner in enumerate(kwargs[argument]):
-        if _is_group(inner):
+        if is_group(inner):
           _check_ranges(f'{where}.{argument}[{index}]', inner, ranges)
 
 
@@ -245,18 +272,31 @@ def _check_dtypes_and_masks(kwargs):
   for argument in kwargs:
     value, where = kwargs[argument], f'config.optimizer.kwargs.{argument}'
     if 'dtype' in argument and value not in _MOMENTS:
-      raise UserError(f'{where} must be in {_MOMENTS}, got {_shown(value)}')
+      raise UserError(f'{where} must be in {_MOMENTS}, got {shown(value)}')
     if argument.endswith('mask') and not isinstance(value, bool | None):
-      raise UserError(f'{where} must be true or false, got {_shown(value)}')
+      raise UserError(f'{where} must be true or false, got {shown(value)}')
 
 
 def parameters(function: Callable, num_given: int) -> Parameters:
-  """Return a function's parameters by name, without the first so many."""
+  """Return the parameters that a config gives a function, by name."""
   try:
     named = inspect.signature(function, eval_str=True).parameters
   except Exception:  # Own parts may have annotations that no type checker ran.
     named = inspect.signature(function).parameters
-  return dict([*named.items()][num_given:])
+  given = filled_in(function, num_given)
+  return {name: p for name, p in named.items() if name not in given}
+
+
+def filled_in(function: Callable, num_given: int) -> set[str]:
+  """Return the names of what a builder gives a function, not a config.
+
+  Args:
+    function: that is called with the config's arguments.
+    num_given: how many of its first parameters are not the config's.
+  """
+  first = [*inspect.signature(function).parameters][:num_given]
+  bound = getattr(function, 'keywords', {})  # Of a functools.partial.
+  return {*first, *bound, *getattr(function, 'filled_in', ())}
 
 
 def check_group(where: str, group: Any, more: Sequence[str] = ()) -> None:
@@ -285,7 +325,11 @@ def check_group(where: str, group: Any, more: Sequence[str] = ()) -> None:
 
 
 def check_arguments(
-  where: str, kwargs: Any, known: Parameters, owner: str
+  where: str,
+  kwargs: Any,
+  known: Parameters,
+  owner: str,
+  given: Iterable[str] = (),
 ) -> None:
   """Check arguments against a function's parameters.
 
@@ -294,25 +338,44 @@ def check_arguments(
     kwargs: the group.
     known: the function's parameters that the config gives.
     owner: what people call the function.
+    given: parameters that are not the config's.
 
   Raises:
     UserError: if one is missing, unknown or of the wrong type.
   """
   _check_is_group(f'config.{where}', kwargs)
+  for name in kwargs:
+    if name in given:
+      raise UserError(
+        f'config.{where}.{name} is set by the builder of {owner}; leave it out'
+      )
   known = {n: p for n, p in known.items() if p.kind is not p.VAR_POSITIONAL}
   named = {n: p for n, p in known.items() if p.kind is not p.VAR_KEYWORD}
+  if named == known:
+    _refuse_unknown(where, [n for n in kwargs if n not in named], named, owner)
   for name, value in kwargs.items():
     if name in named:
       _check_type(f'config.{where}.{name}', value, named[name].annotation)
-    elif named == known:
-      allowed = ', '.join(named) or 'no arguments'
-      raise UserError(
-        f'config.{where}: unexpected {name!r}{hint(name, named)}; {owner} '
-        f'takes {allowed}'
-      )
   for name, parameter in named.items():
     if parameter.default is parameter.empty and name not in kwargs:
       raise UserError(f'config.{where}.{name} is missing')
+
+
+def _refuse_unknown(where, unknown, named, owner):
+  """Refuse arguments that a function does not take."""
+  if not unknown:
+    return
+  close = hint(unknown[0], named) if len(unknown) == 1 else ''
+  allowed = ', '.join(named) or 'no arguments'
+  group, _, last = where.rpartition('.')
+  anew = (
+    '; where the name was changed, those of the former one are to go: write '
+    f'config.{group} = base_config.group({owner!r}, ...) in a config file'
+  )
+  raise UserError(
+    f'config.{where}: unexpected {", ".join(map(repr, unknown))}{close}; '
+    f'{owner} takes {allowed}{"" if close or last != "kwargs" else anew}'
+  )
 
 
 def check_range(where: str, value: Any, interval: str) -> None:
@@ -331,101 +394,19 @@ def check_range(where: str, value: Any, interval: str) -> None:
     above = number >= low if interval[0] == '[' else number > low
     below = number <= high if interval[-1] == ']' else number < high
     if not (above and below):
-      raise UserError(f'{where} must be in {interval}, got {_shown(value)}')
-
-
-def _is_group(value):
-  return isinstance(value, (ConfigDict, Mapping))
+      raise UserError(f'{where} must be in {interval}, got {shown(value)}')
 
 
 def _check_is_group(where, value):
-  if not _is_group(value):
-    raise UserError(f'{where} must be a group of values, got {_shown(value)}')
+  if not is_group(value):
+    raise UserError(f'{where} must be a group of values, got {shown(value)}')
 
 
-def _check_type(where, value, annotation) -> None:
-  accepts, words = _kind(annotation)
+def _check_type(where, value, annotation):
+  accepts, words = kind_of(annotation)
   if not accepts(value):
-    raise UserError(f'{where} must be {words}, got {_shown(value)}')
-
-
-def _kind(annotation) -> tuple[Callable[[Any], bool], str]:
-  """Return a test of an annotation's values, and what people call them.
-
-  Arrays and functions, which some annotations allow, do not stand in configs.
-  """
-  origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-  if origin in (typing.Union, types.UnionType):
-    return _any_kind(args)
-  if origin is tuple and Ellipsis not in args:
-    accepts, words = _kind(args[0])
-    return (
-      lambda v: _is_list(v) and len(v) == len(args) and all(map(accepts, v)),
-      f'{len(args)} values, each {words}',
-    )
-  if origin is dict:
-    return _is_group, 'a group of values'
-  if _is_list_type(annotation):
-    accepts, words = _kind(args[0])
-    return (
-      lambda v: _is_list(v) and all(map(accepts, v)),
-      f'a list of values, each {words}',
-    )
-  return _KINDS.get(annotation, (lambda v: True, 'anything'))
-
-
-def _any_kind(annotations):
-  """Return the kind of a union."""
-  if Any in annotations:
-    return _kind(Any)
-  known = [a for a in annotations if a in _KINDS or _is_container_type(a)]
-  if float in known:  # An array's union has bool and int besides.
-    known = [a for a in known if a in (float, types.NoneType)]
-  kinds = [_kind(a) for a in known]
-  return (
-    lambda v: any(accepts(v) for accepts, _ in kinds),
-    ' or '.join(words for _, words in kinds),
-  )
-
-
-def _is_container_type(annotation):
-  return _is_list_type(annotation) or typing.get_origin(annotation) is dict
-
-
-def _is_list_type(annotation):
-  origin = typing.get_origin(annotation)
-  return isinstance(origin, type) and issubclass(origin, Sequence)
-
-
-def _is_list(value):
-  return isinstance(value, (list, tuple))
-
-
-def _is_number(value):
-  return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    raise UserError(f'{where} must be {words}, got {shown(value)}')
 
 
 def _in_float32(value):
   return math.isfinite(value) and _SMALLEST <= abs(value) <= _LARGEST
-
-
-def _shown(value) -> str:
-  kind = type(value).__name__
-  try:
-    return f'{" ".join(reprlib.repr(value).split())} ({kind})'
-  except Exception:  # Integers of thousands of digits have no text.
-    return f'a value of type {kind}'
-
-
-_KINDS: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
-  bool: (lambda v: isinstance(v, bool), 'true or false'),
-  int: (
-    lambda v: isinstance(v, int) and not isinstance(v, bool),
-    'an integer',
-  ),
-  float: (_is_number, 'a number'),
-  str: (lambda v: isinstance(v, str), 'a string'),
-  tuple: (_is_list, 'a list'),
-  types.NoneType: (lambda v: v is None, 'None'),
-  None: (lambda v: v is None, 'None'),
-}

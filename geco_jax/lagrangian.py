@@ -28,10 +28,14 @@ def lagrangian(
     ValueError: if the objective is not one number, or constraints and
       log-multipliers differ in structure or shape.
   """
-  if jnp.shape(objective):
+  try:
+    shape = jnp.asarray(objective).shape
+  except (TypeError, ValueError):
+    shape = repr(objective)
+  if shape != ():
     raise ValueError(
       'the objective must be one number, the mean over the batch, got shape '
-      f'{jnp.shape(objective)}'
+      f'{shape}'
     )
 
   structures = tuple(map(jax.tree.structure, (constraints, log_multipliers)))

@@ -10,6 +10,7 @@ module imports nothing else of the package: lift it into any training loop.
 from collections.abc import Callable
 import math
 import numbers
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -51,6 +52,7 @@ _LINEAR_UP_TO = 3.0
 _LEAD = 4.0
 # Steps at full speed that the clip may hold back at most.
 _RESIDUAL = 20.0
+_FASTEST, _FARTHEST = 1e3, 1e6  # Largest step size and damping.
 
 
 def geco(
@@ -95,19 +97,18 @@ def geco(
 
   A constraint that is not finite is passed over: neither its average nor its
   multiplier moves. An equality is a pair of constraints, h and -h: the net
-  multiplier is the difference of the two. Multipliers may be vectors; each
-  element is updated by itself.
+  multiplier is the difference of the two. Vectors are updated by element.
 
   Args:
     step_size: largest change of log lambda per step, or a schedule of it over
-      the number of updates; finite and >= 0.
+      the number of updates; in [0, 1000].
     decay: of the moving average a (a low-pass filter), in [0, 1); None is
       1 - step_size.
     error: 'asinh', which compresses large violations as a logarithm does, or
       'linear', e = C, as in Algorithm 1.
-    damping: >= 0, in steps: how far ahead the average is extrapolated along its
-      last change, the proportional gain over the integral one; None is
-      4 / (1 - decay).
+    damping: in steps, in [0, 1e6]: how far ahead the average is extrapolated
+      along its last change, the proportional gain over the integral one; None
+      is 4 / (1 - decay).
     violation_clip: if given, > 0: the extrapolated error is clipped to
       [-violation_clip, violation_clip] (rate limiting), r to 20 times that.
     natural_multiplier: lambda0 > 0, a number or a pytree like the multipliers,
@@ -124,16 +125,16 @@ def geco(
     ValueError: if a Python number is outside its range or `error` unknown.
       Arrays, traced ones included (`optax.inject_hyperparams`), are not
       checked. `update` raises it where constraints and log-multipliers differ
-      in structure or shape.
+      in structure or shape, or the state is not of `init(log_multipliers)`.
   """
   if step_size is None:
     raise ValueError('step_size must be a number or a schedule, got None')
-  _check_number('step_size', step_size, low=0.0)
-  _check_number('decay', decay, low=0.0, below=1.0)
-  _check_number('violation_clip', violation_clip, above=0.0)
-  _check_number('damping', damping, low=0.0)
+  _check_number('step_size', step_size, ge=0.0, le=_FASTEST)
+  _check_number('decay', decay, ge=0.0, lt=1.0)
+  _check_number('violation_clip', violation_clip, gt=0.0)
+  _check_number('damping', damping, ge=0.0, le=_FARTHEST)
   for leaf in jax.tree.leaves(natural_multiplier):
-    _check_number('natural_multiplier', leaf, above=0.0)
+    _check_number('natural_multiplier', leaf, gt=0.0)
   if natural_multiplier is not None and violation_clip is None:
     raise ValueError(
       'natural_multiplier lowers violation_clip, which must be a number then, '
@@ -144,9 +145,7 @@ def geco(
   lowest, highest = _checked_range(log_multiplier_range)
 
   def init(log_multipliers):
-    averages = jax.tree.map(
-      lambda m: jnp.full_like(m, jnp.inf), log_multipliers
-    )
+    averages = optax.tree.full_like(log_multipliers, jnp.inf)
     residuals = jax.tree.map(jnp.zeros_like, log_multipliers)
     return GecoState(jnp.zeros([], jnp.int32), averages, residuals)
 
@@ -206,7 +205,7 @@ def algorithm_1(
 
   Args:
     step_size: change of log lambda per unit of C_ma and step, or a schedule of
-      it over the number of updates; finite and >= 0.
+      it over the number of updates; in [0, 1000].
     decay: of the moving average, in [0, 1).
     log_multiplier_range: (lowest, highest) log lambda, in that order, finite.
 
@@ -216,7 +215,7 @@ def algorithm_1(
   Raises:
     ValueError: as `geco`.
   """
-  return geco(
+  update = geco(
     step_size,
     decay,
     error='linear',
@@ -224,6 +223,7 @@ def algorithm_1(
     violation_clip=None,
     log_multiplier_range=log_multiplier_range,
   )
+  return _checked('algorithm_1', update)
 
 
 def fixed() -> optax.GradientTransformation:
@@ -254,18 +254,16 @@ def scheduled(schedule: optax.Schedule) -> optax.GradientTransformation:
   if not callable(schedule):
     raise ValueError(f'schedule must be a function of the step, got {schedule}')
 
-  def init(log_multipliers):
-    del log_multipliers
+  def init(_):
     return ScheduledState(count=jnp.zeros([], jnp.int32))
 
-  def update(constraints, state, log_multipliers):
-    del constraints
+  def update(_, state, log_multipliers):
     count = optax.safe_increment(state.count)
     log_lambda = jnp.log(jnp.asarray(schedule(count)))
     updates = jax.tree.map(
       lambda m: (log_lambda - m).astype(m.dtype), log_multipliers
     )
-    return updates, ScheduledState(count=count)
+    return updates, ScheduledState(count)
 
   return _checked('scheduled', optax.GradientTransformation(init, update))
 
@@ -289,9 +287,9 @@ def annealed_beta(
   Raises:
     ValueError: if a number is outside its range.
   """
-  _check_number('initial_beta', initial_beta, above=0.0)
-  _check_number('final_beta', final_beta, above=0.0)
-  _check_number('transition_steps', transition_steps, low=1)
+  _check_number('initial_beta', initial_beta, gt=0.0)
+  _check_number('final_beta', final_beta, gt=0.0)
+  _check_number('transition_steps', transition_steps, ge=1)
   beta = optax.linear_schedule(initial_beta, final_beta, transition_steps)
   return lambda count: 1.0 / beta(count)
 
@@ -340,11 +338,9 @@ def _checked(name, transformation) -> optax.GradientTransformation:
 
   def update(constraints, state, params=None):
     if params is None:
-      raise ValueError(
-        f'{name}.update needs the log-multipliers: update(constraints, state, '
-        'log_multipliers)'
-      )
-    structures = jax.tree.structure(constraints), jax.tree.structure(params)
+      arguments = '(constraints, state, log_multipliers)'
+      raise ValueError(f'{name}.update{arguments} needs the log-multipliers')
+    structures = [*map(jax.tree.structure, (constraints, params))]
     if structures[0] != structures[1]:
       raise ValueError(
         f'{name}.update needs a constraint for each log-multiplier, got '
@@ -354,14 +350,20 @@ def _checked(name, transformation) -> optax.GradientTransformation:
     for (path, constraint), log_multiplier in zip(*leaves, strict=True):
       shapes = jnp.shape(constraint), jnp.shape(log_multiplier)
       if shapes[0] != shapes[1]:
+        at = f' at {jax.tree_util.keystr(path)}' if path else ''
         raise ValueError(
           f'{name}.update needs constraints of the shape of their '
-          f'log-multipliers, got {shapes[0]} for {shapes[1]}'
-          f'{f" at {jax.tree_util.keystr(path)}" if path else ""}; take the '
+          f'log-multipliers, got {shapes[0]} for {shapes[1]}{at}; take the '
           "batch's mean first"
         )
-    arrays = jax.tree.map(jnp.asarray, (constraints, params))
-    return transformation.update(arrays[0], state, arrays[1])
+    constraints, params = jax.tree.map(jnp.asarray, (constraints, params))
+    expected = jax.eval_shape(transformation.init, params)
+    if _shapes(state) != _shapes(expected):
+      raise ValueError(
+        f'{name}.update needs the state of {name}.init(log_multipliers), of '
+        f'shapes {_shapes(expected)}, got {_shapes(state)}'
+      )
+    return transformation.update(constraints, state, params)
 
   return optax.GradientTransformation(transformation.init, update)
 
@@ -425,23 +427,24 @@ def _dtypes(tree):
   return [leaf.dtype for leaf in jax.tree.leaves(tree)]
 
 
+def _shapes(tree) -> str:
+  return str(jax.tree.map(lambda leaf: getattr(leaf, 'shape', ()), tree))
+
+
 _ARRAYS = (jax.Array, np.ndarray)
+_SIGNS = {'ge': '>=', 'gt': '>', 'lt': '<', 'le': '<='}
 
 
-def _check_number(name, value, low=None, above=None, below=None):
-  """Raise ValueError if a Python number is not finite or not in range."""
+def _check_number(name, value, **bounds):
+  """Raise ValueError if a Python number is not finite or not in its bounds."""
   if value is None or callable(value) or isinstance(value, _ARRAYS):
     return
   if isinstance(value, bool) or not isinstance(value, numbers.Real):
     raise ValueError(f'{name} must be a number, got {value!r}')
-  bounds = {'>=': low, '>': above, '<': below}
-  if not (
-    math.isfinite(value)
-    and (low is None or value >= low)
-    and (above is None or value > above)
-    and (below is None or value < below)
+  if not math.isfinite(value) or not all(
+    getattr(operator, sign)(value, bound) for sign, bound in bounds.items()
   ):
-    given = [f'{sign} {b:g}' for sign, b in bounds.items() if b is not None]
+    given = [f'{_SIGNS[sign]} {bound:g}' for sign, bound in bounds.items()]
     raise ValueError(
       f'{name} must be finite and {" and ".join(given)}, got {value}'
     )

@@ -6,6 +6,7 @@ replicated; a device tells its share of the global batch by `device_index`.
 
 from collections.abc import Callable, Sequence
 import os
+import socket
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +31,15 @@ def initialize_distributed(
   Raises:
     UserError: if nothing tells of the others, or they cannot be reached.
   """
+  if coordinator_address is not None:
+    _check_address(coordinator_address)
+  if num_processes is not None and num_processes < 1:
+    raise UserError(f'--num_processes must be >= 1, got {num_processes}')
+  if process_id is not None and not 0 <= process_id < (num_processes or np.inf):
+    raise UserError(
+      f'--process_id must be in [0, --num_processes), got {process_id} of '
+      f'{num_processes}'
+    )
   try:
     jax.distributed.initialize(coordinator_address, num_processes, process_id)
   except (ValueError, RuntimeError) as error:
@@ -38,6 +48,18 @@ def initialize_distributed(
       'pod, Slurm, ...) tells of them, give --coordinator=HOST:PORT, '
       f'--num_processes and --process_id: {str(error).splitlines()[0]}'
     ) from error
+
+
+def _check_address(address: str) -> None:
+  """Refuse an address at which JAX would wait for minutes, or end by force."""
+  host, _, port = address.rpartition(':')
+  if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    raise UserError(f'--coordinator must be HOST:PORT, got {address!r}')
+  try:
+    socket.getaddrinfo(host.strip('[]'), int(port))
+  except (OSError, UnicodeError) as error:
+    reason = getattr(error, 'strerror', None) or error
+    raise UserError(f'--coordinator={address}: {host}: {reason}') from error
 
 
 def split_cpu(num_devices: int) -> None:

@@ -32,7 +32,7 @@ class Multipliers(NamedTuple):
   highest_log_multiplier: float = math.inf  # Its upper clip.
 
 
-@passes_to(multipliers.geco)
+@passes_to(multipliers.geco, filled_in=('natural_multiplier',))
 def _geco(
   naturals: Mapping[str, Any],
   *,

@@ -15,6 +15,7 @@ from absl import flags
 from geco_jax import cli
 from geco_jax import parallel
 from geco_jax.console import say
+from geco_jax.errors import UserError
 from geco_jax.training.loop import train
 
 
@@ -44,10 +45,13 @@ def main(argv: Sequence[str]) -> None:
   del argv
   config, workdir = cli.config(), cli.workdir()
   cli.use_trackers()
-  if flags.FLAGS.distributed:
-    parallel.initialize_distributed(
-      flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id
-    )
+  cluster = ('coordinator', 'num_processes', 'process_id')
+  if not flags.FLAGS.distributed:
+    for name in cluster:  # Each process would train the whole run.
+      if flags.FLAGS[name].value is not None:
+        raise UserError(f'--{name} is for --distributed, which is missing')
+  else:
+    parallel.initialize_distributed(*(flags.FLAGS[n].value for n in cluster))
   train(
     config,
     workdir,

@@ -170,6 +170,11 @@ def _num_classes(dataset):
     raise UserError(f'config.dataset: {dataset.name} has no labels to learn')
   if num_classes < 2:
     raise UserError(f'config.dataset: {dataset.name} has one class alone')
+  if num_classes > len(labels['train']):
+    raise UserError(
+      f'config.dataset: {dataset.name} has labels up to {num_classes - 1} for '
+      f'{len(labels["train"])} training images; number the classes from 0'
+    )
   for name, label in labels.items():
     if label.max() >= num_classes:
       raise UserError(

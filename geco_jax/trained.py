@@ -12,6 +12,7 @@ import numpy as np
 
 from geco_jax.build import build
 from geco_jax.build import build_dataset
+from geco_jax.datasets import pixels
 from geco_jax.datasets import shapes
 from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.errors import UserError
@@ -118,12 +119,14 @@ class TrainedRun:
     images, context = self._images(images), self._context(context)
     if key is None:
       return self._call['encode'](self.params, images, context)
-    keys = jax.random.split(key, len(images))
+    keys = jax.random.split(_checked_key(key), len(images))
     return self._call['draw'](self.params, keys, images, context)
 
   def decode(self, latents: Any, context: Any = None) -> jax.Array:
     """Return the images of latents, the means of p(x|z) [n, ...]."""
-    latents, context = jnp.asarray(latents), self._context(context)
+    if not isinstance(latents, jax.Array):
+      latents = pixels.as_array('latents', latents)
+    context = self._context(context)
     if latents.shape[1:] != self._latent_shape:
       raise UserError(
         f'latents must be [n, {", ".join(map(str, self._latent_shape))}], as '
@@ -147,8 +150,7 @@ class TrainedRun:
       context: [num, ...], for conditional models.
       key: of the draws; None is `jax.random.key(0)`.
     """
-    key = jax.random.key(0) if key is None else key
-    keys = jax.random.split(key, _at_least(1, num))
+    keys = jax.random.split(_checked_key(key), _at_least(1, 'num', num))
     return self._call['sample'](self.params, keys, self._context(context))
 
   def interpolate(
@@ -165,7 +167,7 @@ class TrainedRun:
     Returns:
       [num, height, width, channels].
     """
-    weights = jnp.linspace(0.0, 1.0, _at_least(2, num))
+    weights = jnp.linspace(0.0, 1.0, _at_least(2, 'num', num))
     ends = [self._images([x])[0] for x in (first, last)]
     contexts = self._context(None if context is None else [context])
     one = None if contexts is None else contexts[0]
@@ -202,10 +204,13 @@ class TrainedRun:
           'of stddev; run geco-jax evaluate, or give one'
         )
       stddev = evaluation['sigma_opt']
+    is_number = isinstance(stddev, (int, float, np.number, jax.Array))
+    if not (is_number and 0 < stddev < np.inf):
+      raise UserError(f'stddev must be a number > 0, got {stddev!r}')
     images, context = self._images(images), self._context(context)
-    key = jax.random.key(0) if key is None else key
+    key = _checked_key(key)
     total = jnp.zeros(len(images))
-    for draw in range(num_draws):
+    for draw in range(_at_least(1, 'num_draws', num_draws)):
       keys = jax.random.split(jax.random.fold_in(key, draw), len(images))
       total += self._call['elbo'](
         self.params, images, keys, jnp.float32(stddev), context
@@ -262,7 +267,7 @@ class TrainedRun:
     exported = jax.export.export(
       jax.jit(program), platforms=('cpu', 'cuda', 'tpu')
     )(*arguments[name])
-    files.write_bytes(path, bytes(exported.serialize()))
+    files.write_bytes(local_path(path), bytes(exported.serialize()))
 
   def save_params(self, path: str) -> None:
     """Write the parameters as a NumPy archive, 'module/parameter' by name."""
@@ -271,7 +276,7 @@ class TrainedRun:
       for module, parameters in self.params.items()
       for name, value in parameters.items()
     }
-    files.write_npz(path, arrays)
+    files.write_npz(local_path(path), arrays)
 
   @functools.cached_property
   def _latent_shape(self) -> tuple[int, ...]:
@@ -354,10 +359,23 @@ def _functions(model: Model) -> dict[str, Callable]:
   }
 
 
-def _at_least(least: int, num: Any) -> int:
+def _checked_key(key: Any) -> jax.Array:
+  """Return a random key, `jax.random.key(0)` for None; refuse what is none."""
+  if key is None:
+    return jax.random.key(0)
+  try:
+    is_one = jnp.ndim(jax.random.split(key, 1)) in (1, 2)  # Raw ones are [2].
+  except (TypeError, ValueError):
+    is_one = False
+  if not is_one:
+    raise UserError(f'key must be one of jax.random.key, got {key!r}')
+  return key
+
+
+def _at_least(least: int, name: str, num: Any) -> int:
   """Return how many are asked for; refuse what is no such number."""
   if isinstance(num, bool) or not isinstance(num, (int, np.integer)):
-    raise UserError(f'num must be an integer, got {num!r}')
+    raise UserError(f'{name} must be an integer, got {num!r}')
   if num < least:
-    raise UserError(f'num must be at least {least}, got {num}')
+    raise UserError(f'{name} must be at least {least}, got {num}')
   return int(num)

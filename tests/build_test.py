@@ -64,7 +64,7 @@ def set_leaf(config, name, value):
     ('checkpoint_every', 7, 'checkpoint_every must be a multiple of'),
     ('batch_size', 0, 'batch_size must be >= 1, got 0'),
     ('batch_size', 2**29, r'must stay below 2\*\*31'),
-    ('tolerance', -1.0, 'tolerance must be >= 0'),
+    ('tolerance', -1.0, r'tolerance must be in \[0, 1\), got -1.0'),
     ('seed', -1, 'seed must be in'),
   ],
 )
@@ -74,6 +74,30 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
   config = tiny_config()
   set_leaf(config, name, value)
   with pytest.raises(UserError, match=message):
+    build(config, make_dataset())
+
+
+@pytest.mark.parametrize(
+  ('name', 'kwargs', 'message'),
+  [
+    (
+      'piecewise_constant_schedule',
+      {'init_value': 1e3, 'boundaries_and_scales': {'1': 1e3}},
+      r'must be in \[0, 1000\], is 1e\+06 at step',
+    ),
+    (
+      'exponential',
+      dict(init_value=0.1, transition_steps=1, decay_rate=1000.0),
+      r'is .* at step',
+    ),
+  ],
+)
+def test_what_a_schedule_s_arguments_come_to_is_checked(
+  name, kwargs, message, tiny_config, make_dataset
+):
+  config = tiny_config()
+  set_leaf(config, 'learning_rate', group(name, **kwargs))
+  with pytest.raises(UserError, match=f'config.learning_rate.*{message}'):
     build(config, make_dataset())
 
 
@@ -200,6 +224,45 @@ def test_no_constraint_at_all_is_an_error(tiny_config, make_dataset):
     config.constraints = {}
   with pytest.raises(UserError, match='config.constraints is empty'):
     build(config, make_dataset())
+
+
+@pytest.mark.parametrize('dataset', [None, 'digits', np.zeros((9, 4, 4, 1))])
+def test_what_is_no_data_set_is_refused(dataset, tiny_config):
+  with pytest.raises(UserError, match='a data set must be what build_dataset'):
+    build(tiny_config(), dataset)
+
+
+@pytest.mark.parametrize(
+  ('part', 'value', 'message'),
+  [
+    ('placement', 'moon', "must be device or host, got 'moon'"),
+    ('placement', None, 'must be device or host, got None'),
+    ('splits', None, 'splits of a data set must be Images by name'),
+    ('splits', {'train': np.ones((9, 4, 4, 1))}, 'must be Images by name'),
+    ('choose', None, 'choose of a data set must be a function'),
+    ('compose', 3, 'compose of a data set must be a function'),
+    ('image_shape', None, 'image_shape of a data set must be three integers'),
+    ('image_shape', (8, 8), 'must be three integers, .* got .8, 8.'),
+    ('image_shape', (9, 9, 1), 'must be that of its images, .* got .9, 9, 1'),
+    ('context_shape', 'x', 'context_shape of a data set must be three integ'),
+  ],
+)
+def test_a_data_set_that_was_changed_is_checked(
+  part, value, message, tiny_config, make_dataset
+):
+  with pytest.raises(UserError, match=message):
+    build(tiny_config(), make_dataset()._replace(**{part: value}))
+
+
+@pytest.mark.parametrize('config', [None, 3, {'dataset': {}}, np.zeros(2)])
+def test_what_is_no_config_builds_no_data_set(config):
+  with pytest.raises(UserError, match='config must be a'):
+    build_dataset(config)
+
+
+def test_what_is_no_experiment_has_no_inputs(tiny_config):
+  with pytest.raises(UserError, match='an experiment must be what build retu'):
+    run_inputs(tiny_config(), None)
 
 
 def test_a_batch_that_the_devices_cannot_share_is_an_error(

@@ -77,6 +77,7 @@ def test_train_then_evaluate(tmp_path):
     (['--config.num_steps=x'], 'config.num_steps'),
     (['extra'], 'unexpected arguments: extra'),
     (['--distributed'], 'no cluster .* give --coordinator=HOST:PORT'),
+    (['--process_id=1'], '--process_id is for --distributed, which is missing'),
   ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):

@@ -2,12 +2,14 @@
 
 import copy
 
+import jax
 from ml_collections.config_dict import ConfigDict
 from ml_collections.config_dict import required_placeholder
 import numpy as np
 import pytest
 
 from geco_jax import base_config
+from geco_jax import choices
 from geco_jax.build import check_classifier_config
 from geco_jax.build import check_config
 from geco_jax.config_tree import without_sweep
@@ -167,9 +169,44 @@ def test_groups_must_be_groups_and_leaves_must_not(tiny_config, value):
     ('multipliers.kwargs.gain', 3.0, "unexpected 'gain'"),
     ('optimizer.kwargs.b1', 1.0, 'optimizer.kwargs.b1 must be in [0, 1)'),
     ('optimizer.kwargs.b2', -0.1, 'optimizer.kwargs.b2 must be in [0, 1)'),
-    ('optimizer.kwargs.eps', 0.0, 'optimizer.kwargs.eps must be in (0, inf)'),
+    ('optimizer.kwargs.eps', 0.0, 'optimizer.kwargs.eps must be in (0, 1000]'),
     ('optimizer.kwargs.eps', None, 'eps must be a number, got None'),
-    ('learning_rate.kwargs.init_value', -1e-3, 'must be in [0, inf), got -0'),
+    ('learning_rate.kwargs.init_value', -1e-3, 'be in [0, 1000], got -0'),
+    ('learning_rate.kwargs.init_value', 1e30, 'must be in [0, 1000], got 1e+'),
+    ('multipliers.kwargs.step_size', 1e30, 'must be in [0, 1000], got 1e+30'),
+    ('multipliers.kwargs.damping', 1e30, 'must be in [0, 1e6], got 1e+30'),
+    ('tolerance', 1e30, 'config.tolerance must be in [0, 1), got 1e+30'),
+    ('tolerance', -1e-9, 'config.tolerance must be in [0, 1), got -1e-09'),
+    ('tolerance', True, 'config.tolerance must be in [0, 1), got 1.0'),
+    *(
+      (f'{group}.kwargs.{name}', 3, f'{name} is set by the builder of {owner};')
+      for group, name, owner in (
+        ('multipliers', 'natural_multiplier', 'geco'),
+        ('multipliers', 'naturals', 'geco'),
+        ('model', 'image_shape', 'mlp_vae'),
+        ('model', 'policy', 'mlp_vae'),
+        ('optimizer', 'learning_rate', 'adam'),
+      )
+    ),
+    (
+      'constraints.re.image_shape',
+      3,
+      'image_shape is set by the builder of re',
+    ),
+    (
+      'optimizer.name',
+      'sgd',
+      "unexpected 'b1', 'b2', 'eps'; sgd takes momentum, nesterov, "
+      'accumulator_dtype; where the name was changed, those of the former one '
+      "are to go: write config.optimizer = base_config.group('sgd', ...) in a",
+    ),
+    (
+      'model.name',
+      'conv_draw',
+      'where the name was changed, those of the former',
+    ),
+    ('multipliers.name', 'fixed', "config.multipliers = base_config.group('fi"),
+    ('learning_rate.name', 'constant', "_config.group('constant', ...) in a c"),
     ('learning_rate.kwargs.decay_steps', 0, 'decay_steps must be in [1, inf)'),
     ('learning_rate.kwargs.decay_steps', 9.5, 'must be an integer'),
     ('learning_rate.kwargs', {}, 'kwargs.init_value is missing'),
@@ -180,6 +217,11 @@ def test_groups_must_be_groups_and_leaves_must_not(tiny_config, value):
     ),
     ('seed', None, 'config.seed must be an integer, got None'),
     ('policy', 3, 'config.policy must be a string, got 3'),
+    ('policy', 'params=float64', 'float64 would be float32 without JAX_ENABL'),
+    ('policy', 'compute=f32,output=f64', 'float64 would be float32 without'),
+    ('policy', 'p=f32,c=f32,o=f16', 'float16 would need loss scaling'),
+    ('policy', 'params=int8', 'config.policy must be one of jmp, like'),
+    ('policy', 'compute=f32,c=bf16', 'config.policy names a part twice'),
     ('sweep', 3, 'config.sweep must be a list, got 3'),
     ('tolerence', 0.1, 'tolerence: no such key (did you mean tolerance?)'),
     ('seed', required_placeholder(int), 'config.seed cannot be computed'),
@@ -202,6 +244,36 @@ def test_no_schedule_takes_a_rate_below_zero_or_no_steps(tiny_config, rate):
       if (name, wrong) != ('warmup_steps', 0):
         leaf = f'learning_rate.kwargs.{name}'
         assert f'config.{leaf} ' in refusal(with_value(config, leaf, wrong))
+
+
+def test_float64_is_a_policy_where_jax_has_64_bits(tiny_config):
+  with jax.enable_x64(True):
+    check_config(with_value(tiny_config(), 'policy', 'params=float64'))
+
+
+@pytest.mark.parametrize(
+  ('scales', 'message'),
+  [
+    ({'10': 0.1, '010': 0.5}, "must be steps, like 1000, got '010'"),
+    ({'1e3': 0.1}, "must be steps, like 1000, got '1e3'"),
+    ({'-10': 0.1}, "must be steps, like 1000, got '-10'"),
+    ({'٣': 0.1}, "must be steps, like 1000, got '٣'"),
+    ({'9' * 12: 0.1}, "must be steps, like 1000, got '9999"),
+    ({'10': 'x'}, r"scales\[10\] must be in \[0, 1000\], got 'x'"),
+    ({'10': True}, r'must be in \[0, 1000\], got True'),
+    ({'10': -0.1}, r'must be in \[0, 1000\], got -0.1'),
+    ({'10': 1e30}, r'must be in \[0, 1000\], got 1e\+30'),
+  ],
+)
+@pytest.mark.parametrize('name', ['constant', 'interpolate'])
+def test_keys_of_steps_are_written_in_one_way(name, scales, message):
+  kwargs = {'init_value': 1.0, 'boundaries_and_scales': scales}
+  if name == 'interpolate':
+    kwargs['interpolate_type'] = 'linear'
+  with pytest.raises(ValueError, match=message):
+    choices.SCHEDULES[f'piecewise_{name}_schedule'](**kwargs)
+  kwargs['boundaries_and_scales'] = {'0': 1.0, '10': 0.5, '9': 0.1}
+  choices.SCHEDULES[f'piecewise_{name}_schedule'](**kwargs)
 
 
 def test_rates_of_schedules_within_lists_are_checked(tiny_config):

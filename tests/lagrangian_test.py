@@ -131,3 +131,9 @@ def test_different_structures_are_refused():
     lagrangian(
       jnp.float32(0.0), {'re': jnp.float32(1.0)}, {'cla': jnp.float32(0.0)}
     )
+
+
+@pytest.mark.parametrize('objective', [None, 'x', jnp.ones(3)])
+def test_an_objective_that_is_not_one_number_is_refused(objective):
+  with pytest.raises(ValueError, match='must be one number'):
+    lagrangian(objective, {}, {})

@@ -525,6 +525,9 @@ def test_hyperparameters_can_be_changed_during_training():
     (lambda: geco(-0.1), 'step_size .* got -0.1'),
     (lambda: geco(float('nan')), 'step_size .* got nan'),
     (lambda: geco(np.float32(-0.5)), 'step_size .* got -0.5'),
+    (lambda: geco(1e30), 'step_size .* <= 1000, got 1e.30'),
+    (lambda: algorithm_1(1e30), 'step_size .* <= 1000, got 1e.30'),
+    (lambda: geco(1e-2, damping=1e39), 'damping .* got 1e.39'),
     (lambda: geco(1e-2, 1.0), 'decay .* got 1.0'),
     (lambda: geco(1e-2, -0.5), 'decay .* got -0.5'),
     (lambda: geco(1e-2, violation_clip=0.0), 'violation_clip .* got 0.0'),
@@ -631,6 +634,40 @@ def test_constraints_that_do_not_fit_are_refused(
   state = update.init(log_multipliers)
   with pytest.raises(ValueError, match=shown):
     update.update(constraints, state, log_multipliers)
+
+
+@pytest.mark.parametrize('name', ['geco', 'algorithm_1'])
+@pytest.mark.parametrize(
+  'other',
+  [
+    lambda name, logs: UPDATES[name]().init({'other': logs['re']}),
+    lambda name, logs: UPDATES[name]().init({'re': jnp.zeros(4)}),
+    lambda name, logs: UPDATES[name]().init({'re': jnp.bfloat16(0)}),
+    lambda name, logs: fixed().init(logs),
+    lambda name, logs: optax.adam(1e-2).init(logs),
+    lambda name, logs: logs,
+    lambda name, logs: None,
+    lambda name, logs: 'state',
+  ],
+)
+def test_a_state_of_other_multipliers_or_another_rule_is_refused(name, other):
+  update, logs = UPDATES[name](), {'re': jnp.zeros(3)}
+  state = other(name, logs)
+  with pytest.raises(ValueError, match=rf'needs the state of {name}\.init'):
+    update.update({'re': jnp.ones(3)}, state, logs)
+
+
+@pytest.mark.parametrize('name', ['geco', 'algorithm_1', 'scheduled', 'fixed'])
+def test_refusals_name_their_own_rule(name):
+  update, logs = UPDATES[name](), {'re': jnp.zeros(3)}
+  for arguments in (
+    ({'re': jnp.ones(2)}, update.init(logs), logs),
+    ({'cla': jnp.ones(3)}, update.init(logs), logs),
+    ({'re': jnp.ones(3)}, {'count': 0}, logs),
+    ({'re': jnp.ones(3)}, update.init(logs)),
+  ):
+    with pytest.raises(ValueError, match=rf'^{name}\.update'):
+      update.update(*arguments)
 
 
 def test_integers_are_refused_as_log_multipliers():

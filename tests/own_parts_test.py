@@ -384,5 +384,5 @@ def test_an_unknown_name_is_answered_by_near_ones_of_optax(tiny_config):
     init_value=1.0,
     boundaries_and_scales={'soon': 0.5},
   )
-  with pytest.raises(UserError, match="scales by step, got {'soon': 0.5}"):
+  with pytest.raises(UserError, match="must be steps, like 1000, got 'soon'"):
     build_optimizer(config)

@@ -45,3 +45,20 @@ def test_devices_share_a_batch_equally_or_not_at_all(monkeypatch):
   assert parallel.local_batch_size(9) == 3
   with pytest.raises(UserError, match='batch_size=8 .* by the 3 devices'):
     parallel.check_batch_size(8)
+
+
+@pytest.mark.parametrize(
+  ('cluster', 'message'),
+  [
+    (('localhost', 2, 0), "coordinator must be HOST:PORT, got 'localhost'"),
+    (('localhost:x', 2, 0), 'coordinator must be HOST:PORT'),
+    (('localhost:99999', 2, 0), 'coordinator must be HOST:PORT'),
+    (('nohost.invalid:1234', 2, 1), 'coordinator=nohost.invalid:1234: nohost'),
+    (('localhost:1234', 0, 0), 'num_processes must be >= 1, got 0'),
+    (('localhost:1234', 2, 2), r'process_id must be in .*, got 2 of 2'),
+    (('localhost:1234', 2, -1), r'process_id must be in .*, got -1 of 2'),
+  ],
+)
+def test_a_cluster_that_cannot_be_is_refused_at_once(cluster, message):
+  with pytest.raises(UserError, match=message):
+    parallel.initialize_distributed(*cluster)

@@ -182,6 +182,7 @@ def relabel(make_images, monkeypatch):
     ('train', [0, -1], 'no labels to learn'),
     ('validation', [-1], 'no labels to learn'),
     ('train', [0], 'one class alone'),
+    ('train', [0, 10**6], 'labels up to 1000000 for 16 training images'),
     ('test', [4], 'label 4 in its test split; .* trained are 0 to 3'),
     ('validation', [0, 9], 'label 9 in its validation split'),
   ],

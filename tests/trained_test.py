@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from configs import digits_vae
 import geco_jax
 from geco_jax import sample
 from geco_jax.base_config import group
@@ -103,7 +104,7 @@ def test_an_interpolation_ends_at_its_ends(trained):
   context = context_of(run, batch)
   one = None if context is None else context[0]
   line = run.interpolate(batch.image[0], batch.image[1], 5, one)
-  ends = None if context is None else jnp.stack([one] * 2)
+  ends = None if context is None else jnp.stack([context[0]] * 2)
   expected = run.reconstruct(batch.image[:2], ends)
   np.testing.assert_allclose(line[jnp.array([0, -1])], expected, atol=1e-6)
   latents = run.encode(batch.image[:2], ends).mean(axis=0, keepdims=True)
@@ -202,6 +203,61 @@ def test_latents_and_numbers_of_another_form_are_refused(digits_run):
       digits_run.sample(num)
   with pytest.raises(UserError, match='a key is given by its name'):
     digits_run.encode(np.zeros((2, 8, 8)), jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+  'call',
+  [
+    lambda run, x: run.encode(x, key=3),
+    lambda run, x: run.sample(2, key='x'),
+    lambda run, x: run.sample(2, key=jax.random.split(jax.random.key(0))),
+    lambda run, x: run.decode(None),
+    lambda run, x: run.decode('x'),
+    lambda run, x: run.elbo(x, stddev=0.0),
+    lambda run, x: run.elbo(x, stddev=-1.0),
+    lambda run, x: run.elbo(x, stddev='x'),
+    lambda run, x: run.elbo(x, stddev=0.1, num_draws=0),
+    lambda run, x: run.elbo(x, stddev=0.1, num_draws='x'),
+    lambda run, x: run.export('encode', None),
+    lambda run, x: run.save_params(3),
+    lambda run, x: run.save_params('/'),
+  ],
+)
+def test_arguments_of_another_form_are_refused(call, digits_run):
+  with pytest.raises(UserError):
+    call(digits_run, np.zeros((2, 8, 8, 1), np.float32))
+
+
+@pytest.mark.parametrize('path', [None, 3, ['run'], b'run', 'a\0b'])
+def test_what_is_no_path_is_refused(path):
+  config = digits_vae.get_config()
+  for door in (geco_jax.load, evaluate, lambda p: train(config, p)):
+    with pytest.raises(UserError, match='a path must be a string, got'):
+      door(path)
+
+
+@pytest.mark.parametrize(
+  ('files', 'message'),
+  [
+    ({}, 'holds no run: config.json is missing'),
+    ({'x.txt': 'x'}, 'holds no run: config.json is missing'),
+    (
+      {f'kappa_{i}/config.json': '{}' for i in range(7)},
+      'holds folders of runs: kappa_0, .*kappa_4, ...$',
+    ),
+    (
+      {'config.json': json.dumps({'seed': 0, 'label_smoothing': 0.1})},
+      'holds a classifier, not a run',
+    ),
+  ],
+)
+def test_a_folder_that_is_no_run_s_is_refused(tmp_path, files, message):
+  for name, text in files.items():
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+  with pytest.raises(UserError, match=message):
+    geco_jax.load(tmp_path)
 
 
 def test_bytes_bools_and_floats_are_the_same_images(digits_run):

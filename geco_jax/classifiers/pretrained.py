@@ -75,6 +75,11 @@ def load(name: str) -> Network:
   Raises:
     UserError: if it is not there or damaged.
   """
+  if not name.strip('. '):
+    raise UserError(
+      f'network must be the name of a trained classifier or the path of its '
+      f'folder, got {name!r}'
+    )
   folder = folder_of(name)
   path = os.path.join(folder, _FILE)
   is_name = os.path.basename(name) == name
@@ -82,7 +87,7 @@ def load(name: str) -> Network:
     'python -m geco_jax.train_classifier --config=configs/classifiers/'
     + (f'{name}.py' if is_name else f'... --workdir={folder}')
   )
-  if not os.path.exists(path):
+  if not os.path.isfile(path):
     raise UserError(
       f'no trained classifier at {path}; this trains it: {command}'
     )

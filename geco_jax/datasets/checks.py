@@ -1,13 +1,66 @@
 """What is checked of a data set before anything is made of it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.batches import DEVICE
+from geco_jax.datasets.batches import HOST
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import SPLITS
 from geco_jax.datasets.pixels import check_stored
 from geco_jax.errors import UserError
+
+
+def check_dataset(dataset: Any) -> None:
+  """Check a data set that a program hands over, also one that it changed.
+
+  Raises:
+    UserError: if it is none, or a part of it is of another form.
+  """
+  if not isinstance(dataset, Dataset):
+    raise UserError(
+      'a data set must be what build_dataset or dataset_from_arrays returns, '
+      f'got {type(dataset).__name__}'
+    )
+  placements = DEVICE, HOST
+  if dataset.placement not in placements:
+    raise UserError(
+      f'the placement of a data set must be {" or ".join(placements)}, got '
+      f'{dataset.placement!r}'
+    )
+  for name in ('choose', 'compose'):
+    if not callable(getattr(dataset, name)):
+      raise UserError(f'{name} of a data set must be a function')
+  splits = dataset.splits
+  if not isinstance(splits, Mapping) or not all(
+    isinstance(images, Images) for images in splits.values()
+  ):
+    raise UserError('splits of a data set must be Images by name')
+  check_images(dataset.name, splits)
+  for name in ('image_shape', 'context_shape'):
+    shape = getattr(dataset, name)
+    if not _is_shape(shape) and (shape, name) != (None, 'context_shape'):
+      raise UserError(
+        f'{name} of a data set must be three integers, height, width and '
+        f'channels, got {shape!r}'
+      )
+  stored = splits[SPLITS[0]].image.shape[1:]
+  if not dataset.is_composed and tuple(dataset.image_shape) != stored:
+    raise UserError(
+      f'image_shape of a data set must be that of its images, {stored}, got '
+      f'{dataset.image_shape}'
+    )
+
+
+def _is_shape(value: Any) -> bool:
+  return (
+    isinstance(value, (tuple, list))
+    and len(value) == 3
+    and all(isinstance(n, (int, np.integer)) and n > 0 for n in value)
+  )
 
 
 def check_images(name: str, splits: Mapping[str, Images]) -> None:

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from absl import logging
 
-from geco_jax.io.files import set_aside
+from geco_jax.io.files import make_room
+from geco_jax.io.files import read_text
 from geco_jax.io.files import write_json
 
 _T = TypeVar('_T')
@@ -30,8 +31,7 @@ def read(path: str, parse: Callable[[Any], _T]) -> _T | None:
       values of wrong types raise, where the form is another.
   """
   try:
-    with open(path, encoding='utf-8') as file:
-      return parse(json.load(file))
+    return parse(json.loads(read_text(path)))
   except (FileNotFoundError, NotADirectoryError):
     return None
   except (
@@ -44,13 +44,12 @@ def read(path: str, parse: Callable[[Any], _T]) -> _T | None:
 
 
 def write(path: str, value: Any) -> None:
-  """Write a file that `read` reads; a folder in its place is set aside.
+  """Write a file that `read` reads; what is none in its place is set aside.
 
   Raises:
     UnwritableError: if it cannot be written.
   """
-  if os.path.isdir(path):
-    logging.warning('%s is a folder: it is %s now', path, set_aside(path))
+  make_room(path)
   write_json(path, value)
 
 

@@ -132,7 +132,7 @@ class Checkpointer:
     score: float | None,
     unlogged: Mapping[str, Sequence[float]] | None = None,
   ) -> None:
-    """Start to write a checkpoint; return before it is on the disk.
+    """Start to write a checkpoint; the first one only is waited for.
 
     Args:
       step: of the state.
@@ -142,7 +142,7 @@ class Checkpointer:
       unlogged: metrics of the steps since the last line of the log.
 
     Raises:
-      UserError: if this or the one before cannot be written.
+      UserError: if this or the one before cannot be written, or read back.
     """
     best = self.best()
     if score is not None and (best is None or score <= best['score']):
@@ -150,18 +150,19 @@ class Checkpointer:
       if parallel.is_main_process():
         by_products.write(self._best_path, best)
     self._policy.best_step = None if best is None else best['step']
+    content = manifest.seal(_digest(state), self._run, unlogged or {})
     with self._reporting_writes():
       self._manager.save(
         step,
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
-          manifest=ocp.args.JsonSave(
-            manifest.seal(_digest(state), self._run, unlogged or {})
-          ),
+          manifest=ocp.args.JsonSave(content),
         ),
         force=True,
       )
-    self._saved = step, state
+    is_first, self._saved = self._saved is None, (step, state)
+    if is_first:  # Where all are lost, days of training are not to be.
+      self.finish()
 
   def finish(self) -> None:
     """Wait until the latest save is on the disk, and read it back.

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import io
 import json
 import os
 import pathlib
 import re
+import stat
 import time
 from typing import Any
 import uuid
 
+from absl import logging
 import numpy as np
 
 from geco_jax import signals
@@ -103,6 +106,38 @@ def remove_abandoned(folder: str | os.PathLike) -> None:
     with contextlib.suppress(OSError):  # Another process was first.
       if _TEMPORARY.fullmatch(entry.name) and entry.stat().st_mtime < newest:
         os.remove(entry.path)
+
+
+def is_no_file(path: str | os.PathLike) -> bool:
+  """Return whether a folder, pipe or bad link stands in a file's place."""
+  try:
+    return not stat.S_ISREG(os.stat(path).st_mode)
+  except OSError as error:  # Others may pass, and say nothing of the path.
+    is_of_links = error.errno in (errno.ENOENT, errno.ELOOP)
+    return is_of_links and os.path.islink(path)
+
+
+def make_room(path: str | os.PathLike) -> None:
+  """Set aside what is in a file's place and is none, with a warning.
+
+  Raises:
+    UnwritableError: if it cannot be renamed.
+  """
+  if is_no_file(path):
+    logging.warning('%s was no file, it is now %s', path, set_aside(path))
+
+
+def read_text(path: str | os.PathLike) -> str:
+  """Return what a file holds; a pipe is not waited for.
+
+  Raises:
+    OSError: if it is not there or cannot be read.
+    ValueError: if it is no text, or no file.
+  """
+  if is_no_file(path) and not os.path.isdir(path):
+    raise ValueError('it is no file, nor a link to one')
+  with open(path, encoding='utf-8') as file:
+    return file.read()
 
 
 def set_aside(path: str | os.PathLike) -> str:

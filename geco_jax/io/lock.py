@@ -9,6 +9,7 @@ from typing import BinaryIO
 from absl import logging
 
 from geco_jax.errors import UserError
+from geco_jax.io.files import make_room
 from geco_jax.io.files import remove_abandoned
 from geco_jax.io.files import writing
 
@@ -30,6 +31,8 @@ def hold(folder: str) -> BinaryIO:
   path = os.path.join(folder, _FILE)
   with writing(folder):
     os.makedirs(folder, exist_ok=True)
+  make_room(path)
+  with writing(path):
     file = open(path, 'a+b', buffering=0)
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -51,9 +51,7 @@ class MetricsWriter:
       UserError: if the file of scalars cannot be written.
     """
     self._path = os.path.join(workdir, _FILE)
-    if os.path.isdir(self._path):
-      aside = files.set_aside(self._path)
-      logging.warning('%s was a folder, it is now %s', self._path, aside)
+    files.make_room(self._path)
     is_missing = not os.path.exists(self._path)
     if first_step and is_missing:
       logging.warning(
@@ -229,6 +227,9 @@ def read_metrics(workdir: str) -> dict[str, np.ndarray]:
   steps = array.array('q')
   columns: dict[str, Any] = {}
   bad_lines = []
+  if files.is_no_file(path):
+    logging.warning('%s is no file: no scalars are read', path)
+    return {}
   try:
     with open(path, 'rb') as file:
       for number, line in enumerate(file, 1):
@@ -246,9 +247,6 @@ def read_metrics(workdir: str) -> dict[str, np.ndarray]:
             if len(column) < len(steps):
               column.append(np.nan)
   except FileNotFoundError:
-    return {}
-  except IsADirectoryError:
-    logging.warning('%s is a folder: no scalars are read', path)
     return {}
   except OSError as error:
     raise UserError(f'{path} cannot be read: {error.strerror}') from error

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from geco_jax.errors import UserError
+from geco_jax.io.files import read_text
 
 FORMAT = 1  # Raise it whenever the tree of a state, or its meaning, changes.
 FOLDER = 'checkpoints'
@@ -76,8 +77,7 @@ def runs(workdir: str | os.PathLike) -> dict[int, dict[str, Any]]:
   for step in steps(workdir):
     path = os.path.join(workdir, FOLDER, str(step), 'manifest', 'metadata')
     try:
-      with open(path, encoding='utf-8') as file:
-        content = json.load(file)
+      content = json.loads(read_text(path))
       check(content)
       found[step] = content['run']
     except (OSError, ValueError, KeyError):  # `restore` says so.

@@ -3,23 +3,39 @@
 from collections.abc import Callable
 import os
 import re
+import reprlib
+from typing import Any
 
 from geco_jax.errors import UserError
 
 
-def local_path(path: str) -> str:
+def local_path(path: str | os.PathLike[str]) -> str:
   """Return a path of this machine, its `~` expanded.
 
   Raises:
-    UserError: if it is one of another machine (gs://...), or in a home folder
-      that is not known.
+    UserError: if it is no text, one of another machine (gs://...), or in a home
+      folder that is not known.
   """
+  path = check_path(path)
   if re.match(r'[A-Za-z][A-Za-z0-9+.-]+:/', path):
     raise UserError(f'{path} is no path of this machine; mount it or copy it')
   expanded = os.path.expanduser(path)
   if expanded.startswith('~'):
     raise UserError(f'{path}: there is no home folder {path.split("/")[0]}')
   return expanded
+
+
+def check_path(path: Any) -> str:
+  """Return a path as text.
+
+  Raises:
+    UserError: if it is none.
+  """
+  if isinstance(path, os.PathLike):
+    path = os.fspath(path)
+  if not isinstance(path, str) or '\0' in path:
+    raise UserError(f'a path must be a string, got {reprlib.repr(path)}')
+  return path
 
 
 def check_for_checkpoints(folder: str) -> None:

@@ -13,8 +13,10 @@ from geco_jax.config_tree import plain
 from geco_jax.errors import UserError
 from geco_jax.io import by_products
 from geco_jax.io import manifest
+from geco_jax.io.files import read_text
 from geco_jax.io.files import write_json
 from geco_jax.io.files import writing
+from geco_jax.io.paths import check_path
 
 ORIGIN = 'init_from.json'
 DATA = 'data.json'  # What `datasets.shapes` records.
@@ -22,6 +24,8 @@ _CONFIG = 'config.json'
 _GROUPS = ('multipliers', 'optimizer', 'learning_rate', 'dataset', 'model')
 # On which no number of the training depends.
 _FREE = ('checkpoint_every', 'tolerance', 'imports', 'dataset.placement')
+_OF_CLASSIFIERS = 'label_smoothing'  # A key that no model's config has.
+_MAX_NAMED = 5
 # What configs of earlier versions stood for that do not have a key.
 FORMER = {'imports': [], 'dataset.placement': 'device'}
 
@@ -36,6 +40,7 @@ def claim(workdir: str, config: ConfigDict) -> None:
     UserError: if it was made by another config, or under settings of JAX that
       give other numbers, or cannot be written.
   """
+  check_path(workdir)
   try:
     old = _read(workdir)
   except FileNotFoundError:
@@ -128,12 +133,11 @@ def origin(workdir: str) -> dict[str, Any] | None:
   Raises:
     UserError: if the file that says so is damaged.
   """
-  path = os.path.join(workdir, ORIGIN)
+  path = os.path.join(check_path(workdir), ORIGIN)
   if stored := manifest.runs(workdir):  # Then its file is a by-product.
     return stored[max(stored)].get('init_from')
   try:
-    with open(path, encoding='utf-8') as file:
-      content = json.load(file)
+    content = json.loads(read_text(path))
     return {'workdir': str(content['workdir']), 'step': int(content['step'])}
   except (FileNotFoundError, NotADirectoryError):
     return None
@@ -181,9 +185,10 @@ def read_config(workdir: str) -> ConfigDict:
   Where its file is missing or damaged, it is that of the latest checkpoint.
 
   Raises:
-    UserError: if the folder holds no run, or one whose checkpoints are of
-      another config.
+    UserError: if the folder holds no run, a classifier's, or one whose
+      checkpoints are of another config.
   """
+  check_path(workdir)
   *_, latest = [None, *_configs_of_checkpoints(workdir)]
   try:
     config = _read(workdir)
@@ -194,12 +199,31 @@ def read_config(workdir: str) -> ConfigDict:
       else str(error)
     )
     if latest is None:
-      raise UserError(f'--workdir={workdir} holds no run: {reason}') from error
+      raise UserError(
+        f'--workdir={workdir} holds no run: {reason}{_runs_within(workdir)}'
+      ) from error
     logging.warning('%s; that of the latest checkpoint is taken', reason)
     return ConfigDict(latest)
   if latest is not None:
     _refuse_other(workdir, latest, config, _FREE)
+  if _OF_CLASSIFIERS in config:
+    raise UserError(
+      f'--workdir={workdir} holds a classifier, not a run of a model; '
+      'constraints take it as their network'
+    )
   return config
+
+
+def _runs_within(workdir: str) -> str:
+  """Return '; ...' with the first runs in the folders of a sweep, or ''."""
+  try:
+    names = sorted(os.listdir(workdir))
+  except (OSError, ValueError):
+    return ''
+  names = [name for name in names if holds_run(os.path.join(workdir, name))]
+  more = ', ...' if len(names) > _MAX_NAMED else ''
+  listed = ', '.join(names[:_MAX_NAMED]) + more
+  return f'; it holds folders of runs: {listed}' if names else ''
 
 
 def _read(workdir) -> ConfigDict:
@@ -212,8 +236,7 @@ def _read(workdir) -> ConfigDict:
   """
   path = os.path.join(workdir, _CONFIG)
   try:
-    with open(path, encoding='utf-8') as file:
-      content = json.load(file)
+    content = json.loads(read_text(path))
   except (FileNotFoundError, NotADirectoryError):
     raise FileNotFoundError(path) from None
   except IsADirectoryError as error:

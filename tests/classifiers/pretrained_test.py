@@ -95,3 +95,9 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(
   monkeypatch.setattr(np, 'load', fail)
   with pytest.raises(UserError, match='cannot be read: Input/output error'):
     pretrained.load(str(tmp_path))
+
+
+@pytest.mark.parametrize('name', ['', ' ', '.', '..'])
+def test_what_is_no_name_is_not_a_command_to_train(name):
+  with pytest.raises(UserError, match='must be the name of a trained classif'):
+    pretrained.load(name)

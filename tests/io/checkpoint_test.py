@@ -4,6 +4,7 @@ import collections
 import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -321,6 +322,33 @@ def test_what_was_written_is_read_back(tmp_path, monkeypatch):
     patch.setattr(checkpointer._manager, 'wait_until_finished', wait_and_cut)
     with pytest.raises(UserError, match='step 20 .* cannot be read back'):
       checkpointer.finish()
+  checkpointer.close()
+
+
+def test_a_first_checkpoint_that_is_lost_ends_the_run_at_once(
+  tmp_path, monkeypatch
+):
+  checkpointer = Checkpointer(tmp_path)
+  wait = checkpointer._manager.wait_until_finished
+
+  def wait_and_lose():
+    wait()
+    shutil.rmtree(tmp_path / 'checkpoints' / '10', ignore_errors=True)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpointer._manager, 'wait_until_finished', wait_and_lose)
+    with pytest.raises(UserError, match='step 10 .* cannot be read back'):
+      checkpointer.save(10, make_state(10), 1.0)
+  checkpointer.close()
+
+
+def test_later_checkpoints_are_not_waited_for(tmp_path, monkeypatch):
+  checkpointer = Checkpointer(tmp_path)
+  reads = []
+  monkeypatch.setattr(checkpointer, '_read', lambda *args: reads.append(args))
+  for step in (10, 20, 30):
+    checkpointer.save(step, make_state(step), 1.0)
+  assert [step for _, step in reads] == [10]
   checkpointer.close()
 
 

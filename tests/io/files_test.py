@@ -5,10 +5,15 @@ import pathlib
 import time
 import uuid
 
+import numpy as np
 import pytest
 
+from geco_jax.errors import UserError
+from geco_jax.io import by_products
 from geco_jax.io import files
 from geco_jax.io import lock
+from geco_jax.io import logs
+from geco_jax.io import run_folder
 
 
 @pytest.mark.parametrize(
@@ -57,3 +62,44 @@ def test_what_killed_writes_left_is_removed_once_nobody_can_be_at_it(tmp_path):
   with lock.hold(str(tmp_path)):
     left = {path.name for path in tmp_path.iterdir()}
   assert left == {*names, '.lock'} - {names[1]}
+
+
+def in_its_place(path, kind):
+  """Put something in the place of a file."""
+  if kind == 'folder':
+    os.mkdir(path)
+  elif kind == 'pipe':
+    os.mkfifo(path)
+  else:
+    os.symlink(path if kind == 'a link to itself' else f'{path}.gone', path)
+
+
+@pytest.mark.parametrize(
+  'kind', ['folder', 'pipe', 'a link to itself', 'a link to nowhere']
+)
+def test_what_is_no_file_is_not_waited_for_and_set_aside(
+  tmp_path, kind, caplog
+):
+  """The lock, the log, the best, the config: one in each other's place."""
+  for name in ('.lock', 'metrics.jsonl', 'best.json', 'config.json'):
+    in_its_place(str(tmp_path / name), kind)
+  assert logs.read_metrics(str(tmp_path)) == {}
+  assert by_products.read(str(tmp_path / 'best.json'), dict) is None
+  with pytest.raises(UserError, match='holds no run: .*config.json'):
+    run_folder.read_config(str(tmp_path))
+  lock.hold(str(tmp_path)).close()
+  logs.MetricsWriter(str(tmp_path), 0).close()
+  by_products.write(str(tmp_path / 'best.json'), {})
+  for name in ('.lock', 'metrics.jsonl', 'best.json'):
+    assert (tmp_path / name).is_file()
+    assert os.path.lexists(tmp_path / f'{name}.set_aside')
+    assert f'{name} was no file' in caplog.text
+  assert not list(tmp_path.glob('*.gone'))
+
+
+def test_a_link_to_a_file_is_one(tmp_path):
+  (tmp_path / 'elsewhere').write_text('{"step": 1}\n')
+  (tmp_path / 'metrics.jsonl').symlink_to(tmp_path / 'elsewhere')
+  logs.MetricsWriter(str(tmp_path), 1).close()
+  np.testing.assert_array_equal(logs.read_metrics(str(tmp_path))['step'], [1])
+  assert (tmp_path / 'metrics.jsonl').is_symlink()

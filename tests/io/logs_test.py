@@ -119,7 +119,7 @@ def test_what_stands_in_the_logs_places_is_set_aside(tmp_path, caplog):
   assert (tmp_path / 'metrics.jsonl.set_aside').is_dir()
   assert (tmp_path / 'tensorboard.set_aside').read_text() == 'notes'
   assert {v.tag for e in events(tmp_path) for v in e.summary.value} == {'loss'}
-  assert 'was a folder' in caplog.text and 'was a file' in caplog.text
+  assert 'was no file' in caplog.text and 'was a file' in caplog.text
 
 
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):

@@ -156,7 +156,7 @@ def test_a_config_that_cannot_be_read_is_not_called_damaged(
     raise OSError(5, 'Input/output error')
 
   with monkeypatch.context() as patch:
-    patch.setattr('geco_jax.io.run_folder.open', fail, raising=False)
+    patch.setattr(run_folder, 'read_text', fail)
     with pytest.raises(UserError, match='config.json cannot be read: Input/'):
       run_folder.claim(str(tmp_path), make_config())
 
