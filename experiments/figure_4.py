@@ -14,7 +14,10 @@ of two steps trains 2,000 times on batches of 32, in WORKDIR/short. A row takes
 290 seconds of CPU time, the five about a quarter of an hour on two idle cores.
 The ELBO is far from converged then: it ends at a larger RMSE than GECO at the
 small kappas, whose KL it cannot exceed. With --noshort these rows too are the
-runs of their configs, which other figures share.
+runs of their configs, which other figures share. With --until_rest the steps of
+ELBO and annealed beta are doubled until both rest or --max_steps is reached
+(`shared.rest`), GECO has those of the ELBO, and figure_4.json says `rested` of
+each baseline.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +32,7 @@ from geco_jax.evaluation import gaussian_rate
 
 from .shared import figure_4_plane
 from .shared import panels
+from .shared import rest
 from .shared import runs
 from .shared.runs import Run
 
@@ -77,6 +81,16 @@ def is_short(row: Row, preset: str) -> bool:
   return row.model == 'conv_draw' and dataset.kwargs.get('base') == 'digits'
 
 
+def folder(short: bool) -> str:
+  """Return where a row's runs are, below the workdir."""
+  return 'short' if short else ''
+
+
+def changes(short: bool) -> Mapping[str, Any]:
+  """Return what a row's configs have differently."""
+  return SHORT if short else {}
+
+
 def run_row(
   name: str,
   workdir: str,
@@ -85,6 +99,8 @@ def run_row(
   num_steps: int | None = None,
   data_dir: str | None = None,
   short: bool = False,
+  until_rest: bool = False,
+  max_steps: int | None = None,
 ) -> dict[str, Any]:
   """Train a row's runs, or reuse them; return what the figure shows of it.
 
@@ -96,15 +112,21 @@ def run_row(
     num_steps: training steps of each run, if not the configs' or `SHORT`'s.
     data_dir: of TFDS.
     short: whether the runs are shortened by `SHORT`.
+    until_rest: whether the steps are doubled until the baselines rest.
+    max_steps: up to which; None is 16 times the first.
   """
-  results = runs.train_all(
+  args = (
     points,
-    os.path.join(workdir, 'short') if short else workdir,
+    os.path.join(workdir, folder(short)),
     preset,
     num_steps,
     data_dir,
-    SHORT if short else {},
+    changes(short),
   )
+  if until_rest:
+    results = rest.train_until_rest(*args, max_steps)
+  else:
+    results = runs.train_all(*args)
   print(f'\n{name}\n{runs.table(results)}', flush=True)
   curve = gaussian_rate.curve(results[0].experiment.dataset, PAPER_KAPPAS)
   return {
@@ -130,6 +152,22 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     'short', True, 'Whether the quick rows of 8x8 digits have short runs.'
   )
+  define_rest_flags()
+
+
+def define_rest_flags() -> None:
+  """Define --until_rest and --max_steps."""
+  flags.DEFINE_bool(
+    'until_rest',
+    False,
+    'Whether steps are doubled until KL and RMSE of the baselines rest.',
+  )
+  flags.DEFINE_integer(
+    'max_steps',
+    None,
+    f'Up to which; else {rest.MAX_DOUBLING} times the first.',
+    lower_bound=1,
+  )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -147,6 +185,8 @@ def main(argv: Sequence[str]) -> None:
       runs.NUM_STEPS.value,
       cli.DATA_DIR.value,
       short=flags.FLAGS.short and is_short(ROWS[name], preset),
+      until_rest=flags.FLAGS.until_rest,
+      max_steps=flags.FLAGS.max_steps,
     )
     rows = runs.save_row(numbers, name, row)
   print(f'\n{figure_4_plane.table(rows)}')
