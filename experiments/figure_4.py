@@ -29,6 +29,7 @@ from absl import flags
 from geco_jax import cli
 from geco_jax.base_config import PAPER_KAPPAS
 from geco_jax.evaluation import gaussian_rate
+from geco_jax.sweep.grid import Point
 
 from .shared import figure_4_plane
 from .shared import panels
@@ -81,21 +82,39 @@ def is_short(row: Row, preset: str) -> bool:
   return row.model == 'conv_draw' and dataset.kwargs.get('base') == 'digits'
 
 
-def folder(short: bool) -> str:
-  """Return where a row's runs are, below the workdir."""
-  return 'short' if short else ''
+def points(
+  each: Sequence[Run],
+  workdir: str,
+  preset: str,
+  num_steps: int | None = None,
+  *,
+  short: bool = False,
+  until_rest: bool = False,
+  max_steps: int | None = None,
+) -> list[Point]:
+  """Return what `run_row` trains at most, named below the workdir."""
+  folder, changes = _short(short)
+  if until_rest:
+    folder_path = os.path.join(workdir, folder)
+    args = folder_path, preset, num_steps, changes, max_steps
+    listed = rest.points(each, *args)
+  else:
+    listed = runs.points_of(each, preset, num_steps, changes).values()
+  return [
+    point._replace(name=os.path.join(folder, point.name)) for point in listed
+  ]
 
 
-def changes(short: bool) -> Mapping[str, Any]:
-  """Return what a row's configs have differently."""
-  return SHORT if short else {}
+def _short(short: bool) -> tuple[str, Mapping[str, Any]]:
+  """Return where a row's runs are and what their configs have differently."""
+  return ('short', SHORT) if short else ('', {})
 
 
 def run_row(
   name: str,
   workdir: str,
   preset: str,
-  points: Sequence[Run],
+  each: Sequence[Run],
   num_steps: int | None = None,
   data_dir: str | None = None,
   short: bool = False,
@@ -108,21 +127,16 @@ def run_row(
     name: of `ROWS`.
     workdir: for the runs' folders.
     preset: of the configs.
-    points: the row's runs.
+    each: the row's runs.
     num_steps: training steps of each run, if not the configs' or `SHORT`'s.
     data_dir: of TFDS.
     short: whether the runs are shortened by `SHORT`.
     until_rest: whether the steps are doubled until the baselines rest.
     max_steps: up to which; None is 16 times the first.
   """
-  args = (
-    points,
-    os.path.join(workdir, folder(short)),
-    preset,
-    num_steps,
-    data_dir,
-    changes(short),
-  )
+  folder, changes = _short(short)
+  place = os.path.join(workdir, folder) if folder else workdir
+  args = each, place, preset, num_steps, data_dir, changes
   if until_rest:
     results = rest.train_until_rest(*args, max_steps)
   else:

@@ -16,9 +16,9 @@ rested before the cap. What is compiled here stays in --compilation_cache, for
 """
 
 from collections.abc import Callable, Iterator, Sequence
-import itertools
+import importlib
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections.config_dict import ConfigDict
@@ -32,19 +32,8 @@ from geco_jax.sweep import completion
 from geco_jax.sweep.grid import Point
 from geco_jax.sweep.grid import points as grid_points
 
-from . import constraint_table
-from . import figure_4
-from . import figure_5
-from . import figure_6
-from . import figure_8
-from . import figure_9
-from . import figure_10
-from . import figure_11
-from . import multiplier_rules
-from . import table_2
 from .results.paper import PAPER
 from .shared import planning
-from .shared import rest
 from .shared import runs
 from .shared.planning import Command
 from .shared.planning import Row
@@ -108,6 +97,11 @@ class Options(NamedTuple):
 ListRows = Callable[[Options], Iterator[Row]]
 
 
+def _module(figure: str) -> Any:
+  """Return a figure's module, imported only if it is asked for."""
+  return importlib.import_module(f'.{figure}', __package__)
+
+
 def _points(options, each, variant, folder='', changes=None) -> list[Point]:
   """Return what `runs.train_all` trains in a folder below the workdir."""
   listed = runs.points_of(each, variant, options.num_steps, changes or {})
@@ -135,18 +129,18 @@ def _figure_4(options: Options) -> Iterator[Row]:
   ]
   if options.max_steps is not None:
     own_flags.append(f'--max_steps={options.max_steps}')
+  figure_4 = _module('figure_4')
   for name, row in figure_4.ROWS.items():
     short = with_short and figure_4.is_short(row, variant)
-    folder, changes = figure_4.folder(short), figure_4.changes(short)
-    each = options.seeded(row.runs())
-    if options.until_rest:
-      listed = rest.points(
-        *(each, options.path(folder), variant, options.num_steps),
-        *(changes, options.max_steps),
-      )
-      points = [_below(folder, point) for point in listed]
-    else:
-      points = _points(options, each, variant, folder, changes)
+    points = figure_4.points(
+      options.seeded(row.runs()),
+      options.workdir,
+      variant,
+      options.num_steps,
+      short=short,
+      until_rest=options.until_rest,
+      max_steps=options.max_steps,
+    )
     flags_ = [f'--only={name}', *own_flags]
     yield _row(options, 'figure_4', name, flags_, points, by_row=True)
 
@@ -154,7 +148,7 @@ def _figure_4(options: Options) -> Iterator[Row]:
 def _table_2(options: Options) -> Iterator[Row]:
   variant = options.sizes.variant
   for data in PAPER:
-    points = _points(options, table_2.runs_on(data), variant)
+    points = _points(options, _module('table_2').runs_on(data), variant)
     own_flags = [f'--only={data}', f'--preset={variant}']
     yield _row(options, 'table_2', data, own_flags, points, by_row=True)
 
@@ -164,6 +158,7 @@ def _figure_5(options: Options) -> Iterator[Row]:
     f'--preset={options.sizes.variant}',
     f'--num_seeds={options.num_seeds}',
   ]
+  figure_5 = _module('figure_5')
   for data in figure_5.DATA:
     variant = figure_5.variant_of(data, options.sizes.variant)
     points = []
@@ -180,18 +175,19 @@ def _figure_5(options: Options) -> Iterator[Row]:
     yield _row(options, 'figure_5', data, flags_, points, by_row=True)
 
 
-def _panels(figure: str, panels: Sequence[Run]) -> ListRows:
+def _panels(figure: str) -> ListRows:
   """Return what yields the row of a figure of panels."""
 
   def list_rows(options):
     variant = options.sizes.variant
-    points = _points(options, panels, variant)
+    points = _points(options, _module(figure).PANELS, variant)
     yield _row(options, figure, '', [f'--preset={variant}'], points)
 
   return list_rows
 
 
 def _figure_8(options: Options) -> Iterator[Row]:
+  figure_8 = _module('figure_8')
   each = {run.name: run for run in (*figure_8.SHOWN, *figure_8.CURVE)}
   for preset in options.sizes.micro_mnist:
     points = _points(options, [*each.values()], preset, preset)
@@ -204,7 +200,7 @@ def _constraint_table(options: Options) -> Iterator[Row]:
   for data in ('digits', 'mnist'):
     each = [
       Run(data, 'geco', kappas, 'vae')
-      for kappas in constraint_table.ROWS.values()
+      for kappas in _module(figure).ROWS.values()
     ]
     points = _points(options, each, None)
     file = f'{figure}_{data}.json'
@@ -281,19 +277,21 @@ def _of_one_run(figure: str, data: str) -> ListRows:
 
 def _multiplier_rules(options: Options) -> Iterator[Row]:
   folder = 'multiplier_rules'
+  multiplier_rules = _module(folder)
   for task in multiplier_rules.PRESETS[options.sizes.rules]:
     each = options.seeded(
       [Run(task.data, 'geco', kappas, task.model) for kappas in task.kappas]
     )
     lengths = task.steps if options.num_steps is None else [options.num_steps]
-    product = itertools.product(lengths, multiplier_rules.RULES, each)
     points = [
       Point(
         os.path.join(folder, rule, str(steps), run.name),
         {},
         multiplier_rules.config_of(task, rule, run, steps),
       )
-      for steps, rule, run in product
+      for steps in lengths
+      for rule in multiplier_rules.RULES
+      for run in each
     ]
     own_flags = [
       f'--only={task.name}',
@@ -339,10 +337,10 @@ WORTH: dict[str, ListRows] = {
   'figure_4': _figure_4,
   'table_2': _table_2,
   'figure_5': _figure_5,
-  'figure_6': _panels('figure_6', figure_6.PANELS),
-  'figure_9': _panels('figure_9', figure_9.PANELS),
-  'figure_10': _panels('figure_10', figure_10.PANELS),
-  'figure_11': _panels('figure_11', figure_11.PANELS),
+  'figure_6': _panels('figure_6'),
+  'figure_9': _panels('figure_9'),
+  'figure_10': _panels('figure_10'),
+  'figure_11': _panels('figure_11'),
   'figure_3': _figure_3,
   'figure_8': _figure_8,
   'arithmetic': _of_one_run('arithmetic', 'mnist_sum'),
@@ -395,7 +393,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'num_seeds', 1, 'Of runs that can have several.', lower_bound=1
   )
-  figure_4.define_rest_flags()
+  _module('figure_4').define_rest_flags()
 
 
 def asked(workdir: str) -> tuple[float, list[Row]]:

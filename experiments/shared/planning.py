@@ -28,8 +28,6 @@ from geco_jax.sweep import throughput
 from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.grid import Point
 
-from . import runs
-
 _SECONDS = 2.0  # For which a program's steps are timed, if they are so quick.
 _NO_FILES: Mapping[str, str] = {}
 
@@ -55,7 +53,7 @@ class Row(NamedTuple):
   name: str  # Of the part, empty if it is the whole.
   commands: Sequence[Command]
   points: Sequence[Point] = ()  # What it trains, named below the workdir.
-  splits: Sequence[str] = runs.SPLITS  # Evaluated ones; none if not at all.
+  splits: Sequence[str] = ('train',)  # Evaluated ones; none if not at all.
   numbers: Mapping[str, str] = _NO_FILES  # Files below the workdir -> results.
   by_row: bool = False  # Whether these hold rows by name, which are kept.
   seconds: float = 0.0  # Without training, as its own page says.

@@ -119,7 +119,8 @@ def train_until_rest(
   ended, results = first, {}
 
   def train(some, steps):
-    folder = os.path.join(workdir, _folder(steps, first))
+    below = _folder(steps, first)
+    folder = os.path.join(workdir, below) if below else workdir
     trained = runs.train_all(some, folder, preset, steps, data_dir, changes)
     return [
       result._replace(rested=_is_at_rest(result, folder))

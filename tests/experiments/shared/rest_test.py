@@ -1,6 +1,5 @@
 """A baseline rests when nothing moves that its learning rate lets move."""
 
-import os
 import types
 
 import numpy as np
@@ -134,7 +133,7 @@ def trained(monkeypatch):
   def train_all(some, folder, preset, steps, data_dir, changes):
     del preset, data_dir, changes
     for run in some:
-      calls[os.path.join(folder, run.name)] = steps
+      calls[f'{folder}/{run.name}'] = steps
     return [
       runs.Result(run, types.SimpleNamespace(num_steps=steps), *[None] * 5)
       for run in some
