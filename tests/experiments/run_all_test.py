@@ -250,16 +250,24 @@ def test_the_exit_code_says_whether_a_row_failed(
 
 
 @pytest.mark.slow
-def test_a_signal_reaches_the_run_which_goes_on(tmp_path):
+def test_a_signal_reaches_the_run_and_the_same_command_goes_on(tmp_path):
   arguments = (
-    *('experiments.run_all', '--hours=1', f'--workdir={tmp_path}'),
+    *('experiments.run_all', f'--workdir={tmp_path}'),
     *('--only=figure_3,propositions', '--num_steps=20000'),
   )
-  process = cli_test.start(*arguments)
+  process = cli_test.start(*arguments, '--hours=1')
   log = tmp_path / 'figure_3' / 'run' / 'metrics.jsonl'
-  wait_for(lambda: log.exists() and log.stat().st_size)
-  process.send_signal(signal.SIGTERM)
-  _, err = process.communicate(timeout=60)
+  try:
+    wait_for(lambda: log.exists() and log.stat().st_size)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+  finally:
+    process.kill()
   assert process.returncode == 143
   assert 'stopped by SIGTERM, saved at step ' in err
   assert 'Traceback' not in err
+  # In a quarter of a minute nothing ends: what is under way is saved.
+  code, out, err = cli_test.run(*arguments, '--hours=0.004')
+  assert code == 0
+  assert '[1 of 2] figure_3: stopped and saved' in err
+  assert 'left when the hours were over: figure_3, propositions' in out

@@ -23,7 +23,7 @@ def sleeping(pid_file):
 
 
 def wait_for(condition):
-  deadline = time.monotonic() + 30
+  deadline = time.monotonic() + 300
   while not condition():
     assert time.monotonic() < deadline
     time.sleep(0.05)
