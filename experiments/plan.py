@@ -17,6 +17,7 @@ rested before the cap. What is compiled here stays in --compilation_cache, for
 
 from collections.abc import Callable, Iterator, Sequence
 import importlib
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -403,11 +404,13 @@ def asked(workdir: str) -> tuple[float, list[Row]]:
     workdir: of the runs, empty if there is none yet.
 
   Raises:
-    UserError: if --hours is missing.
+    UserError: if --hours is missing or not finite.
   """
   values = flags.FLAGS
   if values.hours is None:
     raise UserError('--hours is missing, e.g. --hours=2')
+  if not math.isfinite(values.hours):
+    raise UserError(f'--hours must be a finite number, got {values.hours}')
   options = Options(
     values.preset,
     workdir,

@@ -23,6 +23,7 @@ from geco_jax.build import experiment_key
 from geco_jax.classifiers import pretrained
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
+from geco_jax.io import run_folder
 from geco_jax.io.checkpoint import latest_step
 from geco_jax.sweep import throughput
 from geco_jax.sweep.completion import is_finished
@@ -136,15 +137,15 @@ class Planner:
     self._speeds: dict[str, Speed] = {}
 
   def cost(self, row: Row) -> Cost:
-    """Return what is left to do of a row when those before it are done."""
-    unfinished = [
-      point
-      for point in row.points
-      if not is_done(point, self._workdir, row.splits)
-    ]
-    todo = [p for p in unfinished if p.name not in self._planned]
+    """Return what is left to do of a row when those before it are done.
+
+    It is `missing` where something is not at hand, or a folder is another
+    run's.
+    """
     num_steps, compile_seconds, train_seconds = 0, 0.0, 0.0
     try:
+      unfinished = [point for point in row.points if self._is_left(point, row)]
+      todo = [p for p in unfinished if p.name not in self._planned]
       for point in todo:
         compiled = _program(point.config) in self._speeds
         speed = self.speed(point.config)
@@ -163,6 +164,12 @@ class Planner:
       compile_seconds=compile_seconds,
       train_seconds=train_seconds,
     )
+
+  def _is_left(self, point: Point, row: Row) -> bool:
+    folder = os.path.join(self._workdir, point.name)
+    if run_folder.holds_run(folder):
+      run_folder.check_same(folder, point.config)
+    return not is_done(point, self._workdir, row.splits)
 
   def speed(self, config: ConfigDict) -> Speed:
     """Return how fast a config trains, measured once for each program.

@@ -4,6 +4,7 @@ import ast
 import functools
 import os
 import pkgutil
+import types
 
 import pytest
 
@@ -176,9 +177,16 @@ def test_until_rest_is_planned_up_to_the_cap():
   assert '--max_steps=8000' in row.commands[0].flags
 
 
-def test_without_hours_there_is_one_sentence(monkeypatch):
-  monkeypatch.setattr(
-    plan.flags, 'FLAGS', type('Flags', (), {'hours': None, 'only': None})
-  )
-  with pytest.raises(UserError, match='--hours is missing, e.g. --hours=2'):
+@pytest.mark.parametrize(
+  ('hours', 'sentence'),
+  [
+    (None, '--hours is missing, e.g. --hours=2'),
+    (float('nan'), '--hours must be a finite number, got nan'),
+    (float('inf'), '--hours must be a finite number, got inf'),
+  ],
+)
+def test_hours_must_be_a_number(hours, sentence, monkeypatch):
+  values = types.SimpleNamespace(hours=hours, only=None)
+  monkeypatch.setattr(plan.flags, 'FLAGS', values)
+  with pytest.raises(UserError, match=sentence):
     plan.asked('')

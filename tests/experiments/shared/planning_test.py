@@ -13,6 +13,7 @@ from experiments.shared.planning import Row
 from experiments.shared.planning import Speed
 from geco_jax.base_config import group
 from geco_jax.errors import UserError
+from geco_jax.io import run_folder
 from geco_jax.sweep import throughput
 from geco_jax.sweep.grid import Point
 
@@ -118,6 +119,14 @@ def test_what_is_not_at_hand_is_named_and_looked_for_once(
   assert measured == [['folder']]
   # Its runs are no others' either.
   assert planner.cost(row('c', point('a'))).steps == 20
+
+
+def test_a_folder_of_another_run_is_named(point, measured, tmp_path):
+  run_folder.claim(str(tmp_path / 'run'), point('run').config)
+  planner = Planner(str(tmp_path))
+  other = point('run', num_steps=40)
+  assert str(tmp_path / 'run') in planner.cost(row('a', other)).missing
+  assert planner.cost(row('b', point('run'))).steps == 20
 
 
 def test_rows_fit_in_their_order():
