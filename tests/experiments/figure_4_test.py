@@ -263,3 +263,12 @@ def test_a_row_is_trained_and_drawn(tmp_path, monkeypatch, capsys):
   assert len(rows['mnist']['gaussian']['rate_nats']) == len(PAPER_KAPPAS)
   assert len(figure_4_plane.table(rows).splitlines()) == 3
   assert len(figure_4_plane.figure(rows).axes) == 1
+  # Far from rest, so that both are trained at the cap; the first is reused.
+  longer = figure_4.run_row(
+    *('mnist', str(tmp_path), None, points, 100), until_rest=True, max_steps=200
+  )
+  elbo, geco = longer['runs']
+  assert (elbo['steps'], elbo['rested'], geco['steps']) == (200, False, 200)
+  folders = {path.parent.name for path in tmp_path.glob('**/config.json')}
+  assert folders == {point.name for point in points}
+  assert len([*tmp_path.glob('**/config.json')]) == 4
