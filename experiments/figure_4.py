@@ -14,7 +14,10 @@ of two steps trains 2,000 times on batches of 32, in WORKDIR/short. A row takes
 290 seconds of CPU time, the five about a quarter of an hour on two idle cores.
 The ELBO is far from converged then: it ends at a larger RMSE than GECO at the
 small kappas, whose KL it cannot exceed. With --noshort these rows too are the
-runs of their configs, which other figures share.
+runs of their configs, which other figures share. With --until_rest the steps of
+ELBO and annealed beta are doubled until both rest or --max_steps is reached
+(`shared.rest`), GECO has those of the ELBO, and figure_4.json says `rested` of
+each baseline.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,9 +29,11 @@ from absl import flags
 from geco_jax import cli
 from geco_jax.base_config import PAPER_KAPPAS
 from geco_jax.evaluation import gaussian_rate
+from geco_jax.sweep.grid import Point
 
 from .shared import figure_4_plane
 from .shared import panels
+from .shared import rest
 from .shared import runs
 from .shared.runs import Run
 
@@ -77,14 +82,44 @@ def is_short(row: Row, preset: str) -> bool:
   return row.model == 'conv_draw' and dataset.kwargs.get('base') == 'digits'
 
 
+def points(
+  each: Sequence[Run],
+  workdir: str,
+  preset: str,
+  num_steps: int | None = None,
+  *,
+  short: bool = False,
+  until_rest: bool = False,
+  max_steps: int | None = None,
+) -> list[Point]:
+  """Return what `run_row` trains at most, named below the workdir."""
+  folder, changes = _short(short)
+  if until_rest:
+    folder_path = os.path.join(workdir, folder)
+    args = folder_path, preset, num_steps, changes, max_steps
+    listed = rest.points(each, *args)
+  else:
+    listed = runs.points_of(each, preset, num_steps, changes).values()
+  return [
+    point._replace(name=os.path.join(folder, point.name)) for point in listed
+  ]
+
+
+def _short(short: bool) -> tuple[str, Mapping[str, Any]]:
+  """Return where a row's runs are and what their configs have differently."""
+  return ('short', SHORT) if short else ('', {})
+
+
 def run_row(
   name: str,
   workdir: str,
   preset: str,
-  points: Sequence[Run],
+  each: Sequence[Run],
   num_steps: int | None = None,
   data_dir: str | None = None,
   short: bool = False,
+  until_rest: bool = False,
+  max_steps: int | None = None,
 ) -> dict[str, Any]:
   """Train a row's runs, or reuse them; return what the figure shows of it.
 
@@ -92,19 +127,20 @@ def run_row(
     name: of `ROWS`.
     workdir: for the runs' folders.
     preset: of the configs.
-    points: the row's runs.
+    each: the row's runs.
     num_steps: training steps of each run, if not the configs' or `SHORT`'s.
     data_dir: of TFDS.
     short: whether the runs are shortened by `SHORT`.
+    until_rest: whether the steps are doubled until the baselines rest.
+    max_steps: up to which; None is 16 times the first.
   """
-  results = runs.train_all(
-    points,
-    os.path.join(workdir, 'short') if short else workdir,
-    preset,
-    num_steps,
-    data_dir,
-    SHORT if short else {},
-  )
+  folder, changes = _short(short)
+  place = os.path.join(workdir, folder) if folder else workdir
+  args = each, place, preset, num_steps, data_dir, changes
+  if until_rest:
+    results = rest.train_until_rest(*args, max_steps)
+  else:
+    results = runs.train_all(*args)
   print(f'\n{name}\n{runs.table(results)}', flush=True)
   curve = gaussian_rate.curve(results[0].experiment.dataset, PAPER_KAPPAS)
   return {
@@ -130,6 +166,22 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     'short', True, 'Whether the quick rows of 8x8 digits have short runs.'
   )
+  define_rest_flags()
+
+
+def define_rest_flags() -> None:
+  """Define --until_rest and --max_steps."""
+  flags.DEFINE_bool(
+    'until_rest',
+    False,
+    'Whether steps are doubled until KL and RMSE of the baselines rest.',
+  )
+  flags.DEFINE_integer(
+    'max_steps',
+    None,
+    f'Up to which; else {rest.MAX_DOUBLING} times the first.',
+    lower_bound=1,
+  )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -147,6 +199,8 @@ def main(argv: Sequence[str]) -> None:
       runs.NUM_STEPS.value,
       cli.DATA_DIR.value,
       short=flags.FLAGS.short and is_short(ROWS[name], preset),
+      until_rest=flags.FLAGS.until_rest,
+      max_steps=flags.FLAGS.max_steps,
     )
     rows = runs.save_row(numbers, name, row)
   print(f'\n{figure_4_plane.table(rows)}')

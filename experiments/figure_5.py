@@ -56,13 +56,9 @@ def run_row(
     num_steps: training steps of each run, if not the configs'.
     data_dir: of TFDS.
   """
-  variant = None if data == 'digits' else preset
-  elbo = Run(
-    data, 'elbo', model='vae' if data == 'digits' else 'conv_draw', seed=seed
-  )
+  variant, elbo = variant_of(data, preset), elbo_run(data, seed)
   (first,) = runs.train_all([elbo], workdir, variant, num_steps, data_dir)
-  kappa = float(f'{first.evaluation["rmse"]:.{_DIGITS}g}')
-  geco = elbo._replace(objective='geco', kappas={'re': kappa})
+  geco = geco_run(elbo, first.evaluation['rmse'])
   (second,) = runs.train_all([geco], workdir, variant, num_steps, data_dir)
   return {
     **runs.provenance(variant),
@@ -70,6 +66,23 @@ def run_row(
     'runs': runs.records([first, second]),
     'curves': {'elbo': curve(first, workdir), 'geco': curve(second, workdir)},
   }
+
+
+def variant_of(data: str, preset: str) -> str | None:
+  """Return the variant of a data set's config; the digits' has none."""
+  return None if data == 'digits' else preset
+
+
+def elbo_run(data: str, seed: int = 0) -> Run:
+  """Return the run that comes first."""
+  model = 'vae' if data == 'digits' else 'conv_draw'
+  return Run(data, 'elbo', model=model, seed=seed)
+
+
+def geco_run(elbo: Run, rmse: float) -> Run:
+  """Return the run at the RMSE that the first one ended with."""
+  kappa = float(f'{rmse:.{_DIGITS}g}')
+  return elbo._replace(objective='geco', kappas={'re': kappa})
 
 
 def curve(result: Result, workdir: str) -> dict[str, list[float]]:

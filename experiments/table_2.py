@@ -27,6 +27,14 @@ KAPPA = 0.175  # The paper does not say which of its kappas it took.
 _NUM_COMPOSED = 60_000
 
 
+def runs_on(data: str) -> list[Run]:
+  """Return the runs on a data set: the ELBO's, then GECO's."""
+  return [
+    Run(data, 'elbo', model='nvp'),
+    Run(data, 'geco', {'re': KAPPA}, 'nvp'),
+  ]
+
+
 def row(
   data: str,
   workdir: str,
@@ -37,7 +45,7 @@ def row(
 ) -> dict[str, Any]:
   """Return one data set's numbers, training what is missing."""
   results = runs.train_all(
-    [Run(data, 'elbo', model='nvp'), Run(data, 'geco', {'re': KAPPA}, 'nvp')],
+    runs_on(data),
     workdir,
     preset,
     num_steps,

@@ -69,10 +69,11 @@ def figure_4_kl(content: Content) -> Iterator[Finding]:
     (elbo,) = figure_4_plane.points_of(row, 'elbo')
     points = figure_4_plane.points_of(row, 'geco')
     ratios = [elbo.kl_nats / point.kl_nats for point in points]
+    rest = figure_4_plane.rest_text(elbo)
     yield Finding(
-      f'{name}, {_steps(row)}: ELBO {figure_4_plane.kl_text(elbo)} nats at '
-      f'RMSE {elbo.rmse:.4f}, over GECO at kappa {points[0].kappa:g} to '
-      f'{points[-1].kappa:g}',
+      f'{name}, {_steps(row)}: ELBO{rest and f" {rest}"} '
+      f'{figure_4_plane.kl_text(elbo)} nats at RMSE {elbo.rmse:.4f}, over GECO '
+      f'at kappa {points[0].kappa:g} to {points[-1].kappa:g}',
       'GECO below',
       ', '.join(f'{r:.1f}x' if r >= 0.1 else f'{r:.2f}x' for r in ratios),
       min(ratios) > 1,

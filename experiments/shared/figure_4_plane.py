@@ -37,6 +37,7 @@ class Point(NamedTuple):
   verdict: str | None  # Of GECO, the worst.
   tolerance: float | None  # Of GECO.
   num_seeds: int
+  rested: bool | None = None  # Of a baseline that was to, all its seeds.
 
 
 def points(row: Mapping[str, Any]) -> list[Point]:
@@ -78,7 +79,13 @@ def _point(same: Sequence[Mapping[str, Any]]) -> Point:
     verdict=verdicts.worst(map(_verdict, constrained)) if constrained else None,
     tolerance=max(map(verdicts.tolerance, reports), default=None),
     num_seeds=len(same),
+    rested=_rested(same),
   )
+
+
+def _rested(same: Sequence[Mapping[str, Any]]) -> bool | None:
+  answers = [run['rested'] for run in same if 'rested' in run]
+  return all(answers) if answers else None
 
 
 def _verdict(run: Mapping[str, Any]) -> str:
@@ -111,11 +118,16 @@ def table(rows: Mapping[str, Any]) -> str:
 def _asked(point: Point) -> str:
   """Return the columns kappa, RMSE, C/scale and constraint."""
   if point.kappa is None or point.violation is None:
-    return f'{"":>7} {point.rmse:>8.4f} {"":>8}  {"":<11}'
+    return f'{"":>7} {point.rmse:>8.4f} {"":>8}  {rest_text(point):<11}'
   return (
     f'{point.kappa:>7g} {point.rmse:>8.4f} {point.violation:>+8.2%}  '
     f'{point.verdict:<11}'
   )
+
+
+def rest_text(point: Point) -> str:
+  """Return whether a baseline that was to rest does, empty if it was not."""
+  return {None: '', True: 'at rest', False: 'not at rest'}[point.rested]
 
 
 def kl_text(point: Point) -> str:

@@ -103,6 +103,7 @@ class Result(NamedTuple):
   evaluation: Mapping[str, Any]
   infeasible: Sequence[str]  # A sentence per constraint that was out of reach.
   preset: str | None
+  rested: bool | None = None  # Of a baseline that trained until it rests.
 
 
 def define_seed_flags() -> None:
@@ -118,6 +119,21 @@ def with_seeds(runs: Sequence[Run]) -> list[Run]:
   first = flags.FLAGS.seed
   seeds = range(first, first + flags.FLAGS.num_seeds)
   return [run._replace(seed=seed) for run in runs for seed in seeds]
+
+
+def points_of(
+  runs: Sequence[Run],
+  preset: str | None = None,
+  num_steps: int | None = None,
+  changes: Mapping[str, Any] = _NO_CHANGES,
+) -> dict[str, Point]:
+  """Return what `train_all` trains of the runs, each once, by name."""
+  return {
+    each.name: Point(
+      each.name, {}, without_sweep(each.config(preset, num_steps, changes))
+    )
+    for each in runs
+  }
 
 
 def train_all(
@@ -142,10 +158,7 @@ def train_all(
     UserError: if a config is refused, or a run failed; the others are finished
       then.
   """
-  grid = {}
-  for each in runs:
-    config = without_sweep(each.config(preset, num_steps, changes))
-    grid[each.name] = Point(each.name, {}, config)
+  grid = points_of(runs, preset, num_steps, changes)
   points = [*grid.values()]
   experiments = local.build_experiments(points, data_dir)
   failed = local.run_here(
@@ -218,6 +231,7 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
       'multiplier_rule': result.config.multipliers.name,
       'infeasible': [*result.infeasible],
       'evaluation': result.evaluation,
+      **({} if result.rested is None else {'rested': result.rested}),
     }
     for result in results
   ]

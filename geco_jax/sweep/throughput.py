@@ -5,7 +5,8 @@ nothing and convolutions lose by it, on several CPU devices one run on each
 saves the splitting of every batch, an accelerator is filled by many small runs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import hashlib
 import math
 import os
@@ -110,22 +111,46 @@ def _widths(num_runs: int, num_devices: int, accelerated: bool) -> list[int]:
 
 def _steps_per_second(experiment: Experiment, points: Sequence[Point]) -> float:
   """Return the training steps per second of all runs together."""
+  most = experiment.steps_per_dispatch
+  with timed(experiment, points) as take:
+    seconds = [take(most) for _ in range(1 + _DISPATCHES)]
+  steps = len(points) * most
+  return steps / float(np.median(seconds[1:]))  # The first compiled.
+
+
+@contextlib.contextmanager
+def timed(
+  experiment: Experiment, points: Sequence[Point]
+) -> Iterator[Callable[[int], float]]:
+  """Yield what takes the first steps of runs, whose results nobody keeps.
+
+  Args:
+    experiment: of all of the runs.
+    points: the runs; several are trained at once.
+
+  Yields:
+    Number of steps, at most `steps_per_dispatch` -> the seconds that they took.
+    The first call compiles.
+  """
   inputs = [run_inputs(point.config, experiment) for point in points]
   layout = parallel.SHARED if len(points) == 1 else parallel.SPREAD
   take_steps = dispatch(experiment, layout)
   state = layout.place([init_state(experiment, each) for each in inputs])
   placed = layout.place([each.as_arrays() for each in inputs])
-  seeds, most = [each.seed for each in inputs], experiment.steps_per_dispatch
-  seconds = []
+  seeds = [each.seed for each in inputs]
   with training_images(experiment, layout, seeds, [0] * len(seeds)) as images:
-    for _ in range(1 + _DISPATCHES):
+
+    def take(num_steps):
+      nonlocal state
       start = time.monotonic()
-      results = take_steps(state, placed, images(most))
+      results = take_steps(
+        state, placed, images(num_steps), num_steps=num_steps
+      )
       state, _ = jax.block_until_ready(results)
-      seconds.append(time.monotonic() - start)
+      return time.monotonic() - start
+
+    yield take
   compiled_layouts(experiment).add(layout)
-  steps = len(points) * experiment.steps_per_dispatch
-  return steps / float(np.median(seconds[1:]))  # The first compiled.
 
 
 def _words(width: int) -> str:

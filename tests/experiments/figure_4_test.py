@@ -7,6 +7,7 @@ from PIL import Image
 import pytest
 
 from experiments import figure_4
+from experiments.results import findings
 from experiments.shared import figure_4_plane
 from experiments.shared import runs
 from experiments.shared.runs import Run
@@ -113,6 +114,37 @@ def test_short_runs_are_those_of_conv_draw_on_digits_with_as_many_latents():
     assert small.num_steps <= full.num_steps
 
 
+def test_until_rest_a_row_trains_what_is_planned_at_most(tmp_path, monkeypatch):
+  """In one folder for each number of steps, below that of short runs."""
+  trained = {}
+
+  def train_all(some, folder, preset, steps, data_dir, changes):
+    assert (preset, data_dir, changes) == ('quick', 'd', figure_4.SHORT)
+    trained.update({f'{folder}/{run.name}': steps for run in some})
+    return [runs.Result(run, *[None] * 6) for run in some]
+
+  def curve(*_):
+    raise InterruptedError  # What was to be seen is over.
+
+  monkeypatch.setattr(runs, 'train_all', train_all)
+  monkeypatch.setattr(figure_4.rest, '_is_at_rest', lambda *_: False)
+  monkeypatch.setattr(runs, 'table', curve)
+  each = figure_4.ROWS['mnist_sum'].runs()
+  args = each, str(tmp_path), 'quick'
+  kwargs = dict(short=True, until_rest=True, max_steps=8_000)
+  with pytest.raises(InterruptedError):
+    figure_4.run_row(
+      *('mnist_sum', str(tmp_path), 'quick', each), data_dir='d', **kwargs
+    )
+  planned = {
+    f'{tmp_path}/{point.name}': point.config.num_steps
+    for point in figure_4.points(*args, **kwargs)
+  }
+  assert trained == planned
+  assert sorted(set(planned.values())) == [2_000, 4_000, 8_000]
+  assert len(planned) == 2 * 3 + len(PAPER_KAPPAS)
+
+
 def test_points_are_in_order_and_means_over_seeds():
   row = made_row(seeds=(0, 1))
   elbo, annealed, *geco = figure_4_plane.points(row)
@@ -133,6 +165,33 @@ def test_table_tells_what_was_met_and_how_much_is_saved():
   assert all(' met ' in line for line in text[5:])
   last = text[-1].split()  # Kappa 0.175: 900 / (3 / 0.175), 6 / 0.175.
   assert last[-2:] == ['52.5', '34.3']
+
+
+@pytest.mark.parametrize(
+  ('answers', 'text'),
+  [
+    ((None, None), ''),
+    ((True, True), 'at rest'),
+    ((True, False), 'not at rest'),
+    ((False, False), 'not at rest'),
+  ],
+)
+def test_a_baseline_says_whether_all_its_seeds_rest(answers, text):
+  row = made_row(seeds=(0, 1))
+  elbos = [run for run in row['runs'] if run['objective'] == 'elbo']
+  for run, rested in zip(elbos, answers, strict=True):
+    if rested is not None:
+      run['rested'] = rested
+  elbo, annealed, *_ = figure_4_plane.points(row)
+  assert figure_4_plane.rest_text(elbo) == text
+  assert figure_4_plane.rest_text(annealed) == ''
+  line = figure_4_plane.table({'mnist': row}).splitlines()[1]
+  assert ('at rest' in line, 'not at rest' in line) == (
+    *('at rest' in text, 'not' in text),
+  )
+  finding = next(findings.figure_4_kl({'mnist': row}))
+  between = f' {text} ' if text else ' '
+  assert f'2000 steps, 2 seeds: ELBO{between}1350.0' in finding.what
 
 
 def test_figure_has_a_panel_per_model_and_a_line_per_row(tmp_path):
@@ -204,3 +263,12 @@ def test_a_row_is_trained_and_drawn(tmp_path, monkeypatch, capsys):
   assert len(rows['mnist']['gaussian']['rate_nats']) == len(PAPER_KAPPAS)
   assert len(figure_4_plane.table(rows).splitlines()) == 3
   assert len(figure_4_plane.figure(rows).axes) == 1
+  # Far from rest, so that both are trained at the cap; the first is reused.
+  longer = figure_4.run_row(
+    *('mnist', str(tmp_path), None, points, 100), until_rest=True, max_steps=200
+  )
+  elbo, geco = longer['runs']
+  assert (elbo['steps'], elbo['rested'], geco['steps']) == (200, False, 200)
+  folders = {path.parent.name for path in tmp_path.glob('**/config.json')}
+  assert folders == {point.name for point in points}
+  assert len([*tmp_path.glob('**/config.json')]) == 4

@@ -1,0 +1,226 @@
+r"""Run the paper's figures in the order of their worth, as hours allow.
+
+  python -m experiments.run_all --hours=2 --preset=quick --workdir=runs/all
+
+Each row of `plan` is its own command, in a process of its own. Its numbers are
+in --results, WORKDIR/results by default, as soon as it has them;
+`python -m experiments.results_page --results=runs/all/results` makes a page of
+them. When the hours are over, the row under way is saved and ended, and the
+same command goes on from there: rows that are done are not run again. A row
+that fails is named, the others go on, and the exit code is 1.
+"""
+
+from collections.abc import Callable, Sequence
+import os
+import time
+from typing import Any
+
+from absl import flags
+
+from geco_jax import cli
+from geco_jax.console import say
+from geco_jax.errors import UserError
+from geco_jax.io import by_products
+from geco_jax.io import files
+from geco_jax.io import run_folder
+
+from . import plan
+from .shared import planning
+from .shared import runs
+from .shared import watched
+from .shared.planning import Row
+
+EXIT_FAILED = 1
+_DONE = 'run_all.json'  # The commands of rows that are done, in the workdir.
+
+# (words of a command line, seconds) -> (exit code, whether it was stopped).
+Start = Callable[[Sequence[str], float], tuple[int, bool]]
+
+
+class Session:
+  """The rows that are run until the hours are over.
+
+  Attributes:
+    failed: titles of rows that failed, and why.
+    left: titles of rows that there was no time for, the one under way first.
+    left_out: titles of rows whose data are not at hand, and why.
+  """
+
+  def __init__(
+    self,
+    workdir: str,
+    results: str,
+    hours: float,
+    data_dir: str | None = None,
+    start: Start = watched.run,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Begin now.
+
+    Args:
+      workdir: of the runs.
+      results: folder of the files of numbers.
+      hours: after which nothing is begun and what runs is stopped.
+      data_dir: of TFDS.
+      start: what runs a command line.
+      clock: seconds that pass.
+    """
+    self._workdir = workdir
+    self._results = results
+    self._hours = hours
+    self._data_dir = data_dir
+    self._start = start
+    self._clock = clock
+    self._begun = clock()
+    self._done = _read_done(workdir)
+    self.failed: dict[str, str] = {}
+    self.left: list[str] = []
+    self.left_out: dict[str, str] = {}
+
+  def run(self, rows: Sequence[Row]) -> None:
+    """Run the rows in turn."""
+    for number, row in enumerate(rows, 1):
+      place = f'[{number} of {len(rows)}] {row.title}'
+      if self._is_done(row):
+        self._try(row, self._collect)  # The results may be in a new folder.
+        say(f'{place}: {self._outcome(row)} before')
+      elif self._seconds_left() <= 0:
+        self.left.append(row.title)
+      elif self._is_at_hand(row, place):
+        say(f'{place}: {self._state(row)}; {self._time()}')
+        self._try(row, self._run_row)
+        say(f'{place}: {self._outcome(row)}; {self._time()}')
+
+  def _try(self, row: Row, action: Callable[[Row], None]) -> None:
+    try:
+      action(row)
+    except UserError as error:  # A damaged file of results, a full disk.
+      self.failed[row.title] = ' '.join(str(error).split())
+
+  def _run_row(self, row: Row) -> None:
+    """Run a row's commands; bring its numbers into the results."""
+    for command in row.commands:
+      if (seconds := self._seconds_left()) <= 0:
+        self.left.append(row.title)
+        break
+      code, stopped = self._start(command.words(), seconds)
+      if code and stopped:
+        self.left.append(row.title)
+        break
+      if code:
+        how = f'exit code {code}' if code > 0 else f'ended by signal {-code}'
+        self.failed[row.title] = f'{how}: python -m {" ".join(command.words())}'
+        break
+    self._collect(row)
+    if row.title not in {*self.left, *self.failed}:
+      self._done[row.title] = _commands(row)
+      by_products.write(os.path.join(self._workdir, _DONE), self._done)
+
+  def _is_at_hand(self, row: Row, place: str) -> bool:
+    try:
+      planning.check_at_hand(row, self._data_dir)
+    except UserError as error:
+      self.left_out[row.title] = ' '.join(str(error).split())
+      say(f'{place}: left out: {self.left_out[row.title]}')
+      return False
+    return True
+
+  def _is_done(self, row: Row) -> bool:
+    """Return whether the row is done by the same commands, its files there."""
+    return self._done.get(row.title) == _commands(row) and all(
+      os.path.exists(os.path.join(self._workdir, name)) for name in row.numbers
+    )
+
+  def _collect(self, row: Row) -> None:
+    """Bring the row's numbers, as far as there are some, into the results."""
+    for source, name in row.numbers.items():
+      path = os.path.join(self._workdir, source)
+      numbers = by_products.read(path, _rows if row.by_row else _anything)
+      target = os.path.join(self._results, name)
+      if numbers is not None:
+        if row.by_row:
+          numbers = {**runs.written(target), **numbers}
+        run_folder.create(self._results)
+        files.write_json(target, numbers)
+
+  def _seconds_left(self) -> float:
+    return 3600 * self._hours - (self._clock() - self._begun)
+
+  def _time(self) -> str:
+    left = max(self._seconds_left(), 0.0) / 3600
+    return (
+      f'{self._hours - left:.2f} of {self._hours:g} h used, {left:.2f} left'
+    )
+
+  def _state(self, row: Row) -> str:
+    """Return how many of a row's runs are finished, for people."""
+    if not row.points:
+      return 'computed, no runs'
+    num_done = sum(
+      planning.is_done(point, self._workdir, row.splits) for point in row.points
+    )
+    return f'{num_done} of {len(row.points)} runs finished'
+
+  def _outcome(self, row: Row) -> str:
+    if row.title in self.failed:
+      return f'failed, {self.failed[row.title]}; the others go on'
+    if row.title in self.left:
+      return f'stopped and saved, {self._state(row)}'
+    return 'done'
+
+
+def _commands(row: Row) -> list[str]:
+  return [' '.join(command.words()) for command in row.commands]
+
+
+def _read_done(workdir: str) -> dict[str, Any]:
+  """Return the commands of the rows that are done, by title."""
+  path = os.path.join(workdir, _DONE)
+  return by_products.read(path, lambda x: by_products.mapping(x, list)) or {}
+
+
+def _rows(content: Any) -> dict[str, Any]:
+  return by_products.mapping(content, dict)
+
+
+def _anything(content: Any) -> Any:
+  return content
+
+
+def summary(session: Session, num_rows: int) -> str:
+  """Return what became of the rows, as text."""
+  lost = {'failed': session.failed, 'left out': session.left_out}
+  num_done = num_rows - len(session.left) - sum(map(len, lost.values()))
+  lines = [f'{num_done} of {num_rows} rows are done']
+  lines += [
+    f'{word}: {title}: {reason}'
+    for word, rows in lost.items()
+    for title, reason in rows.items()
+  ]
+  if session.left:
+    lines.append(f'left when the hours were over: {", ".join(session.left)}')
+  return '\n'.join(lines)
+
+
+def define_flags() -> None:
+  """Define the command's flags."""
+  plan.define_flags()
+  cli.define_path('results', None, 'Of the numbers; else WORKDIR/results.')
+
+
+def main(argv: Sequence[str]) -> int:
+  """Run what the flags ask for."""
+  del argv
+  workdir = cli.workdir()
+  hours, rows = plan.asked(workdir)
+  results = flags.FLAGS.results or os.path.join(workdir, 'results')
+  run_folder.create(workdir)
+  session = Session(workdir, results, hours, cli.DATA_DIR.value)
+  session.run(rows)
+  print(summary(session, len(rows)))
+  print(f'\nnumbers: {results}')
+  return EXIT_FAILED if session.failed else 0
+
+
+if __name__ == '__main__':
+  cli.run(main, define_flags)

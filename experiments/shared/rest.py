@@ -1,0 +1,202 @@
+"""Baselines that train until they rest, at twice the steps each time.
+
+The schedules of the learning rate, of annealed beta and of the multipliers'
+step size follow `num_steps`: a run of 2 N steps is no run of N steps that goes
+on, but a run of its own, in STEPS_2N below the folder of the others. GECO's
+runs take the steps that the ELBO's ended with.
+"""
+
+from collections.abc import Mapping, Sequence
+import os
+from typing import Any
+
+import numpy as np
+
+from geco_jax.build import run_inputs
+from geco_jax.io.logs import read_metrics
+from geco_jax.sweep.completion import is_finished
+from geco_jax.sweep.grid import Point
+
+from . import runs
+from .runs import Result
+from .runs import Run
+
+SHARE = 0.2  # Of a run, at its end, that is looked at.
+TOLERANCE = 0.02  # Up to which KL and RMSE move there, relatively, at rest.
+MAX_DOUBLING = 16  # The cap, times the first number of steps, if not given.
+_MIN_LINES = 5  # Of the log, to say anything of that share.
+_BASELINES = ('elbo', 'annealed_beta')
+_NO_CHANGES: Mapping[str, Any] = {}
+
+
+def rested(metrics: Mapping[str, np.ndarray]) -> bool:
+  """Return whether KL and RMSE move by at most 2% in a run's last fifth.
+
+  A step counts by its learning rate: where that falls to 0 nothing moves at the
+  end, whether at rest or not. At a constant one it is the last fifth of steps;
+  of a cosine it is the last 52%. How far a value moves there is what a straight
+  line through its values does, relative to their mean, so that the noise of
+  batches does not count.
+
+  Args:
+    metrics: of `logs.read_metrics`: 'step', 'kl_nats', 'rmse' and, where it is
+      not constant, 'learning_rate', each [lines], means since the line before.
+
+  Returns:
+    Whether they do; False if there are under five lines to tell it by.
+  """
+  if not {'step', 'kl_nats', 'rmse'} <= set(metrics):
+    return False
+  names = ('step', 'kl_nats', 'rmse')
+  ones = np.ones(len(metrics['step']))
+  lines = np.stack([*(metrics[name] for name in names), ones])
+  lines[3] = metrics.get('learning_rate', ones)
+  lines = lines[:, np.isfinite(lines).all(axis=0)]
+  step, kl, rmse, rate = lines
+  weight = rate * np.diff(step, prepend=0)
+  if not weight.sum() > 0:
+    return False
+  place = (np.cumsum(weight) - weight / 2) / weight.sum()
+  late = place >= 1 - SHARE
+  if late.sum() < _MIN_LINES:
+    return False
+  return all(
+    abs(_slope(place[late], values[late], weight[late])) * SHARE
+    <= TOLERANCE * abs(np.average(values[late], weights=weight[late]))
+    for values in (kl, rmse)
+  )
+
+
+def _slope(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
+  """Return that of the line with the least squares."""
+  return float(np.polyfit(x, y, 1, w=np.sqrt(weight))[0])
+
+
+def lengths(first: int, max_steps: int | None) -> list[int]:
+  """Return the numbers of steps that are tried in turn.
+
+  Args:
+    first: the runs' own.
+    max_steps: the cap; None is 16 times the first. The first stands above it.
+  """
+  cap = MAX_DOUBLING * first if max_steps is None else max_steps
+  tried = [first]
+  while 2 * tried[-1] <= cap:
+    tried.append(2 * tried[-1])
+  return tried
+
+
+def train_until_rest(
+  each: Sequence[Run],
+  workdir: str,
+  preset: str | None = None,
+  num_steps: int | None = None,
+  data_dir: str | None = None,
+  changes: Mapping[str, Any] = _NO_CHANGES,
+  max_steps: int | None = None,
+) -> list[Result]:
+  """Train the baselines until they rest, and GECO as long as the ELBO.
+
+  Runs of one objective, its seeds, are as long as the one that rests last.
+
+  Args:
+    each: `runs.train_all`'s, like the rest.
+    workdir: parent of the runs' folders at their own number of steps, which are
+      reused if they rest there, and of STEPS_N for the others.
+    preset: see there.
+    num_steps: at first, if not the configs'.
+    data_dir: of TFDS.
+    changes: see there.
+    max_steps: of `lengths`.
+
+  Returns:
+    The results in order; those of the baselines say whether they `rested`.
+
+  Raises:
+    UserError: if a config is refused, or a run failed.
+  """
+  first = each[0].config(preset, num_steps, changes).num_steps
+  ended, results = first, {}
+
+  def train(some, steps):
+    below = _folder(steps, first)
+    folder = os.path.join(workdir, below) if below else workdir
+    trained = runs.train_all(some, folder, preset, steps, data_dir, changes)
+    return [
+      result._replace(rested=_is_at_rest(result, folder))
+      if result.run.objective in _BASELINES
+      else result
+      for result in trained
+    ]
+
+  for objective in _BASELINES:
+    some = [run for run in each if run.objective == objective]
+    for steps in lengths(first, max_steps) if some else []:
+      trained = train(some, steps)
+      results |= {result.run.name: result for result in trained}
+      if objective == 'elbo':
+        ended = steps
+      if all(result.rested for result in trained):
+        break
+  others = [run for run in each if run.name not in results]
+  if others:
+    results |= {result.run.name: result for result in train(others, ended)}
+  return [results[run.name] for run in each]
+
+
+def points(
+  each: Sequence[Run],
+  workdir: str,
+  preset: str | None,
+  num_steps: int | None,
+  changes: Mapping[str, Any],
+  max_steps: int | None,
+) -> list[Point]:
+  """Return what `train_until_rest` trains at most, by folder below `workdir`.
+
+  Where finished runs rest nothing longer is trained.
+  """
+  first = each[0].config(preset, num_steps, changes).num_steps
+  ended, listed = first, []
+
+  def add(some, steps):
+    named = runs.points_of(some, preset, steps, changes)
+    added = [
+      point._replace(name=os.path.join(_folder(steps, first), name))
+      for name, point in named.items()
+    ]
+    listed.extend(added)
+    return added
+
+  for objective in _BASELINES:
+    some = [run for run in each if run.objective == objective]
+    for steps in lengths(first, max_steps) if some else []:
+      added = add(some, steps)
+      if objective == 'elbo':
+        ended = steps
+      if all(_rests(point, workdir) for point in added):
+        break
+  add([run for run in each if run.objective not in _BASELINES], ended)
+  return listed
+
+
+def _folder(steps: int, first: int) -> str:
+  return '' if steps == first else f'steps_{steps}'
+
+
+def _is_at_rest(result: Result, folder: str) -> bool:
+  metrics = read_metrics(os.path.join(folder, result.run.name))
+  if metrics and 'learning_rate' not in metrics:  # A log of earlier versions.
+    inputs = run_inputs(result.config, result.experiment)
+    schedule = result.experiment.learning_rate(inputs.step_sizes)
+    rate = [schedule(step) for step in metrics['step']]
+    metrics['learning_rate'] = np.array(rate, np.float64)
+  return rested(metrics)
+
+
+def _rests(point: Point, workdir: str) -> bool:
+  """Return whether a run is finished and rests, as far as its log says."""
+  if not is_finished(point, workdir, runs.SPLITS):
+    return False
+  metrics = read_metrics(os.path.join(workdir, point.name))
+  return 'learning_rate' in metrics and rested(metrics)

@@ -1,0 +1,65 @@
+"""A module in a process of its own, which ends when the one that began it does.
+
+It takes itself for a command line: `run` is all that other modules need.
+"""
+
+from collections.abc import Sequence
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+_SECONDS = 0.5  # Between two looks at the parent.
+
+
+def run(words: Sequence[str], seconds: float) -> tuple[int, bool]:
+  """Run `python -m WORDS...`; stop it by SIGTERM when the seconds are over.
+
+  A signal that this process takes as an exception is handed on, and the
+  exception is raised when the other has ended. In a session of its own, the
+  other gets none from the terminal besides.
+
+  Args:
+    words: a module and its flags.
+    seconds: from now on, >= 0; inf is no limit.
+
+  Returns:
+    (exit code, negative where a signal ended it, whether it was stopped).
+  """
+  command = [sys.executable, '-m', __name__, str(os.getpid()), *words]
+  sys.stdout.flush()
+  stopped = False
+  process = subprocess.Popen(
+    command, stdin=subprocess.DEVNULL, start_new_session=True
+  )
+  try:
+    try:
+      process.wait(min(seconds, threading.TIMEOUT_MAX))
+    except subprocess.TimeoutExpired:
+      stopped = True
+      process.send_signal(signal.SIGTERM)
+    return process.wait(), stopped
+  except BaseException:
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+    raise
+
+
+def _watch(parent: int) -> None:
+  while os.getppid() == parent:
+    time.sleep(_SECONDS)
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _main() -> None:
+  parent, module, *flags = sys.argv[1:]
+  threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
+  sys.argv[1:] = flags
+  runpy.run_module(module, run_name='__main__', alter_sys=True)
+
+
+if __name__ == '__main__':
+  _main()

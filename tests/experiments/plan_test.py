@@ -1,0 +1,192 @@
+"""The plan has every figure, and its runs are those that the commands train."""
+
+import ast
+import functools
+import os
+import pkgutil
+import types
+
+import pytest
+
+import experiments
+from experiments import figure_4
+from experiments import figure_5
+from experiments import plan
+from experiments import table_2
+from experiments.plan import Options
+from experiments.results.claims import CLAIMS
+from geco_jax import __main__ as commands
+from geco_jax.errors import UserError
+from geco_jax.sweep import local
+from tests import pages
+from tests.import_graph import GRAPH
+from tests.import_graph import TREES
+
+
+def options(preset='quick', workdir='runs/all', **changes):
+  return Options(preset, workdir, **changes)
+
+
+@functools.cache
+def all_rows(preset):
+  """Return all rows, asked for with every flag that there is."""
+  return plan.rows(options(preset, num_steps=700, data_dir='d', max_steps=900))
+
+
+def rows_of(figure, *args, **kwargs):
+  return plan.rows(options(*args, **kwargs), [figure])
+
+
+def test_every_command_is_in_the_plan_or_has_a_reason_not_to_be():
+  modules = {m.name for m in pkgutil.iter_modules(experiments.__path__)}
+  names = {name for name in modules if name in commands.commands()}
+  assert names == set(plan.WORTH) | set(plan.NOT_PLANNED)
+  assert not set(plan.WORTH) & set(plan.NOT_PLANNED)
+  assert all(plan.NOT_PLANNED.values())
+
+
+def test_the_papers_claims_come_first():
+  assert [*plan.WORTH][:3] == ['figure_4', 'table_2', 'figure_5']
+  assert [row.name for row in rows_of('figure_4')] == [*figure_4.ROWS]
+  figures = [row.figure for row in all_rows('quick')]
+  assert [*dict.fromkeys(figures)] == [*plan.WORTH]
+
+
+@pytest.mark.parametrize('preset', plan.PRESETS)
+def test_rows_are_told_apart_and_their_commands_exist(preset):
+  rows = all_rows(preset)
+  assert len({row.title for row in rows}) == len(rows)
+  for row in rows:
+    for command in row.commands:
+      module, *arguments = command.words()
+      names = [flag.partition('=')[0].removeprefix('--') for flag in arguments]
+      own = {name for name in names if not name.startswith('config')}
+      assert own <= strings_below(module), module
+      pages.check_command(
+        ['geco-jax', module.rpartition('.')[2]]
+        + [a for a, n in zip(arguments, names, strict=True) if n not in own]
+      )
+
+
+@functools.cache
+def strings_below(module):
+  """Return what stands in quotes in a module and in those that it imports."""
+  below = {module}
+  for _ in range(3):
+    below |= {target for name in below for target in GRAPH[name]}
+  return {
+    node.value
+    for name in below
+    for node in ast.walk(TREES[name])
+    if isinstance(node, ast.Constant) and isinstance(node.value, str)
+  }
+
+
+def test_results_are_the_files_that_the_page_of_claims_reads():
+  written = {name for row in all_rows('full') for name in row.numbers.values()}
+  # What is put together by hand of runs of `geco_jax.train`.
+  assert {claim.file for claim in CLAIMS} - written == {'conv_draw.json'}
+
+
+class _Asked(Exception):
+  pass
+
+
+@pytest.fixture
+def asked(monkeypatch):
+  """Return action -> the configs that it would train, by folder."""
+
+  def ask(action):
+    def run_here(grid, workdir, *args, **kwargs):
+      del args, kwargs
+      seen.update({os.path.join(workdir, p.name): p.config for p in grid})
+      raise _Asked
+
+    seen = {}
+    monkeypatch.setattr(local, 'build_experiments', lambda *_: {})
+    monkeypatch.setattr(local, 'run_here', run_here)
+    with pytest.raises(_Asked):
+      action()
+    return {folder: config.to_json() for folder, config in seen.items()}
+
+  return ask
+
+
+def planned(row):
+  return {f'runs/all/{p.name}': p.config.to_json() for p in row.points}
+
+
+@pytest.mark.parametrize('preset', ['quick', 'full', 'gpu'])
+@pytest.mark.parametrize('name', ['mnist_sum', 'cifar10', 'cifar10_nvp'])
+def test_a_row_of_figure_4_is_what_its_command_trains(name, preset, asked):
+  row = figure_4.ROWS[name]
+  sizes = plan.PRESETS[preset]
+  (listed,) = [r for r in rows_of('figure_4', preset) if r.name == name]
+  assert planned(listed) == asked(
+    lambda: figure_4.run_row(
+      *(name, 'runs/all', sizes.variant, row.runs(), None),
+      short=sizes.short and figure_4.is_short(row, sizes.variant),
+    )
+  )
+
+
+def test_a_row_of_table_2_is_what_its_command_trains(asked):
+  for listed in rows_of('table_2', num_steps=300):
+    assert planned(listed) == asked(
+      lambda listed=listed: table_2.row(
+        listed.name, 'runs/all', 'quick', 2, 300
+      )
+    )
+
+
+def test_a_row_of_figure_5_knows_kappa_when_the_elbo_has_ended(
+  asked, monkeypatch
+):
+  first, second = rows_of('figure_5')[0].points
+  assert second.name == f'{first.name}, then GECO'
+  elbo = asked(lambda: figure_5.run_row('cifar10', 'runs/all', 'quick'))
+  assert planned(rows_of('figure_5')[0])[f'runs/all/{first.name}'] == elbo.get(
+    f'runs/all/{first.name}'
+  )
+  monkeypatch.setattr(
+    plan.completion, 'read_evaluation', lambda *_: {'rmse': 0.031416}
+  )
+  first, second = rows_of('figure_5')[0].points
+  assert second.name.endswith('geco_re_0.03142')
+  assert second.config.constraints.re.kappa == 0.03142
+
+
+def test_flags_reach_every_command_that_trains():
+  for row in all_rows('quick'):
+    flags = ' '.join(' '.join(command.flags) for command in row.commands)
+    assert ('num_steps=700' in flags) == bool(row.points)
+    assert {point.config.num_steps for point in row.points} <= {700}
+  for figure in ('figure_4', 'figure_5'):
+    row = rows_of(figure, num_seeds=2)[0]
+    assert '--num_seeds=2' in row.commands[0].flags
+    assert {point.config.seed for point in row.points} == {0, 1}
+
+
+def test_until_rest_is_planned_up_to_the_cap():
+  (row, *_) = rows_of('figure_4', until_rest=True, max_steps=8_000)
+  steps = sorted({point.config.num_steps for point in row.points})
+  assert steps == [2_000, 4_000, 8_000]
+  geco = [p for p in row.points if 'geco' in p.name]
+  assert {point.config.num_steps for point in geco} == {8_000}
+  assert '--until_rest=True' in row.commands[0].flags
+  assert '--max_steps=8000' in row.commands[0].flags
+
+
+@pytest.mark.parametrize(
+  ('hours', 'sentence'),
+  [
+    (None, '--hours is missing, e.g. --hours=2'),
+    (float('nan'), '--hours must be a finite number, got nan'),
+    (float('inf'), '--hours must be a finite number, got inf'),
+  ],
+)
+def test_hours_must_be_a_number(hours, sentence, monkeypatch):
+  values = types.SimpleNamespace(hours=hours, only=None)
+  monkeypatch.setattr(plan.flags, 'FLAGS', values)
+  with pytest.raises(UserError, match=sentence):
+    plan.asked('')

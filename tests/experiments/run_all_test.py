@@ -1,0 +1,273 @@
+"""Rows are run in order, each by its command, until the hours are over."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from experiments import run_all
+from experiments.shared.planning import Command
+from experiments.shared.planning import Row
+from geco_jax.errors import UserError
+from tests import cli_test
+from tests.experiments.shared.watched_test import wait_for
+
+
+def row(figure, name='', num_commands=1, by_row=False):
+  commands = [
+    Command(f'.{figure}', [f'--only={name}', f'--part={i}'])
+    for i in range(num_commands)
+  ]
+  numbers = {f'{figure}.json': f'{figure}.json'}
+  return Row(figure, name, commands, numbers=numbers, by_row=by_row)
+
+
+ROWS = [
+  row('figure_4', 'mnist', by_row=True),
+  row('figure_4', 'cifar10', by_row=True),
+  row('arithmetic', num_commands=2),
+  row('figure_6'),
+]
+
+
+class Machine:
+  """Takes half an hour for a command, and writes its file of numbers."""
+
+  def __init__(self, workdir):
+    self.workdir = workdir
+    self.now = 1_000.0
+    self.started = []
+    self.codes = {}  # By the first words of a command line.
+
+  def start(self, words, seconds):
+    assert seconds > 0
+    module, only, *_ = words
+    self.started.append(f'{module.rpartition(".")[2]} {only[7:]}'.strip())
+    stopped = seconds < 1_800
+    self.now += min(seconds, 1_800)
+    if not stopped:
+      self.write(words)
+    code = self.codes.get(self.started[-1], 0)
+    return (143 if stopped else code), stopped
+
+  def write(self, words):
+    path = self.workdir / f'{words[0].rpartition(".")[2]}.json'
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(kept | {words[1][7:]: {'kl': 1}}))
+
+
+@pytest.fixture
+def machine(tmp_path):
+  return Machine(tmp_path)
+
+
+def session(machine, hours, rows=ROWS, results='results'):
+  """Return a session that has run the rows."""
+  started = run_all.Session(
+    str(machine.workdir),
+    str(machine.workdir / results),
+    hours,
+    start=machine.start,
+    clock=lambda: machine.now,
+  )
+  started.run(rows)
+  return started
+
+
+def read(machine, name, results='results'):
+  return json.loads((machine.workdir / results / name).read_text())
+
+
+def test_rows_are_run_in_order_with_a_line_before_and_behind(machine, capsys):
+  done = session(machine, hours=4)
+  assert machine.started == [
+    *('figure_4 mnist', 'figure_4 cifar10', 'arithmetic', 'arithmetic'),
+    'figure_6',
+  ]
+  assert not (done.failed or done.left or done.left_out)
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 2 * len(ROWS)
+  assert lines[2].startswith('[2 of 4] figure_4 cifar10: ')
+  assert lines[2].endswith('0.50 of 4 h used, 3.50 left')
+  assert lines[3].startswith('[2 of 4] figure_4 cifar10: done')
+  assert run_all.summary(done, 4) == '4 of 4 rows are done'
+
+
+def test_numbers_are_in_the_results_as_they_come(machine):
+  results = machine.workdir / 'results'
+  results.mkdir()
+  (results / 'figure_4.json').write_text('{"celeb_a": {"kl": 2}}')
+  seen = []
+  write = machine.write
+
+  def spy(words):
+    seen.append(read(machine, 'figure_4.json'))
+    write(words)
+
+  machine.write = spy
+  session(machine, hours=4, rows=ROWS[:2])
+  # Rows that were there stay; those of a whole figure are replaced.
+  assert [sorted(each) for each in seen] == [['celeb_a'], ['celeb_a', 'mnist']]
+  assert [*read(machine, 'figure_4.json')] == ['celeb_a', 'mnist', 'cifar10']
+
+
+def test_when_the_hours_are_over_nothing_is_begun(machine, capsys):
+  done = session(machine, hours=0.75)
+  assert machine.started == ['figure_4 mnist', 'figure_4 cifar10']
+  assert machine.now == 1_000 + 0.75 * 3600
+  assert done.left == ['figure_4 cifar10', 'arithmetic', 'figure_6']
+  assert not done.failed
+  err = capsys.readouterr().err
+  assert '[2 of 4] figure_4 cifar10: stopped and saved' in err
+  text = run_all.summary(done, 4)
+  assert text.splitlines()[0] == '1 of 4 rows are done'
+  assert 'left when the hours were over: figure_4 cifar10, ' in text
+
+
+def test_a_row_of_two_commands_may_end_between_them(machine):
+  done = session(machine, hours=1.5)
+  assert machine.started.count('arithmetic') == 1
+  assert done.left == ['arithmetic', 'figure_6']
+
+
+def test_the_next_session_goes_on(machine, capsys):
+  session(machine, hours=1)
+  assert len(machine.started) == 2
+  machine.started.clear()
+  done = session(machine, hours=4)
+  assert machine.started == ['arithmetic', 'arithmetic', 'figure_6']
+  assert run_all.summary(done, 4) == '4 of 4 rows are done'
+  assert '[1 of 4] figure_4 mnist: done before' in capsys.readouterr().err
+
+
+def test_other_commands_or_lost_numbers_run_a_row_again(machine):
+  session(machine, hours=4)
+  machine.started.clear()
+  (machine.workdir / 'figure_6.json').unlink()
+  longer = Command('.figure_4', ['--only=mnist', '--num_steps=9'])
+  session(machine, 4, [ROWS[0]._replace(commands=[longer]), *ROWS[1:]])
+  assert machine.started == ['figure_4 mnist', 'figure_6']
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"figure_4 mnist": 3}', '{'])
+def test_a_damaged_list_of_what_is_done_costs_a_run(machine, content):
+  session(machine, hours=4)
+  machine.started.clear()
+  (machine.workdir / 'run_all.json').write_text(content)
+  done = session(machine, hours=4)
+  assert len(machine.started) == 5 and not done.failed
+
+
+def test_done_rows_reach_another_folder_of_results_too(machine):
+  session(machine, hours=4)
+  session(machine, hours=4, results='others')
+  for name in ('figure_4.json', 'figure_6.json'):
+    assert read(machine, name, 'others') == read(machine, name)
+
+
+@pytest.mark.parametrize(
+  ('code', 'words'),
+  [(2, 'exit code 2: python -m exp'), (-9, 'ended by signal 9: python -m exp')],
+)
+def test_a_failing_row_is_named_and_the_others_go_on(
+  machine, code, words, capsys
+):
+  machine.codes['figure_4 cifar10'] = code
+  done = session(machine, hours=4)
+  assert machine.started[-1] == 'figure_6'
+  assert [*done.failed] == ['figure_4 cifar10']
+  assert words in done.failed['figure_4 cifar10']
+  text = run_all.summary(done, 4)
+  assert text.splitlines()[0] == '3 of 4 rows are done'
+  assert f'failed: figure_4 cifar10: {words}' in text
+  assert 'failed, exit code' in capsys.readouterr().err or code < 0
+  machine.started.clear()
+  machine.codes.clear()
+  assert not session(machine, hours=4).failed
+  assert machine.started == ['figure_4 cifar10']
+
+
+def test_of_two_commands_the_second_needs_the_first(machine):
+  machine.codes['arithmetic'] = 2
+  session(machine, hours=4)
+  assert machine.started.count('arithmetic') == 1
+
+
+def test_damaged_results_are_not_overwritten(machine):
+  results = machine.workdir / 'results'
+  results.mkdir()
+  (results / 'figure_4.json').write_text('{"celeb_a"')
+  done = session(machine, hours=4)
+  assert [*done.failed] == ['figure_4 mnist', 'figure_4 cifar10']
+  assert 'figure_4.json is damaged' in done.failed['figure_4 mnist']
+  assert (results / 'figure_4.json').read_text() == '{"celeb_a"'
+  assert 'figure_6.json' in os.listdir(results)
+
+
+def test_rows_without_their_data_are_named_and_no_failure(machine, monkeypatch):
+  def check(row, data_dir):
+    assert data_dir is None
+    if row.name == 'cifar10':
+      raise UserError('cifar10 is\nnot prepared')
+
+  monkeypatch.setattr(run_all.planning, 'check_at_hand', check)
+  done = session(machine, hours=4)
+  assert 'figure_4 cifar10' not in machine.started
+  assert done.left_out == {'figure_4 cifar10': 'cifar10 is not prepared'}
+  assert not done.failed
+  text = run_all.summary(done, 4).splitlines()
+  assert text == [
+    '3 of 4 rows are done',
+    'left out: figure_4 cifar10: cifar10 is not prepared',
+  ]
+
+
+@pytest.mark.parametrize(('failed', 'code'), [({}, 0), ({'a': 'b'}, 1)])
+def test_the_exit_code_says_whether_a_row_failed(
+  tmp_path, monkeypatch, failed, code, capsys
+):
+  class Stub:
+    def __init__(self, workdir, results, hours, data_dir):
+      assert hours == 2.0 and data_dir is None
+      assert (workdir, results) == (str(tmp_path), str(tmp_path / 'results'))
+      self.failed, self.left, self.left_out = failed, [], {}
+
+    def run(self, rows):
+      assert rows == ROWS
+
+  monkeypatch.setattr(run_all, 'Session', Stub)
+  monkeypatch.setattr(run_all.cli, 'workdir', lambda: str(tmp_path))
+  monkeypatch.setattr(run_all.plan, 'asked', lambda workdir: (2.0, ROWS))
+  monkeypatch.setattr(
+    run_all.cli, 'DATA_DIR', type('Flag', (), {'value': None})
+  )
+  monkeypatch.setattr(
+    run_all.flags, 'FLAGS', type('Flags', (), {'results': None})
+  )
+  assert run_all.main([]) == code
+  assert f'numbers: {tmp_path / "results"}' in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_signal_reaches_the_run_and_the_same_command_goes_on(tmp_path):
+  arguments = (
+    *('experiments.run_all', f'--workdir={tmp_path}'),
+    *('--only=figure_3,propositions', '--num_steps=20000'),
+  )
+  process = cli_test.start(*arguments, '--hours=1')
+  log = tmp_path / 'figure_3' / 'run' / 'metrics.jsonl'
+  try:
+    wait_for(lambda: log.exists() and log.stat().st_size)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+  finally:
+    process.kill()
+  assert process.returncode == 143
+  assert 'stopped by SIGTERM, saved at step ' in err
+  assert 'Traceback' not in err
+  # In a quarter of a minute nothing ends: what is under way is saved.
+  code, out, err = cli_test.run(*arguments, '--hours=0.004')
+  assert code == 0
+  assert '[1 of 2] figure_3: stopped and saved' in err
+  assert 'left when the hours were over: figure_3, propositions' in out
