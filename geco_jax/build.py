@@ -159,6 +159,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
   check_config(config)
   parallel.check_batch_size(config.batch_size)
   check_dataset(dataset)
+  if choices.placement(config) == batches.HOST:
+    dataset = dataset._replace(placement=batches.HOST)
   kappas, step_sizes = _kappas(config), _step_sizes(config)
   constraints = _constraints(config, dataset)
   config = copy.deepcopy(config)  # What is built reads it when it is called.

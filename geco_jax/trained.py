@@ -94,7 +94,7 @@ class TrainedRun:
   def evaluation(self) -> Mapping[str, Any] | None:
     """What `geco_jax.evaluate` wrote, None if it has not been run."""
     path = os.path.join(self.workdir, 'evaluation.json')
-    return by_products.read(path, lambda content: content)
+    return by_products.read(path, _checked_evaluation)
 
   def metrics(self) -> dict[str, np.ndarray]:
     """Return the log: arrays [lines] by name, `step` among them.
@@ -127,10 +127,11 @@ class TrainedRun:
     if not isinstance(latents, jax.Array):
       latents = pixels.as_array('latents', latents)
     context = self._context(context)
-    if latents.shape[1:] != self._latent_shape:
+    is_real = not jnp.issubdtype(latents.dtype, jnp.complexfloating)
+    if latents.shape[1:] != self._latent_shape or not is_real:
       raise UserError(
         f'latents must be [n, {", ".join(map(str, self._latent_shape))}], as '
-        f'encode returns them, got {latents.shape}'
+        f'encode returns them, got {latents.dtype} {latents.shape}'
       )
     return self._call['decode'](self.params, latents, context)
 
@@ -205,7 +206,7 @@ class TrainedRun:
         )
       stddev = evaluation['sigma_opt']
     is_number = isinstance(stddev, (int, float, np.number, jax.Array))
-    if not (is_number and 0 < stddev < np.inf):
+    if not (is_number and np.ndim(stddev) == 0 and 0 < stddev < np.inf):
       raise UserError(f'stddev must be a number > 0, got {stddev!r}')
     images, context = self._images(images), self._context(context)
     key = _checked_key(key)
@@ -248,7 +249,7 @@ class TrainedRun:
       'elbo': [float32(images), keys, float32(())],
       'interpolate': [float32(image), float32(image), float32((n,))],
     }
-    if name not in arguments:
+    if not isinstance(name, str) or name not in arguments:
       raise UserError(
         f'no {name!r} to export; choose from {", ".join(arguments)}'
       )
@@ -357,6 +358,15 @@ def _functions(model: Model) -> dict[str, Callable]:
       elbo,
     )
   }
+
+
+def _checked_evaluation(content: Any) -> Mapping[str, Any]:
+  """Return what evaluation.json holds; refuse what is no evaluation."""
+  by_products.check(content, dict, 'the content')
+  by_products.check(content['sigma_opt'], (int, float), 'sigma_opt')
+  if not 0 < content['sigma_opt'] < np.inf:
+    raise ValueError(f'sigma_opt is {content["sigma_opt"]}')
+  return content
 
 
 def _checked_key(key: Any) -> jax.Array:

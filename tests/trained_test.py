@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -216,6 +217,12 @@ def test_latents_and_numbers_of_another_form_are_refused(digits_run):
     lambda run, x: run.elbo(x, stddev=0.0),
     lambda run, x: run.elbo(x, stddev=-1.0),
     lambda run, x: run.elbo(x, stddev='x'),
+    lambda run, x: run.elbo(x, stddev=jnp.array([0.1, 0.2])),
+    lambda run, x: run.decode(np.zeros((2, *run._latent_shape), complex)),
+    lambda run, x: run.export(['decode'], 'decode.bin'),
+    lambda run, x: geco_jax.load(run.workdir, step=20.0),
+    lambda run, x: geco_jax.load(run.workdir, step=True),
+    lambda run, x: run.encode(np.ma.masked_less(x, 1)),
     lambda run, x: run.elbo(x, stddev=0.1, num_draws=0),
     lambda run, x: run.elbo(x, stddev=0.1, num_draws='x'),
     lambda run, x: run.export('encode', None),
@@ -226,6 +233,20 @@ def test_latents_and_numbers_of_another_form_are_refused(digits_run):
 def test_arguments_of_another_form_are_refused(call, digits_run):
   with pytest.raises(UserError):
     call(digits_run, np.zeros((2, 8, 8, 1), np.float32))
+
+
+@pytest.mark.parametrize(
+  'content', ['{}', '[]', '3', '{"sigma_opt": null}', '{"sigma_opt": NaN}']
+)
+def test_a_damaged_evaluation_is_none(content, digits_run):
+  path = pathlib.Path(digits_run.workdir, 'evaluation.json')
+  path.write_text(content)
+  try:
+    assert digits_run.evaluation is None
+    with pytest.raises(UserError, match='has no evaluation'):
+      digits_run.elbo(np.zeros((2, 8, 8)))
+  finally:
+    path.unlink()
 
 
 @pytest.mark.parametrize('path', [None, 3, ['run'], b'run', 'a\0b'])

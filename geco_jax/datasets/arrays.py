@@ -13,6 +13,7 @@ from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
+from geco_jax.datasets.picture_files import check_size
 from geco_jax.datasets.picture_files import crop_and_resize
 from geco_jax.datasets.splits import with_missing_splits
 from geco_jax.errors import UserError
@@ -55,8 +56,7 @@ def npz(
     UserError: if the file or an array is refused.
     ValueError: if an option is out of its range.
   """
-  if image_size is not None and image_size < 1:
-    raise ValueError(f'image_size must be at least 1, got {image_size}')
+  check_size(image_size)
   arrays = _load_npz(path, existing_path(path, 'an npz file', os.path.isfile))
   splits = _splits(path, white, arrays)
   if image_size is not None:

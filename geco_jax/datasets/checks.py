@@ -10,7 +10,9 @@ from geco_jax.datasets.batches import DEVICE
 from geco_jax.datasets.batches import HOST
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import SPLITS
+from geco_jax.datasets.pixels import check_same_scale
 from geco_jax.datasets.pixels import check_stored
+from geco_jax.datasets.pixels import FEW
 from geco_jax.errors import UserError
 
 
@@ -84,6 +86,10 @@ def check_images(name: str, splits: Mapping[str, Images]) -> None:
     check_stored(what, image)
     if split == SPLITS[0] and len(image) > 1:  # Loaded runs have one, black.
       _check_differ(what, image)
+    if len(image) < FEW:
+      others = [splits[other].image for other in SPLITS if other != split]
+      brightest = max(int(x[:FEW].max(initial=0)) for x in others)
+      check_same_scale(what, image, brightest)
     shape = splits[SPLITS[0]].image.shape[1:]
     if image.shape[1:] != shape:
       raise UserError(

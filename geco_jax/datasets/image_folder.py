@@ -69,8 +69,7 @@ def image_folder(
     UserError: if there are no pictures, or one is refused, by its name.
     ValueError: if an option is out of its range.
   """
-  if image_size is not None and image_size < 1:
-    raise ValueError(f'image_size must be at least 1, got {image_size}')
+  picture_files.check_size(image_size)
   if channels not in (None, 1, 3):
     raise ValueError(f'channels must be 1, 3 or None, got {channels}')
   folder = existing_path(path, 'a folder of pictures', os.path.isdir)

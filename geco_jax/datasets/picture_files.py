@@ -13,6 +13,7 @@ _GRAY_MODES = ('1', 'L', 'LA')
 _COLOR_MODES = ('RGB', 'RGBA', 'P', 'PA')
 _PNG = b'\x89PNG\r\n\x1a\n'
 _DEPTH_AT = 24  # Where a PNG says its bits per channel.
+_LARGEST = 4_096  # Height and width that pictures are resized to.
 
 
 def read(path: str, channels: int | None = None) -> np.ndarray:
@@ -66,6 +67,21 @@ def read(path: str, channels: int | None = None) -> np.ndarray:
 def _is_transparent(image: Any) -> bool:
   lowest, _ = image.convert('RGBA').getchannel('A').getextrema()
   return lowest < 255
+
+
+def check_size(image_size: int | None) -> None:
+  """Check the `image_size` that a data set is given.
+
+  Raises:
+    ValueError: if it is neither None nor an integer in [1, 4096].
+  """
+  if image_size is None:
+    return
+  is_integer = isinstance(image_size, int) and image_size is not True
+  if not (is_integer and 1 <= image_size <= _LARGEST):
+    raise ValueError(
+      f'image_size must be an integer in [1, {_LARGEST}], got {image_size!r}'
+    )
 
 
 def crop_and_resize(

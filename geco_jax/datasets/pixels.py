@@ -14,7 +14,7 @@ from geco_jax.errors import UserError
 
 WHITE = 255
 # Where the brightest pixel of so many images is below it, a scale is missing.
-_DARKEST, _FEW = 64, 10
+_DARKEST, FEW = 64, 10
 _BLOCK = 1_024  # Images that are converted at once.
 _CHANNELS = (1, 3)
 _WIDE = 8  # Rows of so many times three are one picture's, not images.
@@ -47,8 +47,9 @@ def scale(what: str, images: np.ndarray, white: int) -> np.ndarray:
   Raises:
     UserError: if one is brighter than `white`, or `white` not in [1, 255].
   """
-  if not 1 <= white <= WHITE:
-    raise UserError(f'white must be in [1, {WHITE}], got {white}')
+  is_integer = isinstance(white, (int, np.integer)) and white is not True
+  if not (is_integer and 1 <= white <= WHITE):
+    raise UserError(f'white must be an integer in [1, {WHITE}], got {white!r}')
   if white == WHITE:
     return images
   if images.dtype != np.uint8:
@@ -64,8 +65,10 @@ def as_array(what: str, images: Any) -> np.ndarray:
   """Return an array of what is one, or nested lists.
 
   Raises:
-    UserError: if it has no one shape.
+    UserError: if it has no one shape, or its values are masked.
   """
+  if isinstance(images, np.ma.MaskedArray):
+    raise UserError(f'{what} are a masked array; x.filled(...) has no mask')
   try:
     return np.asarray(images)
   except (ValueError, TypeError) as error:
@@ -121,6 +124,25 @@ def check_values(what: str, images: np.ndarray) -> None:
   _check_scale(what, images, WHITE, 'floats')
 
 
+def check_same_scale(what: str, image: np.ndarray, others: int) -> None:
+  """Refuse a few images that are as dark as no others of their set.
+
+  Args:
+    what: they are, for people.
+    image: of a split, uint8.
+    others: the brightest level of the other splits.
+
+  Raises:
+    UserError: if they are.
+  """
+  brightest = int(image.max())
+  if 0 < brightest < _DARKEST <= others:
+    raise UserError(
+      f'{what} reach {brightest} of 255 only, those of other splits {others}: '
+      'were they scaled otherwise?'
+    )
+
+
 def _check_type(what, images):
   is_float = np.issubdtype(images.dtype, np.floating)
   if not (is_float or images.dtype in (bool, np.uint8)):
@@ -136,8 +158,8 @@ def _check_scale(what, images, unit, kind):
   if brightest * unit < _DARKEST:
     brightest = images.max()
   level = float(brightest) * unit
-  is_binary = kind == 'uint8' and level == 1
-  if not 0 < level < _DARKEST or (len(images) < _FEW and not is_binary):
+  is_binary = level <= 1
+  if not 0 < level < _DARKEST or (len(images) < FEW and not is_binary):
     return
   if kind == 'floats':
     raise UserError(

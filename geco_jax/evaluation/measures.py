@@ -347,7 +347,8 @@ def evaluate(
     data_dir: of TFDS.
     experiment: of the run, for callers that have it already.
     step: of the checkpoint; None is the latest that is intact.
-    show_progress: whether to draw a progress bar on stderr.
+    show_progress: whether to say what is evaluated and draw a progress bar on
+      stderr.
 
   Returns:
     What evaluation.json holds.
@@ -363,12 +364,18 @@ def evaluate(
       f'{",".join(splits) or "nothing"}'
     )
   config = run_folder.read_config(workdir)
+  says = experiment is None  # Callers that have one say what they do.
   if experiment is None:
     experiment = build(config, build_dataset(config, data_dir))
   sha256 = data_sha256(experiment)
   run_folder.check_data(workdir, experiment.dataset.name, sha256)
   inputs = run_inputs(config, experiment)
   state = restore_state(workdir, experiment, step)
+  if says and show_progress and parallel.is_main_process():
+    console.say(
+      f'evaluating step {int(state.step):,} on {", ".join(splits)}, in '
+      f'{workdir}; the first draws compile, which takes seconds to minutes'
+    )
   evaluation = evaluate_state(
     experiment, inputs, state, splits, show_progress=show_progress
   )
@@ -393,6 +400,9 @@ def restore_state(
   Raises:
     UserError: if there is no such checkpoint.
   """
+  is_integer = isinstance(step, (int, np.integer)) and step is not True
+  if step is not None and not is_integer:
+    raise UserError(f'step must be an integer or None, got {step!r}')
   checkpointer = Checkpointer(workdir, read_only=True)
   try:
     steps = checkpointer.steps()

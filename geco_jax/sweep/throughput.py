@@ -88,7 +88,12 @@ def fastest_width(experiment: Experiment, points: Sequence[Point]) -> int:
     say('one run after another: a CPU that is one device gains by nothing else')
     return 1
   trials = ' and '.join(map(_words, widths))
-  say(f'timing {trials}; the first steps compile, seconds to minutes')
+  config = points[0].config
+  say(
+    f'{len(points)} runs of {config.model.name} on {experiment.dataset.name}, '
+    f'{config.num_steps:,} steps each: timing {trials}; the first steps '
+    'compile, seconds to minutes'
+  )
   rates = {}
   for width in widths:
     try:

@@ -118,8 +118,9 @@ def test_images_of_an_npz_are_resized_if_a_size_is_given(write):
   path = write(train=_IMAGES)
   assert npz(path).splits['train'].image.shape == (24, 5, 4, 1)
   assert npz(path, 3).splits['train'].image.shape == (24, 3, 3, 1)
-  with pytest.raises(ValueError, match='image_size must be at least 1, got 0'):
-    npz(path, 0)
+  for size in (0, -1, 2.5, '3', True, 10**6):
+    with pytest.raises(ValueError, match=r'an integer in \[1, 4096\], got'):
+      npz(path, size)
 
 
 @pytest.mark.parametrize(

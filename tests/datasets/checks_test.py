@@ -46,6 +46,29 @@ def test_images_of_another_form_are_refused_in_every_split(
     build(tiny_config(), dataset)
 
 
+@pytest.mark.parametrize('split', ['train', 'validation', 'test'])
+def test_a_few_images_of_another_scale_than_the_others_are_refused(
+  make_images, split
+):
+  images = make_images(12, (4, 4, 1))
+  splits = splits_of(images, lambda x: x[:5] // 16, split)
+  splits[split] = splits[split]._replace(label=images.label[:5])
+  with pytest.raises(
+    UserError, match=f'the {split} split reach 15 of 255 only'
+  ):
+    check_images('odd', splits)
+  few = Images(images.image[:5] // 16, images.label[:5])
+  check_images('odd', splits_of(few))  # All are as dark: a dark set.
+
+
+def test_a_data_set_goes_where_the_config_says(tiny_config, make_images):
+  config = tiny_config()
+  with config.unlocked():
+    config.dataset.placement = 'host'
+  dataset = as_dataset(ImageSet('set', splits_of(make_images(12, (4, 4, 1)))))
+  assert build(config, dataset).dataset.is_on_host
+
+
 def test_splits_must_all_be_there_and_agree(make_images):
   images, others = make_images(12, (4, 4, 1)), make_images(12, (4, 4, 3))
   with pytest.raises(UserError, match='has no test split; it has train, val'):

@@ -121,8 +121,8 @@ def test_what_white_is_scales_uint8_alone():
     pixels.as_uint8('x', _LEVELS, white=1)
   with pytest.raises(UserError, match='white=1 is for uint8, not float64'):
     pixels.as_uint8('x', _LEVELS / 255, white=1)
-  for white in (0, 256):
-    with pytest.raises(UserError, match=rf'in \[1, 255\], got {white}'):
+  for white in (0, 256, None, '1', 2.5, True):
+    with pytest.raises(UserError, match=rf'in \[1, 255\], got {white!r}'):
       pixels.as_uint8('x', _LEVELS, white=white)
 
 
@@ -130,6 +130,13 @@ def test_a_few_dark_images_and_black_ones_are_taken():
   dark = np.full((3, 6, 6), 40, np.uint8)
   for images in (dark, dark * 0, dark / 255, np.zeros((20, 6, 6))):
     assert pixels.as_uint8('x', images).max() in (0, 40)
+
+
+def test_a_few_images_divided_by_255_twice_and_masked_ones_are_refused():
+  with pytest.raises(UserError, match='divided by 255 twice'):
+    pixels.as_uint8('x', _LEVELS[:1] / 255 / 255)
+  with pytest.raises(UserError, match='x are a masked array'):
+    pixels.as_uint8('x', np.ma.masked_less(_LEVELS, 9))
 
 
 def test_nothing_is_divided_by_255_twice():

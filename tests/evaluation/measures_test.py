@@ -62,7 +62,7 @@ def test_means_are_over_every_example_of_a_split(run, split):
 
 
 def test_evaluate_builds_one_experiment_for_what_it_restores_and_reports(
-  run, tiny_config, make_dataset, tmp_path, count_builds, monkeypatch
+  run, tiny_config, make_dataset, tmp_path, count_builds, monkeypatch, capsys
 ):
   _, _, state = run
   restored = []
@@ -76,6 +76,9 @@ def test_evaluate_builds_one_experiment_for_what_it_restores_and_reports(
   monkeypatch.setattr(measures, 'restore_state', restore_state)
   record = measures.evaluate(str(tmp_path), ['test'])
   assert len(count_builds) == 1
+  first_line = capsys.readouterr().err.splitlines()[0]
+  assert first_line.startswith('evaluating step ')
+  assert f'on test, in {tmp_path}; the first draws compile' in first_line
   ((workdir, step, like),) = restored
   assert (workdir, step) == (str(tmp_path), None)
   assert jax.tree.map(jnp.shape, like) == jax.tree.map(jnp.shape, state)

@@ -50,8 +50,15 @@ def test_the_fastest_that_fits_is_chosen_and_its_rates_are_said(
 
   monkeypatch.setattr(throughput, '_widths', lambda *_: [1, 10])
   monkeypatch.setattr(throughput, '_steps_per_second', measured)
-  assert throughput.fastest_width(None, [None] * 10) == best
-  assert re.search(message, capsys.readouterr().err)
+  config = types.SimpleNamespace(
+    model=types.SimpleNamespace(name='mlp_vae'), num_steps=4_000
+  )
+  experiment = types.SimpleNamespace(dataset=types.SimpleNamespace(name='set'))
+  points = [types.SimpleNamespace(config=config)] * 10
+  assert throughput.fastest_width(experiment, points) == best
+  printed = capsys.readouterr().err
+  assert printed.startswith('10 runs of mlp_vae on set, 4,000 steps each')
+  assert re.search(message, printed)
 
 
 def test_a_choice_is_made_once_per_sweep(monkeypatch, tmp_path):
