@@ -44,10 +44,10 @@ def summary(result: Mapping[str, Any]) -> str:
   return '\n'.join(
     [
       *lines,
-      f'NLL, {likelihood["num_draws"]} draws: {likelihood["nll_nats"]:.2f} '
+      f'NLL, k = {likelihood["num_draws"]}: {likelihood["nll_nats"]:.2f} '
       f'nats{deviation}, {likelihood["nll_bits_per_dim"]:.4f} bits/dim, of '
       f'{likelihood["num_images"]} test images',
-      f'-ELBO, 1 draw: {-likelihood["elbo_nats"]:.2f} nats',
+      f'-ELBO, k = 1: {-likelihood["elbo_nats"]:.2f} nats',
     ]
   )
 

@@ -289,6 +289,17 @@ def estimate(
   return result
 
 
+def read(workdir: str, step: int) -> dict[str, Any] | None:
+  """Return what sample_quality.json holds, None unless it is of this step."""
+
+  def parse(content):
+    for name in ('samples', 'reconstructions', 'train'):
+      by_products.check(content['frechet'][name], float, name)
+    return content if content['step'] == step else None
+
+  return by_products.read(os.path.join(workdir, FILE), parse)
+
+
 def _keys(seed: int) -> jax.Array:
   """Return the keys of reconstructions, of samples and of the NLL's draws."""
   return jax.random.split(key_of(seed), 3)

@@ -20,6 +20,7 @@ from geco_jax.evaluation.measures import evaluate
 from geco_jax.evaluation.sample_quality import estimate
 from geco_jax.evaluation.sample_quality import frechet_distances
 from geco_jax.evaluation.sample_quality import importance_nll
+from geco_jax.evaluation.sample_quality import read
 from geco_jax.evaluation.sample_quality import Sizes
 from geco_jax.models.base import Model
 from geco_jax.training.loop import train
@@ -107,10 +108,23 @@ def test_of_a_run_it_is_written_beside_it(
   ):
     assert number in table
   assert estimate(workdir, network, **kwargs) == result
+  assert read(workdir, 20) == result
+  assert read(workdir, 10) is None
   other = estimate(workdir, network, seed=1, sizes=Sizes(12, 5), **kwargs)
   assert other['frechet']['samples'] != told['samples']
   numbers = [other['importance'][k] for k in ('num_images', 'num_draws')]
   assert [other['frechet']['num_samples'], *numbers] == [12, 5, 100]
+
+
+@pytest.mark.parametrize(
+  'content',
+  ['', '[]', '{"step": 20}', '{"step": 20, "frechet": {"samples": "low"}}'],
+)
+def test_a_damaged_file_is_passed_over(tmp_path, caplog, content):
+  assert read(str(tmp_path), 20) is None
+  (tmp_path / 'sample_quality.json').write_text(content)
+  assert read(str(tmp_path), 20) is None
+  assert 'is damaged and passed over' in caplog.text
 
 
 def test_distances_are_to_the_test_split(make_dataset, network):
