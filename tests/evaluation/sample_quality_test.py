@@ -1,4 +1,4 @@
-"""Sample quality is measured on sets of one size, and told with its terms."""
+"""Sample quality is measured on sets of one size, in terms that are written."""
 
 import json
 import types
@@ -89,10 +89,10 @@ def test_of_a_run_it_is_written_beside_it(
   result = estimate(workdir, network, **kwargs)
   assert json.loads((tmp_path / 'sample_quality.json').read_text()) == result
   assert [result[k] for k in ('split', 'step', 'seed')] == ['test', 20, 0]
-  told = result['frechet']
-  assert (told['network'], told['layer']) == (network, 'hidden')
-  assert (told['num_features'], told['num_samples']) == (3, 13)
-  assert len(told['network_sha256']) == 64
+  measured = result['frechet']
+  assert (measured['network'], measured['layer']) == (network, 'hidden')
+  assert (measured['num_features'], measured['num_samples']) == (3, 13)
+  assert len(measured['network_sha256']) == 64
   likelihood = result['importance']
   assert (likelihood['num_images'], likelihood['num_draws']) == (13, 100)
   assert likelihood['sigma_opt'] == evaluation['sigma_opt']
@@ -103,7 +103,7 @@ def test_of_a_run_it_is_written_beside_it(
   assert likelihood['nll_bits_per_dim'] == pytest.approx(bits)
   table = command.summary(result)
   for number in (
-    *(f'{told[k]:.4f}' for k in ('samples', 'reconstructions', 'train')),
+    *(f'{measured[k]:.4f}' for k in ('samples', 'reconstructions', 'train')),
     f'{likelihood["nll_nats"]:.2f} nats',
   ):
     assert number in table
@@ -111,7 +111,7 @@ def test_of_a_run_it_is_written_beside_it(
   assert read(workdir, 20) == result
   assert read(workdir, 10) is None
   other = estimate(workdir, network, seed=1, sizes=Sizes(12, 5), **kwargs)
-  assert other['frechet']['samples'] != told['samples']
+  assert other['frechet']['samples'] != measured['samples']
   numbers = [other['importance'][k] for k in ('num_images', 'num_draws')]
   assert [other['frechet']['num_samples'], *numbers] == [12, 5, 100]
 
@@ -161,8 +161,9 @@ def test_conditional_models_are_given_the_test_splits_contexts(
   assert distances(experiment, network)['samples'] == pytest.approx(0, abs=1e-9)
   result = importance_nll(experiment, {}, 0.1, None, 100, 0)
   assert result is None
-  told = {'frechet': distances(experiment, network), 'importance': result}
-  assert 'NLL: none, for q(z|x) depends on a context' in command.summary(told)
+  measured = {'frechet': distances(experiment, network), 'importance': result}
+  table = command.summary(measured)
+  assert 'NLL: none, for q(z|x) depends on a context' in table
 
 
 def test_composed_sets_have_more_examples_than_images(make_images, network):
