@@ -21,6 +21,7 @@ _COMMANDS = {
     'sweep',
     'choose_kappa',
     'marginal_kl',
+    'sample_quality',
     'train_classifier',
     'datasets.prepare',
   )

@@ -67,16 +67,25 @@ def draw(
 def title(record: Mapping[str, Any], name_data: bool) -> str:
   """Return a panel's title: what was asked, whether it was met, what it cost.
 
+  And how far samples are from the test split, where that was measured.
+
   Args:
     record: of `runs.records`.
     name_data: whether to say what the data set is.
   """
   evaluation = record['evaluation']
   data = f'{record["data"]}, ' if name_data else ''
-  return (
-    f'{data}{asked(record)}\nKL {evaluation["kl_nats"]:.0f} nats, RMSE '
-    f'{evaluation["rmse"]:.3f}'
-  )
+  lines = [
+    f'{data}{asked(record)}',
+    f'KL {evaluation["kl_nats"]:.0f} nats, RMSE {evaluation["rmse"]:.3f}',
+  ]
+  if 'sample_quality' in record:
+    distances = record['sample_quality']['frechet']
+    lines.append(
+      f'Frechet distance {distances["samples"]:.3g}, of training images '
+      f'{distances["train"]:.3g}'
+    )
+  return '\n'.join(lines)
 
 
 def asked(record: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from geco_jax.build import experiment_key
 from geco_jax.config_tree import without_sweep
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.errors import UserError
+from geco_jax.evaluation import sample_quality
 from geco_jax.evaluation import verdicts
 from geco_jax.evaluation.measures import restore_state
 from geco_jax.experiment import Experiment
@@ -104,6 +105,7 @@ class Result(NamedTuple):
   infeasible: Sequence[str]  # A sentence per constraint that was out of reach.
   preset: str | None
   rested: bool | None = None  # Of a baseline that trained until it rests.
+  sample_quality: Mapping[str, Any] | None = None  # Where it was measured.
 
 
 def define_seed_flags() -> None:
@@ -184,6 +186,7 @@ def train_all(
         evaluation=evaluation,
         infeasible=[*verdicts.infeasible(reports, logged)],
         preset=preset,
+        sample_quality=sample_quality.read(folder, evaluation.get('step', -1)),
       )
     )
   return results
@@ -231,7 +234,11 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
       'multiplier_rule': result.config.multipliers.name,
       'infeasible': [*result.infeasible],
       'evaluation': result.evaluation,
-      **({} if result.rested is None else {'rested': result.rested}),
+      **{
+        name: value
+        for name in ('rested', 'sample_quality')
+        if (value := getattr(result, name)) is not None
+      },
     }
     for result in results
   ]

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+import hashlib
 import json
 import os
 from typing import Any
@@ -75,22 +76,7 @@ def load(name: str) -> Network:
   Raises:
     UserError: if it is not there or damaged.
   """
-  if not name.strip('. '):
-    raise UserError(
-      f'network must be the name of a trained classifier or the path of its '
-      f'folder, got {name!r}'
-    )
-  folder = folder_of(name)
-  path = os.path.join(folder, _FILE)
-  is_name = os.path.basename(name) == name
-  command = (
-    'python -m geco_jax.train_classifier --config=configs/classifiers/'
-    + (f'{name}.py' if is_name else f'... --workdir={folder}')
-  )
-  if not os.path.isfile(path):
-    raise UserError(
-      f'no trained classifier at {path}; this trains it: {command}'
-    )
+  path, command = _file_of(name)
   try:
     metadata, trees = _read(path)
     model = metadata['model']
@@ -126,6 +112,41 @@ def load(name: str) -> Network:
     features=lambda image, layer: outputs(image)[1][layer],
     feature_stddevs=trees['stddev'],
   )
+
+
+def sha256(name: str) -> str:
+  """Return the digest of a classifier's file: a name may be trained anew.
+
+  Raises:
+    UserError: if it is not there or cannot be read.
+  """
+  path, _ = _file_of(name)
+  try:
+    with open(path, 'rb') as file:
+      return hashlib.file_digest(file, 'sha256').hexdigest()
+  except OSError as error:
+    raise UserError(f'{path} cannot be read: {reason(error)}') from error
+
+
+def _file_of(name: str) -> tuple[str, str]:
+  """Return a classifier's file, which is there, and what would train it."""
+  if not name.strip('. '):
+    raise UserError(
+      f'network must be the name of a trained classifier or the path of its '
+      f'folder, got {name!r}'
+    )
+  folder = folder_of(name)
+  path = os.path.join(folder, _FILE)
+  is_name = os.path.basename(name) == name
+  command = (
+    'python -m geco_jax.train_classifier --config=configs/classifiers/'
+    + (f'{name}.py' if is_name else f'... --workdir={folder}')
+  )
+  if not os.path.isfile(path):
+    raise UserError(
+      f'no trained classifier at {path}; this trains it: {command}'
+    )
+  return path, command
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -35,6 +35,14 @@ def test_a_title_names_the_data_where_there_are_several():
   assert panels.title(run, name_data=False).startswith('ELBO\n')
 
 
+def test_a_title_says_how_good_samples_are_where_that_was_measured():
+  distances = {'samples': 32.438, 'reconstructions': 1.9, 'train': 3.4256}
+  run = {**record('met', {}), 'sample_quality': {'frechet': distances}}
+  assert panels.title(run, name_data=False).endswith(
+    '\nFrechet distance 32.4, of training images 3.43'
+  )
+
+
 def test_rows_are_labeled_in_the_first_panel_of_each_line():
   image = np.zeros((30, 40, 3), np.uint8)
   labels = ['data', 'reconstructions', 'samples']

@@ -15,6 +15,7 @@ from experiments.shared import panels
 from experiments.shared import runs
 from experiments.shared.runs import Run
 from geco_jax.errors import UserError
+from geco_jax.io import files
 from geco_jax.sweep import local
 from geco_jax.sweep import throughput
 
@@ -177,7 +178,14 @@ def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch):
   saved = tmp_path / RUNS[0].name / 'checkpoints' / '100'
   evaluated = tmp_path / RUNS[0].name / 'evaluation.json'
   before = [path.stat().st_mtime_ns for path in (saved, evaluated)]
+  distances = {'samples': 3.0, 'reconstructions': 1.0, 'train': 0.5}
+  measured = {'step': 100, 'frechet': distances}
+  files.write_json(evaluated.parent / 'sample_quality.json', measured)
   again = runs.train_all(RUNS, str(tmp_path), num_steps=100)
   after = [path.stat().st_mtime_ns for path in (saved, evaluated)]
   assert after == before
   assert [r.evaluation for r in again] == [r.evaluation for r in results]
+  assert [r.sample_quality for r in again] == [measured, None]
+  with_it, without = runs.records(again)
+  assert with_it['sample_quality'] == measured
+  assert 'sample_quality' not in without
