@@ -1,5 +1,7 @@
 """The site of the documentation: `make docs`."""
 
+import re
+
 import geco_jax
 
 project = 'geco_jax'
@@ -31,11 +33,23 @@ def _skip(app, what, name, member, skip, options):
 
 
 def _as_text(app, what, name, obj, options, lines):
-  """Escape what docstrings, which are plain text, do not mean as markup."""
+  """Escape what docstrings, which are plain text, do not mean as markup.
+
+  Formulas stay as they are: indented by four, in no section like `Args:`.
+  """
   del app, what, name, obj, options
-  for i, line in enumerate(lines):
-    if not line.lstrip().startswith('>>>'):
-      lines[i] = line.replace('|', r'\|').replace('*', r'\*')
+  text, start, is_literal = [], '', False
+  for line in lines:
+    if line.strip() and not line.startswith(' '):
+      start = line
+    is_formula = line.startswith('    ') and not re.fullmatch(r'\w+:', start)
+    if is_formula and not is_literal and not start.endswith('::'):
+      text += ['::', '']
+    is_literal = is_formula or (is_literal and not line.strip())
+    if not (is_formula or line.lstrip().startswith('>>>')):
+      line = line.replace('|', r'\|').replace('*', r'\*')
+    text.append(line)
+  lines[:] = text
 
 
 def _on_the_site(app, name, source):

@@ -39,5 +39,12 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
   """Import what the core does not need."""
   if name in _LAZY:
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    try:
+      module = importlib.import_module(_LAZY[name])
+    except ModuleNotFoundError as error:
+      raise ModuleNotFoundError(
+        f"geco_jax.{name} needs more than geco_jax's core, {error.name} first: "
+        "pip install 'geco_jax[train]', in a checkout '.[train]'"
+      ) from error
+    return getattr(module, name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

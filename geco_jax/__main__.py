@@ -76,7 +76,8 @@ def main() -> int:
     )
   if importlib.util.find_spec('ml_collections') is None:
     return _refuse(
-      f"{name} needs more than geco_jax's core: pip install 'geco_jax[train]'"
+      f"{name} needs more than geco_jax's core: pip install 'geco_jax[train]', "
+      "in a checkout '.[train]'"
     )
   del sys.argv[1]
   runpy.run_module(commands()[name], run_name='__main__', alter_sys=True)

@@ -200,9 +200,19 @@ def _show_own_flags() -> None:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
+def _name_commands_as_installed() -> None:
+  """Have a wheel's command show itself by the name that it has there."""
+  module = sys.modules['__main__']
+  if (module.__package__ or '').startswith('geco_jax.experiments'):
+    module.__doc__ = (module.__doc__ or '').replace(
+      'python -m experiments.', 'python -m geco_jax.experiments.'
+    )
+
+
 def _parse_flags(argv, default_config):
   """Parse flags; errors of the config file become one line too."""
   if '--help' in argv:  # Asked for: absl would exit with 1.
+    _name_commands_as_installed()
     app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
   try:
     if default_config is not None:

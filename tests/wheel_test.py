@@ -140,3 +140,4 @@ def test_every_experiment_of_the_wheel_starts(run):
   printed = run('figure_5', '--help')
   for flag in ('--preset', '--workdir', '--num_steps'):
     assert flag in printed
+  assert 'python -m geco_jax.experiments.figure_5 ' in printed
