@@ -24,6 +24,7 @@ from geco_jax.datasets.images import Images
 from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.errors import UserError
 from geco_jax.evaluation import pictures
+from geco_jax.evaluation import verdicts
 from geco_jax.evaluation.reports import constraint_report
 from geco_jax.experiment import data_sha256
 from geco_jax.experiment import Experiment
@@ -383,11 +384,14 @@ def evaluate(
   evaluation['runs_at_once'] = by_products.runs_at_once(workdir)
   if parallel.is_main_process():
     files.write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
+    # Constraints are of the training split: where it is not evaluated, nobody
+    # knows.
+    are_met = splits[0] != 'train' or verdicts.are_met(evaluation)
     for split in splits:
       images = experiment.dataset.splits[split]
       shown = pictures.image_rows(experiment, images)(state.params)
       path = os.path.join(workdir, f'reconstructions_{split}.png')
-      labels = pictures.row_labels(experiment.dataset)
+      labels = pictures.row_labels(experiment.dataset, are_met)
       pictures.save_png(path, pictures.grid(shown), labels)
   return evaluation
 

@@ -81,10 +81,16 @@ def image_rows(
   return rows
 
 
-def row_labels(dataset: Dataset) -> list[str]:
-  """Return what the rows of `image_rows` are."""
+def row_labels(dataset: Dataset, are_met: bool = True) -> list[str]:
+  """Return what the rows of `image_rows` are.
+
+  Args:
+    dataset: of the images.
+    are_met: whether the run's constraints are met.
+  """
   context = [] if dataset.context_shape is None else ['contexts']
-  return [*context, 'data', 'reconstructions', 'samples']
+  note = '' if are_met else ' (not met)'
+  return [*context, 'data', f'reconstructions{note}', 'samples']
 
 
 def shown_batch(dataset: Dataset, images: Images, num_examples: int) -> Batch:

@@ -45,6 +45,16 @@ def worst(verdicts: Iterable[str]) -> str:
   return max(verdicts, key=_FROM_BEST_TO_WORST.index)
 
 
+def are_met(evaluation: Mapping[str, Any]) -> bool:
+  """Return whether all constraints of a run are met, also if there are none.
+
+  Args:
+    evaluation: of the run, the training split at its top level.
+  """
+  names = evaluation['constraints']
+  return all(read(evaluation, name) == MET for name in names)
+
+
 def infeasible(
   reports: Mapping[str, Mapping[str, Any]], logged: Mapping[str, np.ndarray]
 ) -> Iterator[str]:

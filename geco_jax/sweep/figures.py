@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from geco_jax.evaluation import pictures
+from geco_jax.evaluation import verdicts
 from geco_jax.evaluation.gaussian_rate import Curve
 from geco_jax.sweep.results import Line
 from geco_jax.sweep.results import Result
@@ -154,7 +155,8 @@ def strip(line: Line) -> Figure:
   those, both in the order of the places.
   """
   rows_by_place = {
-    place: _rows(seeds[0]) for place, seeds in line.places.items()
+    _with_verdict(place, seeds[0]): _rows(seeds[0])
+    for place, seeds in line.places.items()
   }
   first = next(iter(rows_by_place.values()))
   rows = {'data': first['data']}
@@ -178,6 +180,11 @@ def strip(line: Line) -> Figure:
     )
   figure.subplots_adjust(0.16, 0, 1, 1, hspace=0.02)
   return figure
+
+
+def _with_verdict(place: str, result: Result) -> str:
+  is_met = verdicts.are_met(result.record('train'))
+  return place if is_met else f'{place}\n(not met)'
 
 
 def _rows(result: Result) -> dict[str, np.ndarray]:

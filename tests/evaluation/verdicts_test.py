@@ -124,6 +124,15 @@ def test_files_of_earlier_versions_are_read():
   assert verdicts.read(evaluation, 'fre', sentences) == verdicts.INFEASIBLE
 
 
+def test_constraints_are_met_together_or_not_and_none_is_met():
+  reports = {'re': {'verdict': 'met'}, 'cla': {'verdict': 'met'}}
+  assert verdicts.are_met({'constraints': {}})
+  assert verdicts.are_met({'constraints': reports})
+  for verdict in ('violated', 'infeasible'):
+    broken = {**reports, 'cla': {'verdict': verdict}}
+    assert not verdicts.are_met({'constraints': broken})
+
+
 def test_the_worst_verdict_stands_for_several():
   assert verdicts.worst([verdicts.MET, verdicts.MET]) == verdicts.MET
   assert verdicts.worst(['violated', 'met']) == verdicts.VIOLATED

@@ -16,6 +16,7 @@ from geco_jax.evaluation.gaussian_rate import Curve
 from geco_jax.io.files import write_json
 from geco_jax.sweep import completion
 from geco_jax.sweep import curves
+from geco_jax.sweep import figures
 from geco_jax.sweep import report
 from geco_jax.sweep import results as sweep_results
 from geco_jax.sweep.grid import points
@@ -87,6 +88,14 @@ def test_places_rise_and_lines_are_what_else_is_swept(grid, sweep):
   for line, last in zip(lines, (2, 1), strict=True):
     assert [*line.places] == ['kappa 0.1', 'kappa 0.2', 'kappa 0.3']
     assert [len(seeds) for seeds in line.places.values()] == [2, last, 2]
+
+
+def test_a_strip_says_where_a_constraint_is_not_met(grid, sweep):
+  line, _ = sweep_results.lines(sweep_results.read(grid, str(sweep)))
+  labels = [panel.texts[0].get_text() for panel in figures.strip(line).axes]
+  unmet = {label.split('\n')[1] for label in labels if '(not met)' in label}
+  assert unmet == {'kappa 0.1'}
+  assert len(labels) == 7
 
 
 def test_table_has_a_row_per_finished_run_and_names_the_infeasible(grid, sweep):
