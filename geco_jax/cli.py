@@ -1,6 +1,7 @@
 """How every command starts, reads its config and reports bad input."""
 
 from collections.abc import Callable, Sequence
+import logging as python_logging
 import os
 import sys
 import tempfile
@@ -92,6 +93,8 @@ def run(
     if not flags.FLAGS['verbosity'].present:
       # Orbax and TFDS log every step of theirs at INFO.
       logging.set_verbosity(logging.WARNING)
+      # What Orbax's reads of a damaged checkpoint raise is said in a sentence.
+      python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
     try:
       if len(argv) > 1:
         raise UserError(f'unexpected arguments: {" ".join(argv[1:])}')

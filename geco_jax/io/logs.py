@@ -247,6 +247,7 @@ def read_metrics(workdir: str) -> dict[str, np.ndarray]:
             if len(column) < len(steps):
               column.append(np.nan)
   except FileNotFoundError:
+    logging.warning('%s is missing: no scalars are read', path)
     return {}
   except OSError as error:
     raise UserError(f'{path} cannot be read: {error.strerror}') from error

@@ -169,6 +169,22 @@ def check_same(workdir: str, config: ConfigDict) -> None:
   _refuse_other(workdir, plain(read_config(workdir)), config)
 
 
+def mend(workdir: str, config: ConfigDict) -> None:
+  """Write the config of a run anew where its file is missing or damaged.
+
+  Args:
+    workdir: of a run that has this config (`check_same`).
+    config: of the run.
+
+  Raises:
+    UserError: if it cannot be written.
+  """
+  try:
+    _read(workdir)
+  except (FileNotFoundError, ValueError):
+    claim(workdir, config)
+
+
 def create(workdir: str) -> None:
   """Create the folder unless it is there.
 

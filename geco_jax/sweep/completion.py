@@ -28,6 +28,8 @@ def unfinished(
 ) -> list[Point]:
   """Return the runs that are not trained and evaluated to the end yet.
 
+  A run's config.json that is missing or damaged is made anew.
+
   Raises:
     UserError: if the folder of one is another run's.
   """
@@ -35,6 +37,7 @@ def unfinished(
     folder = os.path.join(workdir, point.name)
     if run_folder.holds_run(folder):
       run_folder.check_same(folder, point.config)
+      run_folder.mend(folder, point.config)
   return [point for point in grid if not is_finished(point, workdir, splits)]
 
 

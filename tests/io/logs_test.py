@@ -42,8 +42,9 @@ def test_a_line_cut_short_is_passed_over(tmp_path):
   np.testing.assert_array_equal(read_metrics(str(tmp_path))['step'], [1])
 
 
-def test_no_log_reads_as_nothing(tmp_path):
+def test_no_log_reads_as_nothing_and_says_so(tmp_path, caplog):
   assert read_metrics(str(tmp_path)) == {}
+  assert 'metrics.jsonl is missing' in caplog.text
 
 
 NO_SCALARS = [

@@ -187,3 +187,17 @@ def test_a_run_of_an_earlier_version_knows_nothing_of_its_data(tmp_path):
     if content is not None:
       (tmp_path / run_folder.DATA).write_text(content)
     run_folder.check_data(str(tmp_path), 'pictures', 64 * 'b')
+
+
+@pytest.mark.parametrize('damage', [b'', b'{"a": ', b'\xff', None])
+def test_a_finished_run_s_config_is_mended(damage, tmp_path):
+  begin(tmp_path)
+  path = tmp_path / 'config.json'
+  whole = path.read_bytes()
+  if damage is None:
+    path.unlink()
+  else:
+    path.write_bytes(damage)
+  for _ in range(2):
+    run_folder.mend(str(tmp_path), make_config())
+    assert path.read_bytes() == whole
