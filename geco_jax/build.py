@@ -63,6 +63,7 @@ _TEMPLATE.model = base_config.group('mlp_vae')
 _CLASSIFIER_TEMPLATE = base_config.get_classifier_config(
   _TEMPLATE.dataset, base_config.group('cnn'), num_steps=1, max_shift=0
 )
+_HIGHEST_RATE = 1000
 _IMPORTS = 'imports'  # Configs of earlier versions do not have it.
 # Which argument scales the schedule. warmup_cosine's takes no traced one.
 _RATE_ARGUMENTS = {
@@ -159,7 +160,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
   check_config(config)
   parallel.check_batch_size(config.batch_size)
   check_dataset(dataset)
-  if choices.placement(config) == batches.HOST:
+  # A config for a data set of one's own may name none.
+  if 'dataset' in config and choices.placement(config) == batches.HOST:
     dataset = dataset._replace(placement=batches.HOST)
   kappas, step_sizes = _kappas(config), _step_sizes(config)
   constraints = _constraints(config, dataset)
@@ -340,9 +342,10 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   schedule = _learning_rate(config, {})
   for step in sorted({0, config.num_steps // 2, config.num_steps - 1}):
     rate = float(schedule(step))
-    if not 0 <= rate <= 1000:  # What the arguments come to together.
+    if not 0 <= rate <= _HIGHEST_RATE:  # What the arguments come to together.
       raise UserError(
-        f'config.learning_rate must be in [0, 1000], is {rate:g} at step {step}'
+        f'config.learning_rate must be in [0, {_HIGHEST_RATE}], is {rate:g} at '
+        f'step {step}'
       )
   optimizer = _optimizer(config, {})
   try:  # Some arguments are looked at in its first step only.

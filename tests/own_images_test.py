@@ -174,7 +174,11 @@ def test_arrays_of_a_program_are_trained_on_and_evaluated(pictures, tmp_path):
     ('folder', {'dataset.kwargs.path': '/no/such'}, '/no/such is no such path'),
     ('folder', {'dataset.kwargs.image_size': 0}, 'config.dataset: image_size'),
     ('folder', {'dataset.kwargs.channels': 2}, 'config.dataset: channels must'),
-    ('folder', {'dataset.kwargs.white': 0}, r'white must be in \[1, 255\]'),
+    (
+      'folder',
+      {'dataset.kwargs.white': 0},
+      r'white must be an integer in \[1, 255\]',
+    ),
     ('npz', {}, 'is not an npz file'),
   ],
 )

@@ -123,7 +123,12 @@ def test_a_damaged_latest_checkpoint_falls_back_and_ends_the_same(
 
 
 @pytest.mark.parametrize('last_good_update', [12, 19])
-def test_a_classifier_that_diverged_is_not_finished(last_good_update, tmp_path):
+def test_a_classifier_that_diverged_is_not_finished(
+  last_good_update, tmp_path, monkeypatch
+):
+  # A config with such a rate is refused.
+  monkeypatch.setattr('geco_jax.config_schema._RANGES', {})
+  monkeypatch.setattr('geco_jax.build._HIGHEST_RATE', np.inf)
   config = small_config()
   config.learning_rate = group(
     'linear',

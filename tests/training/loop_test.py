@@ -453,8 +453,17 @@ def test_damaged_latest_checkpoint_falls_back_and_ends_the_same(
   ],
 )
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good(
-  last_good_update, message, train, tiny_config, tmp_path, make_dataset
+  last_good_update,
+  message,
+  train,
+  tiny_config,
+  tmp_path,
+  make_dataset,
+  monkeypatch,
 ):
+  # A config with such a rate is refused.
+  monkeypatch.setattr('geco_jax.config_schema._RANGES', {})
+  monkeypatch.setattr('geco_jax.build._HIGHEST_RATE', np.inf)
   config = tiny_config()
   config.learning_rate.name = 'linear'
   with config.unlocked():
