@@ -40,7 +40,12 @@ def _figure_4(title: str, statement: str, check: Callable) -> Claim:
   )
 
 
-_MET = 'Constraints are met; the KL is below that of the ELBO.'
+# The paper's ELBOs, trained 2e6 steps, end below each kappa; short ones do not.
+_FAIR = (
+  "Compared where GECO's RMSE is not below the ELBO's; in brackets what "
+  'reconstructs better than the ELBO, and has told more.'
+)
+_MET = f'Constraints are met; the KL is below that of the ELBO. {_FAIR}'
 
 
 def _met_and_below(content):
@@ -98,7 +103,7 @@ CLAIMS = (
   _figure_4(
     'the KL',
     'Trained with the ELBO alone, KLs are "some times many orders of magnitude '
-    'higher" than with GECO, for every data set and model.',
+    'higher" than with GECO, for every data set and model. ' + _FAIR,
     findings.figure_4_kl,
   ),
   _figure_4(
@@ -110,7 +115,7 @@ CLAIMS = (
   ),
   _figure_4(
     'the NLL',
-    "In all cases the ELBO's NLL is lower than GECO's.",
+    "In all cases the ELBO's NLL is lower than GECO's. " + _FAIR,
     findings.figure_4_nll,
   ),
   _figure_4(
