@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import sys
+from typing import Any
 
 import tqdm
 
@@ -13,6 +14,19 @@ def say(line: str) -> None:
   tqdm.tqdm.write(line, file=sys.stderr)
 
 
+def bar(show: bool = True, **kwargs: Any) -> tqdm.tqdm:
+  """Return a progress bar, drawn every half second at a terminal.
+
+  In a file, as a cluster's log, every drawing stays: there is one every half
+  minute.
+  """
+  at_terminal = sys.stderr is not None and sys.stderr.isatty()
+  seconds = 0.5 if at_terminal else 30
+  return tqdm.tqdm(
+    disable=not show, mininterval=seconds, maxinterval=2 * seconds, **kwargs
+  )
+
+
 class Progress:
   """A progress bar of steps, behind it the numbers that matter."""
 
@@ -22,13 +36,12 @@ class Progress:
     self._is_open = show
     if show:
       signals.bar_is_open(True)
-    self._bar = tqdm.tqdm(
+    self._bar = bar(
+      show,
       total=num_steps,
       initial=first_step,
       unit=unit,
-      disable=not show,
       dynamic_ncols=True,
-      mininterval=0.5,
     )
 
   def update(self, step: int, text: str) -> None:

@@ -8,8 +8,8 @@ import os
 from typing import Any, NamedTuple
 
 import numpy as np
-import tqdm
 
+from geco_jax import console
 from geco_jax.datasets import cache
 from geco_jax.datasets import picture_files
 from geco_jax.datasets import pixels
@@ -148,7 +148,7 @@ def _decode(
   by_split = _by_split(name, pictures)
   ordered = [picture for split in by_split.values() for picture in split]
   labels = _labels_of_folders([folders for _, folders in ordered])
-  with tqdm.tqdm(desc=f'Decoding {name}', total=len(ordered)) as bar:
+  with console.bar(desc=f'Decoding {name}', total=len(ordered)) as bar:
     image = _read_all([path for path, _ in ordered], prepare, bar.update)
   ends = np.cumsum([len(split) for split in by_split.values()])[:-1]
   splits = map(Images, np.split(image, ends), np.split(labels, ends))

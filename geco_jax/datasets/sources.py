@@ -4,8 +4,8 @@ from collections.abc import Callable
 import os
 
 import numpy as np
-import tqdm
 
+from geco_jax import console
 from geco_jax.datasets import cache
 from geco_jax.datasets import pixels
 from geco_jax.datasets import tfds_source
@@ -141,7 +141,7 @@ def _decode(
       f"{builder.name} has no examples in a split 'train'; its splits: "
       f'{", ".join(builder.info.splits) or "none"}'
     )
-  with tqdm.tqdm(
+  with console.bar(
     desc=f'Decoding {builder.info.full_name}', total=sum(sizes.values())
   ) as bar:
     splits = {
