@@ -156,8 +156,9 @@ def record_origin(workdir: str, origin: Mapping[str, Any]) -> None:
 
 
 def holds_run(workdir: str) -> bool:
-  """Return whether a run was started in a folder."""
-  return os.path.lexists(os.path.join(workdir, _CONFIG))
+  """Return whether a run was started in a folder, its config lost or not."""
+  has_config = os.path.lexists(os.path.join(workdir, _CONFIG))
+  return has_config or bool(_configs_of_checkpoints(workdir))
 
 
 def check_same(workdir: str, config: ConfigDict) -> None:

@@ -199,5 +199,6 @@ def test_a_finished_run_s_config_is_mended(damage, tmp_path):
   else:
     path.write_bytes(damage)
   for _ in range(2):
+    assert run_folder.holds_run(str(tmp_path))
     run_folder.mend(str(tmp_path), make_config())
     assert path.read_bytes() == whole
