@@ -38,6 +38,7 @@ class Point(NamedTuple):
   tolerance: float | None  # Of GECO.
   num_seeds: int
   rested: bool | None = None  # Of a baseline that was to, all its seeds.
+  frechet: float | None = None  # Of the samples, where all have it measured.
 
 
 def points(row: Mapping[str, Any]) -> list[Point]:
@@ -80,6 +81,7 @@ def _point(same: Sequence[Mapping[str, Any]]) -> Point:
     tolerance=max(map(verdicts.tolerance, reports), default=None),
     num_seeds=len(same),
     rested=_rested(same),
+    frechet=_frechet(same),
   )
 
 
@@ -88,16 +90,26 @@ def _rested(same: Sequence[Mapping[str, Any]]) -> bool | None:
   return all(answers) if answers else None
 
 
+def _frechet(same: Sequence[Mapping[str, Any]]) -> float | None:
+  measured = [run.get('sample_quality') for run in same]
+  distances = [each['frechet']['samples'] for each in measured if each]
+  return float(np.mean(distances)) if len(distances) == len(same) else None
+
+
 def _verdict(run: Mapping[str, Any]) -> str:
   return verdicts.read(run['evaluation'], 're', run['infeasible'])
 
 
 def table(rows: Mapping[str, Any]) -> str:
-  """Return a line per point: KL, and how it compares."""
+  """Return a line per point: KL, and how it compares.
+
+  The last column is the Frechet distance of samples (`geco-jax
+  sample_quality`), where it was measured.
+  """
   width = max(len(name) for name in rows)
   lines = [
     f'{"":<{width}}  objective       kappa     RMSE  C/scale  constraint '
-    ' NLL/dim    KL/nats          ELBO/this  Gaussian'
+    ' NLL/dim    KL/nats          ELBO/this  Gaussian   Frechet'
   ]
   for name, row in rows.items():
     (elbo,) = points_of(row, 'elbo') or [None]
@@ -110,7 +122,8 @@ def table(rows: Mapping[str, Any]) -> str:
         f'{name:<{width}}  {point.objective:<13} {_asked(point)} '
         f'{point.nll_nats_per_dim:>8.3f} {point.kl_nats:>10.1f} '
         f'{_spread(point):<7} {ratio:>10} '
-        f'{_rate(rates.get(point.kappa))}'.rstrip()
+        f'{_or_blank(rates.get(point.kappa), ".1f")} '
+        f'{_or_blank(point.frechet, ".3g")}'.rstrip()
       )
   return '\n'.join(lines)
 
@@ -139,8 +152,8 @@ def _spread(point: Point) -> str:
   return '' if point.kl_stddev is None else f'± {point.kl_stddev:.1f}'
 
 
-def _rate(rate: float | None) -> str:
-  return '' if rate is None else f'{rate:>9.1f}'
+def _or_blank(value: float | None, form: str) -> str:
+  return f'{"" if value is None else format(value, form):>9}'
 
 
 def figure(rows: Mapping[str, Any]) -> Figure:

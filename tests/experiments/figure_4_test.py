@@ -73,6 +73,16 @@ def test_rows_are_the_papers_models_and_data_sets():
   }
 
 
+def test_the_table_has_the_frechet_distance_where_all_seeds_have_it():
+  row = made_row(seeds=(0, 1))
+  for seed, run in enumerate([row['runs'][0], row['runs'][7], row['runs'][1]]):
+    run['sample_quality'] = {'frechet': {'samples': 1.5 + seed}}
+  header, *lines = figure_4.figure_4_plane.table({'mnist': row}).splitlines()
+  end = len(header)
+  assert header.endswith('   Frechet')
+  assert [line[end - 9 :].strip() for line in lines] == ['2', *[''] * 6]
+
+
 @pytest.mark.parametrize('preset', ['quick', 'gpu', 'paper'])
 @pytest.mark.parametrize('name', figure_4.ROWS)
 def test_every_point_of_every_row_has_a_config(name, preset):
