@@ -157,8 +157,7 @@ def record_origin(workdir: str, origin: Mapping[str, Any]) -> None:
 
 def holds_run(workdir: str) -> bool:
   """Return whether a run was started in a folder, its config lost or not."""
-  has_config = os.path.lexists(os.path.join(workdir, _CONFIG))
-  return has_config or bool(_configs_of_checkpoints(workdir))
+  return _has_config(workdir) or bool(_configs_of_checkpoints(workdir))
 
 
 def check_same(workdir: str, config: ConfigDict) -> None:
@@ -231,13 +230,17 @@ def read_config(workdir: str) -> ConfigDict:
   return config
 
 
+def _has_config(workdir: str) -> bool:
+  return os.path.lexists(os.path.join(workdir, _CONFIG))
+
+
 def _runs_within(workdir: str) -> str:
   """Return '; ...' with the first runs in the folders of a sweep, or ''."""
   try:
     names = sorted(os.listdir(workdir))
   except (OSError, ValueError):
     return ''
-  names = [name for name in names if holds_run(os.path.join(workdir, name))]
+  names = [name for name in names if _has_config(os.path.join(workdir, name))]
   more = ', ...' if len(names) > _MAX_NAMED else ''
   listed = ', '.join(names[:_MAX_NAMED]) + more
   return f'; it holds folders of runs: {listed}' if names else ''
