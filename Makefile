@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 test test-faults: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.pytest_cache/jax
 test test-faults: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(if $(FILE),,-n auto) \
+	$(BIN)/python -m pytest $(if $(FILE),,-n auto --dist worksteal) \
 	  -m "not slow and not faults" $(FILE)
 
 test-slow: $(INSTALLED)
@@ -28,7 +28,7 @@ test-slow: $(INSTALLED)
 # Kills, damages and full disks, FAULTS_SEED=0 or another; two cores take half an
 # hour. It ends with a table of what became of them.
 test-faults: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto tests/faults
+	$(BIN)/python -m pytest -n auto --dist worksteal tests/faults
 
 # Lint, format, spelling, types and the layers of imports.
 check: $(INSTALLED)
