@@ -17,7 +17,7 @@ small kappas, whose KL it cannot exceed. With --noshort these rows too are the
 runs of their configs, which other figures share. With --until_rest the steps of
 ELBO and annealed beta are doubled until both rest or --max_steps is reached
 (`shared.rest`), GECO has those of the ELBO, and figure_4.json says `rested` of
-each baseline.
+each baseline. --network has the samples compared with the test split too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -120,6 +120,7 @@ def run_row(
   short: bool = False,
   until_rest: bool = False,
   max_steps: int | None = None,
+  network: str | None = None,
 ) -> dict[str, Any]:
   """Train a row's runs, or reuse them; return what the figure shows of it.
 
@@ -133,6 +134,7 @@ def run_row(
     short: whether the runs are shortened by `SHORT`.
     until_rest: whether the steps are doubled until the baselines rest.
     max_steps: up to which; None is 16 times the first.
+    network: of `runs.with_sample_quality`.
   """
   folder, changes = _short(short)
   place = os.path.join(workdir, folder) if folder else workdir
@@ -141,6 +143,7 @@ def run_row(
     results = rest.train_until_rest(*args, max_steps)
   else:
     results = runs.train_all(*args)
+  results = runs.with_sample_quality(results, network, data_dir)
   print(f'\n{name}\n{runs.table(results)}', flush=True)
   curve = gaussian_rate.curve(results[0].experiment.dataset, PAPER_KAPPAS)
   return {
@@ -201,6 +204,7 @@ def main(argv: Sequence[str]) -> None:
       short=flags.FLAGS.short and is_short(ROWS[name], preset),
       until_rest=flags.FLAGS.until_rest,
       max_steps=flags.FLAGS.max_steps,
+      network=flags.FLAGS.network,
     )
     rows = runs.save_row(numbers, name, row)
   print(f'\n{figure_4_plane.table(rows)}')

@@ -169,7 +169,7 @@ def _asked(same: Sequence[Mapping[str, Any]]) -> str:
 
 def define_flags() -> None:
   """Define the command's flags."""
-  panels.define_flags()
+  panels.define_preset_flag()
   runs.define_seed_flags()
   flags.DEFINE_list('data', ['cifar10', 'mnist'], f'Any of {", ".join(DATA)}.')
   flags.register_validator(

@@ -108,6 +108,12 @@ def _picture(result: Result) -> np.ndarray:
 
 def define_flags() -> None:
   """Define the command's flags."""
+  define_preset_flag()
+  runs.define_network_flag()
+
+
+def define_preset_flag() -> None:
+  """Define --preset."""
   flags.DEFINE_enum(
     'preset',
     'quick',
@@ -131,6 +137,9 @@ def main(name: str, panels: Sequence[Run], first: int | None = None) -> None:
     flags.FLAGS.preset,
     runs.NUM_STEPS.value,
     cli.DATA_DIR.value,
+  )
+  results = runs.with_sample_quality(
+    results, flags.FLAGS.network, cli.DATA_DIR.value
   )
   print(runs.table(results))
   runs.save_records(os.path.join(workdir, f'{name}.json'), results)

@@ -106,6 +106,7 @@ class Result(NamedTuple):
   preset: str | None
   rested: bool | None = None  # Of a baseline that trained until it rests.
   sample_quality: Mapping[str, Any] | None = None  # Where it was measured.
+  folder: str = ''
 
 
 def define_seed_flags() -> None:
@@ -114,6 +115,42 @@ def define_seed_flags() -> None:
   flags.DEFINE_integer(
     'num_seeds', 1, 'Runs of each kind, seeds in a row.', lower_bound=1
   )
+
+
+def define_network_flag() -> None:
+  """Define --network, for `with_sample_quality`."""
+  flags.DEFINE_string(
+    'network',
+    None,
+    'Trained classifier, in whose features the samples of each run are '
+    'compared with the test split (geco-jax sample_quality); else they are '
+    'not, but for runs that have sample_quality.json.',
+  )
+
+
+def with_sample_quality(
+  results: Sequence[Result], network: str | None, data_dir: str | None
+) -> list[Result]:
+  """Measure the samples of the runs whose samples have not been measured.
+
+  Args:
+    results: any.
+    network: `sample_quality.estimate`'s; None leaves the results as they are.
+    data_dir: of TFDS.
+
+  Raises:
+    UserError: if there is no such network, or it takes other images.
+  """
+  return [
+    result
+    if network is None or result.sample_quality is not None
+    else result._replace(
+      sample_quality=sample_quality.estimate(
+        result.folder, network, data_dir=data_dir, experiment=result.experiment
+      )
+    )
+    for result in results
+  ]
 
 
 def with_seeds(runs: Sequence[Run]) -> list[Run]:
@@ -187,6 +224,7 @@ def train_all(
         infeasible=[*verdicts.infeasible(reports, logged)],
         preset=preset,
         sample_quality=sample_quality.read(folder, evaluation.get('step', -1)),
+        folder=folder,
       )
     )
   return results

@@ -189,3 +189,15 @@ def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch):
   with_it, without = runs.records(again)
   assert with_it['sample_quality'] == measured
   assert 'sample_quality' not in without
+  asked = []
+
+  def estimate(folder, network, *, data_dir, experiment):
+    asked.append((folder, network, data_dir, experiment))
+    return measured
+
+  monkeypatch.setattr(runs.sample_quality, 'estimate', estimate)
+  assert runs.with_sample_quality(again, None, 'd') == again
+  both = runs.with_sample_quality(again, 'digits_cnn', 'd')
+  assert [r.sample_quality for r in both] == [measured, measured]
+  second = str(tmp_path / RUNS[1].name)  # The first has its file.
+  assert asked == [(second, 'digits_cnn', 'd', again[1].experiment)]
