@@ -6,8 +6,8 @@ Trains a run with a RE constraint (or reuses it) and draws its negative
 log-likelihood against its KL, and the constraint, the equivalent beta = 1 /
 lambda and the pixel error over iterations, all colored by iteration.
 
-The paper's example is a conditional ConvDRAW; here it is any config with a RE
-constraint, by default the VAE on handwritten digits.
+The paper's example, conditional ConvDRAW on MNIST-rotate, here of 8x8 digits:
+three minutes on two CPU cores. --config names another with a RE constraint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +27,7 @@ from geco_jax.training.loop import train
 
 from .shared import runs
 
+_CONFIG = 'configs/mnist_rotate_conv_draw.py:quick'
 _MAX_LINES = 400  # Lines of the log that are drawn; more would not show.
 
 
@@ -136,4 +137,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main, takes_config=True, default_config='configs/digits_vae.py')
+  cli.run(main, takes_config=True, default_config=_CONFIG)

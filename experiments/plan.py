@@ -210,7 +210,8 @@ def _constraint_table(options: Options) -> Iterator[Row]:
 
 
 def _figure_3(options: Options) -> Iterator[Row]:
-  folder, name = 'figure_3', 'digits_vae'
+  folder = 'figure_3'
+  name = f'mnist_rotate_conv_draw:{options.sizes.variant}'
   config = _config(name, options.num_steps)
   own_flags = [
     f'--config={name}',

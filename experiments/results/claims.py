@@ -94,8 +94,9 @@ CLAIMS = (
   ),
   Claim(
     'Figure 3: the trajectory',
-    'Early on the solver moves into valid solutions, then lowers the ELBO '
-    'while they stay valid; beta grows once the constraint is met.',
+    'Conditional ConvDRAW on MNIST-rotate. Early on the solver moves into '
+    'valid solutions, then lowers the ELBO while they stay valid; beta grows '
+    'once the constraint is met.',
     'figure_3.json',
     'python -m experiments.figure_3 --workdir=runs/figure_3',
     findings.figure_3,
