@@ -49,7 +49,9 @@ def train_kappas(
   config.sweep = ({'constraints.re.kappa': kappas},)
   grid = points(config)
   choose_width = throughput.on_accelerators(workdir)
-  failed = local.run_here(grid, workdir, choose_width, data_dir=data_dir)
+  failed = local.run_here(
+    grid, workdir, choose_width, data_dir=data_dir, alone=True
+  )
   local.raise_failures(failed)
   return sweep_results.read(grid, workdir)
 

@@ -11,6 +11,7 @@ that fails is named, the others go on, and the exit code is 1.
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import os
 import time
 from typing import Any
@@ -22,6 +23,7 @@ from geco_jax.console import say
 from geco_jax.errors import UserError
 from geco_jax.io import by_products
 from geco_jax.io import files
+from geco_jax.io import lock
 from geco_jax.io import run_folder
 
 from . import plan
@@ -216,7 +218,8 @@ def main(argv: Sequence[str]) -> int:
   results = flags.FLAGS.results or os.path.join(workdir, 'results')
   run_folder.create(workdir)
   session = Session(workdir, results, hours, cli.DATA_DIR.value)
-  session.run(rows)
+  with contextlib.closing(lock.Lock(workdir)):
+    session.run(rows)
   print(summary(session, len(rows)))
   print(f'\nnumbers: {results}')
   return EXIT_FAILED if session.failed else 0

@@ -30,8 +30,8 @@ from geco_jax.experiment import data_sha256
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import once_per_experiment
 from geco_jax.experiment import RunInputs
-from geco_jax.io import by_products
 from geco_jax.io import files
+from geco_jax.io import manifest
 from geco_jax.io import run_folder
 from geco_jax.io.checkpoint import Checkpointer
 from geco_jax.keys import key_of
@@ -381,7 +381,8 @@ def evaluate(
     experiment, inputs, state, splits, show_progress=show_progress
   )
   # On which the rounding of all these numbers depends.
-  evaluation['runs_at_once'] = by_products.runs_at_once(workdir)
+  widths = manifest.runs_at_once(workdir, int(state.step))
+  evaluation['runs_at_once'] = widths[0] if len(widths) == 1 else widths or None
   if parallel.is_main_process():
     files.write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
     # Constraints are of the training split: where it is not evaluated, nobody

@@ -6,7 +6,6 @@ that it was written in.
 
 from collections.abc import Callable
 import json
-import os
 from typing import Any, TypeVar
 
 from absl import logging
@@ -16,7 +15,6 @@ from geco_jax.io.files import read_text
 from geco_jax.io.files import write_json
 
 _T = TypeVar('_T')
-_RUNS_AT_ONCE = 'runs_at_once.json'  # In the folder of a run.
 
 
 def read(path: str, parse: Callable[[Any], _T]) -> _T | None:
@@ -88,17 +86,3 @@ def counts(content: Any) -> dict[str, int]:
     if value < 1:
       raise ValueError(f'{name} is {value}')
   return content
-
-
-def note_runs_at_once(workdir: str, width: int) -> None:
-  """Note in a run's folder with how many at once it is trained.
-
-  Its numbers depend on that in their rounding.
-  """
-  write_json(os.path.join(workdir, _RUNS_AT_ONCE), {'runs_at_once': width})
-
-
-def runs_at_once(workdir: str) -> int:
-  """Return with how many at once a run was trained, 1 where none is noted."""
-  path = os.path.join(workdir, _RUNS_AT_ONCE)
-  return read(path, lambda x: counts(x)['runs_at_once']) or 1

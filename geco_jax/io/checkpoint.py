@@ -87,6 +87,7 @@ class Checkpointer:
     *,
     read_only: bool = False,
     is_scheduled: Callable[[int], bool] = lambda step: True,
+    runs_at_once: int = 1,
   ):
     """Open the checkpoints folder of a run.
 
@@ -95,6 +96,8 @@ class Checkpointer:
       read_only: whether to leave the folder as it is, for a run that another
         process may be training; otherwise it is created, locked and swept.
       is_scheduled: step -> whether an uninterrupted run saves it.
+      runs_at_once: with how many the run is trained, for the manifests: on it
+        depends the rounding of its numbers.
 
     Raises:
       UserError: if another process has the folder open to write, or it cannot
@@ -105,13 +108,16 @@ class Checkpointer:
     self._best_path = os.path.join(self._workdir, 'best.json')
     self._read_only = read_only
     self._run = {} if read_only else run_folder.identity(self._workdir)
+    self._widths = {runs_at_once}
+    self._lock: lock.Lock | None = None
     self._policy = _LatestAndBest(is_scheduled)
     self._saved: tuple[int, Any] | None = None
     manifest.steps(self._workdir)  # Refuses what is not a folder.
     with contextlib.ExitStack() as opened:
       if not read_only and parallel.is_main_process():
         paths.check_for_checkpoints(self._workdir)
-        opened.enter_context(lock.hold(self._workdir))
+        self._lock = lock.Lock(self._workdir)
+        opened.callback(self._lock.close)
       _quiet_orbax()
       with files.writing(self._directory):
         self._manager = ocp.CheckpointManager(
@@ -144,13 +150,16 @@ class Checkpointer:
     Raises:
       UserError: if this or the one before cannot be written, or read back.
     """
+    if self._lock is not None:
+      self._lock.keep()
     best = self.best()
     if score is not None and (best is None or score <= best['score']):
       best = {'step': step, 'score': score}
       if parallel.is_main_process():
         by_products.write(self._best_path, best)
     self._policy.best_step = None if best is None else best['step']
-    content = manifest.seal(_digest(state), self._run, unlogged or {})
+    run = {**self._run, 'runs_at_once': sorted(self._widths)}
+    content = manifest.seal(_digest(state), run, unlogged or {})
     with self._reporting_writes():
       self._manager.save(
         step,
@@ -222,6 +231,7 @@ class Checkpointer:
           error,
         )
       else:
+        self._widths |= {*manifest.runs_at_once(self._workdir, candidate)}
         self._set_aside(refused)
         self._remove_superseded()
         return restored
@@ -371,7 +381,7 @@ class Checkpointer:
     except UserError:
       raise
     except Exception as error:  # It depends on what the disk is.
-      left = max(manifest.steps(self._workdir), default=None)
+      left = latest_step(self._workdir)
       raise UserError(
         f'{self._directory} cannot be written: {reason(error)}; '
         + (
@@ -393,22 +403,6 @@ class _UnusableError(Exception):
 def latest_step(workdir: str) -> int | None:
   """Return the step of a run's latest checkpoint, which may be damaged."""
   return max(manifest.steps(workdir), default=None)
-
-
-def score(kl_nats: float, violations: Mapping[str, float], tolerance: float):
-  """Return the rank of a checkpoint, the lower the better.
-
-  Among checkpoints whose constraints all hold the lowest KL wins, and any of
-  them before one that violates a constraint.
-
-  Args:
-    kl_nats: mean KL, of held-out data.
-    violations: relative ones by constraint, of the training data, which is
-      what the constraints speak of.
-    tolerance: up to which a violation counts as none.
-  """
-  worst = max(violations.values())
-  return kl_nats if worst <= tolerance else 1e9 * (1 + worst)
 
 
 @functools.cache

@@ -18,41 +18,76 @@ _FILE = '.lock'
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
-def hold(folder: str) -> BinaryIO:
-  """Lock a folder, which is made if need be, until the file returned closes.
+class InUse(UserError):
+  """Another process holds the lock of a folder: nothing is written there."""
+
+
+class Lock:
+  """The lock of a folder, until it is closed or the process ends.
 
   A process that is killed leaves the file, but not the lock; what it was
   writing is removed an hour later.
-
-  Raises:
-    UserError: if another process, which it names, holds the lock; or the folder
-      cannot be written.
   """
-  path = os.path.join(folder, _FILE)
-  with writing(folder):
-    os.makedirs(folder, exist_ok=True)
-  make_room(path)
-  with writing(path):
-    file = open(path, 'a+b', buffering=0)
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    file.seek(0)
-    holder = file.read(1000).decode('utf-8', 'replace').strip()
-    file.close()
-    raise UserError(
-      f'--workdir={folder} is in use by {holder or "another process"}; choose '
-      'another workdir, or wait until that one ends'
-    ) from error
-  except OSError as error:
-    if error.errno not in _NO_LOCKS:
+
+  def __init__(self, folder: str):
+    """Lock a folder, which is made if need be.
+
+    Raises:
+      InUse: if another process, which it names, holds the lock.
+      UserError: if the folder cannot be written.
+    """
+    self._folder = folder
+    self._path = os.path.join(folder, _FILE)
+    self._file = self._take()
+
+  def keep(self) -> None:
+    """Take the lock anew if its file has been deleted.
+
+    Raises:
+      InUse: if another process was there first: what is to be written now would
+        mix with its files.
+    """
+    try:
+      is_there = os.path.samestat(
+        os.stat(self._path), os.fstat(self._file.fileno())
+      )
+    except OSError:
+      is_there = False
+    if not is_there and os.path.isdir(self._folder):
+      logging.warning('%s was deleted, and is made anew', self._path)
+      deleted, self._file = self._file, self._take()
+      deleted.close()
+
+  def close(self) -> None:
+    """Let others in."""
+    self._file.close()
+
+  def _take(self) -> BinaryIO:
+    with writing(self._folder):
+      os.makedirs(self._folder, exist_ok=True)
+    make_room(self._path)
+    with writing(self._path):
+      file = open(self._path, 'a+b', buffering=0)
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      holder = file.read(1000).decode('utf-8', 'replace').strip()
       file.close()
-      raise
-    logging.warning(
-      '%s is on a file system without locks: start one process there', folder
-    )
-  with writing(path):
-    file.truncate(0)
-    file.write(f'process {os.getpid()} on {socket.gethostname()}\n'.encode())
-    remove_abandoned(folder)
-  return file
+      raise InUse(
+        f'--workdir={self._folder} is in use by {holder or "another process"}; '
+        'choose another workdir, or wait until that one ends'
+      ) from error
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        file.close()
+        raise
+      logging.warning(
+        '%s is on a file system without locks: start one process there',
+        self._folder,
+      )
+    with writing(self._path):
+      file.truncate(0)
+      file.write(f'process {os.getpid()} on {socket.gethostname()}\n'.encode())
+      remove_abandoned(self._folder)
+    return file

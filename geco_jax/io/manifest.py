@@ -85,6 +85,15 @@ def runs(workdir: str | os.PathLike) -> dict[int, dict[str, Any]]:
   return found
 
 
+def runs_at_once(workdir: str | os.PathLike, step: int) -> list[int]:
+  """Return with how many at once the run of a checkpoint was trained.
+
+  Several numbers where it was trained with one, then with another; none where
+  it is not known.
+  """
+  return runs(workdir).get(step, {}).get('runs_at_once', [])
+
+
 def steps(workdir: str | os.PathLike) -> list[int]:
   """Return the steps of a run's checkpoints, oldest first, damaged or not.
 

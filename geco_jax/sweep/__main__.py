@@ -121,6 +121,7 @@ def _run(grid: Sequence[Point], workdir: str) -> dict[str, str]:
     workdir,
     choose_width,
     data_dir=cli.DATA_DIR.value,
+    alone=True,
     show_progress=flags.FLAGS.progress,
   )
 

@@ -21,8 +21,8 @@ from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import evaluate
 from geco_jax.experiment import Experiment
-from geco_jax.io import by_products
 from geco_jax.io import files
+from geco_jax.io import lock
 from geco_jax.io import run_folder
 from geco_jax.io.checkpoint import latest_step
 from geco_jax.sweep.completion import SPLITS
@@ -44,6 +44,7 @@ def run_here(
   splits: Sequence[str] = SPLITS,
   experiments: Mapping[str, Experiment] | None = None,
   data_dir: str | None = None,
+  alone: bool = False,
   show_progress: bool = True,
 ) -> dict[str, str]:
   """Train and evaluate those runs of a grid that are not finished.
@@ -55,6 +56,7 @@ def run_here(
     splits: to evaluate each run on, the most wanted first.
     experiments: `build_experiments` of the grid, for callers that have them.
     data_dir: of TFDS.
+    alone: whether another sweep is refused in the folder at the same time.
     show_progress: whether to draw progress bars on stderr.
 
   Returns:
@@ -62,8 +64,8 @@ def run_here(
     folder has the traceback if it could be written. The others are finished.
 
   Raises:
-    UserError: if a config is refused or a folder is another run's; then
-      nothing is trained.
+    UserError: if a config is refused, a folder is another run's or the sweep
+      is in use; then nothing is trained.
     Interrupted: after SIGTERM or SIGINT, what was trained saved.
   """
   todo = unfinished(grid, workdir, splits)
@@ -72,7 +74,11 @@ def run_here(
   experiments = dict(experiments)
   failed = {}
   names = {point.name for point in todo}
-  with signals.outlook(_LEFT) if len(todo) > 1 else contextlib.nullcontext():
+  with contextlib.ExitStack() as stack:
+    if alone and todo:
+      stack.callback(lock.Lock(workdir).close)
+    if len(todo) > 1:
+      stack.enter_context(signals.outlook(_LEFT))
     # Grouped over the whole grid: the rest is trained as it would have been.
     for key, group in _by_experiment(grid).items():
       left = [point for point in group if point.name in names]
@@ -176,13 +182,9 @@ def _train(chunk, workdir, experiment, width, show_progress):
   configs, names = {}, {}
   for point in chunk:
     folder = os.path.join(workdir, point.name)
-    with _failing(errors, [point.name]):
-      if not _is_trained(point, workdir):
-        run_folder.create(folder)
-        by_products.note_runs_at_once(folder, width)
-      configs[folder], names[folder] = point.config, point.name
+    configs[folder], names[folder] = point.config, point.name
   with _failing(errors, names.values()):
-    outcomes = loop.train_together(configs, **options)
+    outcomes = loop.train_together(configs, width=width, **options)
     errors |= {names[folder]: e for folder, e in outcomes.items() if e}
   return errors
 
@@ -203,6 +205,8 @@ def _explain(folder: str, error: Exception) -> str:
   reason = textwrap.shorten(str(error), 300)
   if not isinstance(error, UserError):
     reason = f'{type(error).__name__}: {reason}'
+  if isinstance(error, lock.InUse):  # Another process's run is no failure.
+    return reason
   text = ''.join(traceback.format_exception(error))
   return f'{reason} ({write_error_log(folder, text)})'
 

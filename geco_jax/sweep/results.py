@@ -94,7 +94,7 @@ def table(results: Sequence[Result]) -> list[dict[str, str]]:
     row['test RMSE'] = f'{test["rmse"]:.4f}'
     row['test KL/nats'] = f'{test["kl_nats"]:.3f}'
     row['test NLL/dim'] = f'{test["nll_nats_per_dim"]:.3f}'
-    row['at once'] = str(train.get('runs_at_once', 1))
+    row['at once'] = str(train.get('runs_at_once') or 'unknown')
     row['steps'] = str(train['step'])
     rows.append(row)
   return rows
@@ -168,7 +168,7 @@ def as_csv(results: Sequence[Result]) -> str:
         **result.point.values,
         **numbers(result),
         **verdicts_by_column,
-        'runs_at_once': train.get('runs_at_once', 1),
+        'runs_at_once': train.get('runs_at_once'),
         'step': train['step'],
       }
     )

@@ -7,6 +7,7 @@ again and goes on from its run's latest checkpoint.
 
 import ast
 from collections.abc import Mapping, Sequence
+import contextlib
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from geco_jax.console import say
 from geco_jax.errors import UserError
 from geco_jax.io import by_products
 from geco_jax.io import files
+from geco_jax.io import lock
 from geco_jax.io import run_folder
 from geco_jax.own_parts import search
 from geco_jax.sweep import completion
@@ -77,13 +79,16 @@ def run_jobs(
     Where to read why, by name, of the runs that failed.
 
   Raises:
-    UserError: if submitit or the cluster is not there, an option is unknown or
-      a folder is another run's.
+    UserError: if submitit or the cluster is not there, an option is unknown,
+      a folder is another run's or the sweep is in use.
   """
   unfinished = completion.unfinished(grid, workdir)
   queue = _Queue(os.path.abspath(workdir), cluster, options or {}, data_dir)
   waiting = [point for point in unfinished if not queue.take_over(point)]
-  with signals.outlook('its jobs go on, and the same command waits for them'):
+  with (
+    contextlib.closing(lock.Lock(workdir)),
+    signals.outlook('its jobs go on, and the same command waits for them'),
+  ):
     while waiting or queue.running:
       while waiting and (max_jobs is None or len(queue.running) < max_jobs):
         queue.submit(waiting.pop(0))

@@ -54,6 +54,9 @@ def remembered_width(workdir: str) -> ChooseWidth:
     known = by_products.read(path, by_products.counts) or {}
     setting = f'[{experiment.key}, {parallel.num_devices()}]'
     key = hashlib.sha256(setting.encode()).hexdigest()[:16]
+    if known.get(key, 1) > len(points):  # Of a grid that was larger.
+      width = known.pop(key)
+      logging.warning('%s says %d at once of %d runs', path, width, len(points))
     if key not in known:
       known[key] = fastest_width(experiment, points)
       run_folder.create(workdir)

@@ -84,6 +84,7 @@ def train_together(
   configs: Mapping[str, ConfigDict],
   experiment: Experiment,
   *,
+  width: int | None = None,
   show_progress: bool = True,
 ) -> dict[str, Exception | None]:
   """Train several runs at once, each whole on one device.
@@ -94,6 +95,8 @@ def train_together(
   Args:
     configs: of the runs, by workdir.
     experiment: of all of these runs.
+    width: for checkpoints to say, of how many these are the rest; None is of
+      as many.
     show_progress: whether to say what is trained and draw a progress bar, on
       stderr.
 
@@ -107,7 +110,8 @@ def train_together(
   runs = []
   for workdir, config in configs.items():
     try:
-      runs.append(_open(without_sweep(config), workdir, experiment))
+      args = without_sweep(config), workdir, experiment
+      runs.append(_open(*args, runs_at_once=width or len(configs)))
     except Exception as error:  # Damaged checkpoints, folders of others, ...
       failures[workdir] = error
   if runs:
@@ -116,12 +120,15 @@ def train_together(
   return failures
 
 
-def _open(config, workdir, experiment, init_from=None) -> Recorder:
+def _open(
+  config, workdir, experiment, init_from=None, runs_at_once=1
+) -> Recorder:
   """Return the recorder of a run in its folder, created if need be."""
   inputs = run_inputs(config, experiment)  # Refused before a folder is made.
   origin = origins.find(workdir, init_from)
   if origin is None:
-    return Recorder(config, workdir, experiment, inputs)
+    args = config, workdir, experiment, inputs
+    return Recorder(*args, runs_at_once=runs_at_once)
   is_begun = bool(manifest.steps(workdir))
   params = None if is_begun else origins.params(origin, experiment)
   return Recorder(config, workdir, experiment, inputs, origin._asdict(), params)

@@ -22,7 +22,6 @@ from geco_jax.evaluation.reports import verdict
 from geco_jax.experiment import data_sha256
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
-from geco_jax.io import checkpoint
 from geco_jax.io import run_folder
 from geco_jax.io.files import UnwritableError
 from geco_jax.step import init_state
@@ -49,6 +48,7 @@ class Recorder(Run):
     inputs: RunInputs,
     origin: Mapping[str, Any] | None = None,
     first_params: Any = None,
+    runs_at_once: int = 1,
   ):
     """Open a run's folder, and its latest checkpoint if it has one.
 
@@ -59,6 +59,7 @@ class Recorder(Run):
       inputs: see above.
       origin: of `first_params`, for the folder to know; None if they are drawn.
       first_params: what a new run begins with; None draws them.
+      runs_at_once: with how many it is trained, for its checkpoints to say.
     """
     self.experiment = experiment
     self.inputs = inputs
@@ -75,7 +76,8 @@ class Recorder(Run):
       return state._replace(params=first_params)
 
     # Last, so that a folder is claimed for nothing that is refused above.
-    super().__init__(config, workdir, state_like(experiment), first_state)
+    like = state_like(experiment)
+    super().__init__(config, workdir, like, first_state, runs_at_once)
 
   def claim(self) -> None:
     """Make the folder this run's, with what its images are like, its origin.
@@ -133,9 +135,7 @@ class Recorder(Run):
       self._stop_not_finite(self.step + 1)
     if self._writes:
       self._write_validation(means)
-    return checkpoint.score(
-      means['kl_nats'], self._violations, self.inputs.tolerance
-    )
+    return score(means['kl_nats'], self._violations, self.inputs.tolerance)
 
   def _write_validation(self, means):
     report = constraint_report(
@@ -178,3 +178,19 @@ class Recorder(Run):
         f'{outcome} lambda {math.exp(log_multiplier):.3g}'
       )
     return ', '.join(parts)
+
+
+def score(kl_nats: float, violations: Mapping[str, float], tolerance: float):
+  """Return the rank of a checkpoint, the lower the better.
+
+  Among checkpoints whose constraints all hold the lowest KL wins, and any of
+  them before one that violates a constraint.
+
+  Args:
+    kl_nats: mean KL, of held-out data.
+    violations: relative ones by constraint, of the training data, which is
+      what the constraints speak of.
+    tolerance: up to which a violation counts as none.
+  """
+  worst = max(violations.values())
+  return kl_nats if worst <= tolerance else 1e9 * (1 + worst)

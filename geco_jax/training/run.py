@@ -34,6 +34,7 @@ class Run(abc.ABC):
     workdir: str,
     like: Any,
     first_state: Callable[[], Any],
+    runs_at_once: int = 1,
   ):
     """Claim a folder and open its latest checkpoint if it has one.
 
@@ -42,6 +43,7 @@ class Run(abc.ABC):
       workdir: its folder, created if need be.
       like: NumPy arrays with a state's structure, shapes and types.
       first_state: () -> the state before the first step.
+      runs_at_once: with how many it is trained.
 
     Raises:
       UserError: if the folder is another run's, cannot be written, or none of
@@ -52,7 +54,7 @@ class Run(abc.ABC):
     if parallel.is_main_process():
       self.claim()
     self._checkpointer = checkpoint.Checkpointer(
-      workdir, is_scheduled=self._is_scheduled
+      workdir, is_scheduled=self._is_scheduled, runs_at_once=runs_at_once
     )
     try:
       self._open(like, first_state)

@@ -16,7 +16,6 @@ from geco_jax.errors import UserError
 from geco_jax.io import checkpoint
 from geco_jax.io import manifest
 from geco_jax.io.checkpoint import Checkpointer
-from geco_jax.io.checkpoint import score
 
 
 def make_state(step):
@@ -439,17 +438,46 @@ def test_a_second_writer_is_refused_and_readers_are_not(tmp_path):
   Checkpointer(tmp_path).close()
 
 
+def test_a_lock_that_was_deleted_is_taken_anew(tmp_path, caplog):
+  checkpointer = Checkpointer(tmp_path)
+  checkpointer.save(10, make_state(10), 2.0)
+  (tmp_path / '.lock').unlink()
+  checkpointer.save(20, make_state(20), 1.0)
+  assert '.lock was deleted' in caplog.text
+  with pytest.raises(UserError, match='in use by process'):
+    Checkpointer(tmp_path)
+  checkpointer.close()
+  assert restore(tmp_path).step == 20
+
+
+def test_whoever_lost_the_folder_to_another_writes_nothing(tmp_path):
+  first = Checkpointer(tmp_path)
+  first.save(10, make_state(10), 2.0)
+  (tmp_path / '.lock').unlink()
+  second = Checkpointer(tmp_path)
+  with pytest.raises(UserError, match='in use by process'):
+    first.save(20, make_state(20), 1.0)
+  assert second.steps() == [10]
+  assert second.best()['step'] == 10
+  first.close()
+  second.close()
+
+
+def test_a_checkpoint_says_with_how_many_runs_it_was_trained(tmp_path):
+  for step, width in ((10, 2), (20, 2), (30, 1)):
+    checkpointer = Checkpointer(tmp_path, runs_at_once=width)
+    checkpointer.restore(make_state(0))
+    checkpointer.save(step, make_state(step), 1.0)
+    checkpointer.close()
+  widths = [manifest.runs_at_once(tmp_path, step) for step in (10, 20, 30, 40)]
+  assert widths == [[2], [2], [1, 2], []]
+
+
 def test_the_lock_of_a_killed_process_is_not_in_the_way(tmp_path):
   """It leaves its file, which says nothing without the lock."""
   (tmp_path / '.lock').write_text('process 1 on elsewhere\n')
   save(tmp_path, {10: 1.0})
   assert (tmp_path / '.lock').read_text().startswith(f'process {os.getpid()} ')
-
-
-def test_score_prefers_met_constraints_then_low_kl():
-  met_scores = [score(kl, {'re': 0.01}, tolerance=0.02) for kl in (3.0, 5.0)]
-  violated = [score(1.0, {'re': v}, tolerance=0.02) for v in (0.03, 0.5)]
-  assert met_scores[0] < met_scores[1] < violated[0] < violated[1]
 
 
 @pytest.mark.parametrize('name', ['exp [1]', '[a-z]*?', '{x} é $HOME'])

@@ -1,5 +1,6 @@
 """Tests of `files`."""
 
+import contextlib
 import os
 import pathlib
 import time
@@ -59,7 +60,7 @@ def test_what_killed_writes_left_is_removed_once_nobody_can_be_at_it(tmp_path):
     (tmp_path / name).write_text('')
   for name in names[1:]:
     os.utime(tmp_path / name, (time.time() - 7_200,) * 2)
-  with lock.hold(str(tmp_path)):
+  with contextlib.closing(lock.Lock(str(tmp_path))):
     left = {path.name for path in tmp_path.iterdir()}
   assert left == {*names, '.lock'} - {names[1]}
 
@@ -87,7 +88,7 @@ def test_what_is_no_file_is_not_waited_for_and_set_aside(
   assert by_products.read(str(tmp_path / 'best.json'), dict) is None
   with pytest.raises(UserError, match='holds no run: .*config.json'):
     run_folder.read_config(str(tmp_path))
-  lock.hold(str(tmp_path)).close()
+  lock.Lock(str(tmp_path)).close()
   logs.MetricsWriter(str(tmp_path), 0).close()
   by_products.write(str(tmp_path / 'best.json'), {})
   for name in ('.lock', 'metrics.jsonl', 'best.json'):

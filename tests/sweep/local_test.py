@@ -14,6 +14,7 @@ from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import evaluate
 from geco_jax.evaluation.measures import restore_state
+from geco_jax.io import lock
 from geco_jax.io.checkpoint import Checkpointer
 from geco_jax.signals import STOP_SIGNALS
 from geco_jax.sweep import local
@@ -31,12 +32,14 @@ def sweep(tiny_config, make_dataset, monkeypatch):
     'geco_jax.sweep.local.build_dataset', lambda *_: make_dataset()
   )
 
-  def run(workdir, *groups, width=1):
+  def run(workdir, *groups, width=1, alone=False):
     config = tiny_config()
     config.sweep = groups
     grid = points(config)
     failed = local.run_here(
-      grid, str(workdir), lambda *_: width, show_progress=False
+      *(grid, str(workdir), lambda *_: width),
+      alone=alone,
+      show_progress=False,
     )
     return grid, [*failed]
 
@@ -100,9 +103,9 @@ def test_nothing_is_built_or_compiled_after_the_first_of_runs_that_are_alike(
   marks = []
   opened = Recorder.__init__
 
-  def mark(self, *args):
+  def mark(self, *args, **kwargs):
     marks.append(len(caplog.records))
-    opened(self, *args)
+    opened(self, *args, **kwargs)
 
   monkeypatch.setattr(Recorder, '__init__', mark)
   groups = {'constraints.re.kappa': [0.2, 0.3, 0.4], 'seed': [0, 1, 2]}
@@ -175,6 +178,34 @@ def test_one_failure_leaves_the_others_alone_and_is_started_again(
   assert not (tmp_path / 'seed_1' / local.ERROR_LOG).exists()
   assert files(tmp_path / 'seed_0') == before
   assert all(is_finished(point, str(tmp_path)) for point in grid)
+
+
+@pytest.mark.parametrize(
+  ('seeds', 'width'),
+  [([0], 1), pytest.param([0, 1, 2], 3, marks=pytest.mark.slow)],
+)
+def test_a_run_of_another_process_is_left_as_it_is(
+  seeds, width, sweep, tmp_path, capsys
+):
+  folder = tmp_path / 'seed_0'
+  live = lock.Lock(str(folder))
+  grid, failed = sweep(tmp_path, {'seed': seeds}, width=width)
+  assert failed == ['seed_0']
+  assert 'failed: seed_0: --workdir=' in capsys.readouterr().err
+  # The config is what the other process has written there before.
+  assert {p.name for p in folder.iterdir()} <= {'.lock', 'config.json'} | {
+    *('data.json', 'checkpoints')
+  }
+  live.close()
+  assert all(is_finished(point, str(tmp_path)) for point in grid[1:])
+
+
+def test_a_second_sweep_in_a_folder_is_refused(sweep, tmp_path):
+  first = lock.Lock(str(tmp_path))
+  with pytest.raises(UserError, match='in use by process'):
+    sweep(tmp_path, {'seed': [0]}, alone=True)
+  assert {path.name for path in tmp_path.iterdir()} == {'.lock'}
+  first.close()
 
 
 def test_a_damaged_evaluation_is_made_again(

@@ -67,9 +67,22 @@ def test_a_choice_is_made_once_per_sweep(monkeypatch, tmp_path):
   experiment = types.SimpleNamespace(key='{"batch_size": 8}')
   workdir = str(tmp_path / 'sweep')
   for _ in range(2):
-    assert throughput.remembered_width(workdir)(experiment, []) == 2
+    assert throughput.remembered_width(workdir)(experiment, [None] * 3) == 2
   experiment.key = '{"batch_size": 16}'
-  assert throughput.remembered_width(workdir)(experiment, []) == 3
+  assert throughput.remembered_width(workdir)(experiment, [None] * 3) == 3
+
+
+def test_no_more_runs_at_once_than_there_are(monkeypatch, tmp_path, caplog):
+  monkeypatch.setattr(throughput, 'fastest_width', lambda *_: 2)
+  experiment = types.SimpleNamespace(key='{"batch_size": 8}')
+  choose = throughput.remembered_width(str(tmp_path))
+  assert choose(experiment, [None] * 3) == 2
+  path = tmp_path / 'runs_at_once.json'
+  (key,) = json.loads(path.read_text())
+  path.write_text(json.dumps({key: 10**9}))
+  assert choose(experiment, [None] * 3) == 2
+  assert 'says 1000000000 at once of 3 runs' in caplog.text
+  assert json.loads(path.read_text()) == {key: 2}
 
 
 @pytest.mark.parametrize(
@@ -81,11 +94,11 @@ def test_a_choice_of_another_form_is_made_anew(
   monkeypatch.setattr(throughput, 'fastest_width', lambda *_: 2)
   experiment = types.SimpleNamespace(key='{"batch_size": 8}')
   choose = throughput.remembered_width(str(tmp_path))
-  assert choose(experiment, []) == 2
+  assert choose(experiment, [None] * 3) == 2
   path = tmp_path / 'runs_at_once.json'
   (key,) = json.loads(path.read_text())
   path.write_text(content.replace('KEY', key))
-  assert choose(experiment, []) == 2
+  assert choose(experiment, [None] * 3) == 2
   assert f'{path} is damaged' in caplog.text
   assert json.loads(path.read_text()) == {key: 2}
 
@@ -97,5 +110,5 @@ def test_a_choice_that_cannot_be_kept_is_warned_of(
   monkeypatch.setattr(throughput, 'fastest_width', lambda *_: 2)
   experiment = types.SimpleNamespace(key='{"batch_size": 8}')
   choose = throughput.remembered_width(str(tmp_path))
-  assert choose(experiment, []) == 2
+  assert choose(experiment, [None] * 3) == 2
   assert 'not kept' in caplog.text
