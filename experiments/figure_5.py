@@ -154,13 +154,13 @@ def _draw_row(
 def _asked(same: Sequence[Mapping[str, Any]]) -> str:
   """Return what the seeds of a data set were asked, and if it was not met."""
   kappas = ', '.join(f'{row["runs"][1]["kappas"]["re"]:g}' for row in same)
-  found = [
+  outcomes = [
     verdicts.read(
       row['runs'][1]['evaluation'], 're', row['runs'][1]['infeasible']
     )
     for row in same
   ]
-  failed = sum(verdict != verdicts.MET for verdict in found)
+  failed = sum(verdict != verdicts.MET for verdict in outcomes)
   note = '' if not failed else ', not met'
   if 0 < failed < len(same):
     note = f', not met by {failed} of {len(same)} seeds'

@@ -1,7 +1,8 @@
-"""Imports go one way, and nothing has outgrown its file."""
+"""Imports go one way, nothing has outgrown its file, names are nouns."""
 
 import ast
 import os
+import pathlib
 
 import pytest
 
@@ -17,6 +18,8 @@ from tests.import_graph import TREES
 MAX_FLOORS = 12
 MAX_FILE_LINES = 450
 MAX_BODY_LINES = 60
+# A reader has to look up what these stand for.
+RIDDLES = {'of', 'said', 'told', 'theirs', 'alike', 'made', 'found'}
 LONG_BODIES = {('geco_jax.multipliers', 'geco')}
 
 
@@ -58,6 +61,22 @@ def test_bodies_of_functions_are_short():
         if lines > MAX_BODY_LINES:
           long[name, node.name] = lines
   assert long.keys() <= LONG_BODIES, long
+
+
+def test_no_name_is_a_riddle():
+  names = {
+    (file, node.lineno, name)
+    for folder in ('geco_jax', 'configs', 'experiments', 'tests', 'benchmarks')
+    for file in pathlib.Path(ROOT, folder).rglob('*.py')
+    for node in ast.walk(ast.parse(file.read_text()))
+    for name in (
+      getattr(node, 'id', None),
+      getattr(node, 'arg', None),
+      getattr(node, 'name', None),
+    )
+    if isinstance(name, str) and name.strip('_') in RIDDLES
+  }
+  assert not names
 
 
 def test_the_page_on_the_architecture_names_every_room():

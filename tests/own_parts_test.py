@@ -294,8 +294,8 @@ def test_a_statistic_is_one_number_for_each_example(
   tiny_config, make_dataset, tmp_path
 ):
   def mean_of_all(image_shape):
-    made = reconstruction_error(image_shape)
-    return made._replace(statistic=lambda *args: made.statistic(*args).mean())
+    error = reconstruction_error(image_shape)
+    return error._replace(statistic=lambda *args: error.statistic(*args).mean())
 
   config = tiny_config()
   with new_process():

@@ -91,11 +91,11 @@ def title(record: Mapping[str, Any], name_data: bool) -> str:
 def asked(record: Mapping[str, Any]) -> str:
   """Return what a run was asked, and whether it was not met."""
   run = Run(**{field: record[field] for field in Run._fields})
-  found = {
+  outcomes = {
     verdicts.read(record['evaluation'], name, record['infeasible'])
     for name in record['kappas']
   }
-  return f'{run.title} (not met)' if found - {verdicts.MET} else run.title
+  return f'{run.title} (not met)' if outcomes - {verdicts.MET} else run.title
 
 
 def _picture(result: Result) -> np.ndarray:

@@ -73,16 +73,16 @@ def runs(workdir: str | os.PathLike) -> dict[int, dict[str, Any]]:
 
   Those that are damaged, or say nothing, are left out.
   """
-  found = {}
+  by_step = {}
   for step in steps(workdir):
     path = os.path.join(workdir, FOLDER, str(step), 'manifest', 'metadata')
     try:
       content = json.loads(read_text(path))
       check(content)
-      found[step] = content['run']
+      by_step[step] = content['run']
     except (OSError, ValueError, KeyError):  # `restore` says so.
       continue
-  return found
+  return by_step
 
 
 def runs_at_once(workdir: str | os.PathLike, step: int) -> list[int]:

@@ -60,10 +60,10 @@ def params(origin: Origin, experiment: Experiment) -> Any:
   """
   config = run_folder.read_config(origin.workdir)
   source = build(config, experiment.dataset)
-  found = restore_state(origin.workdir, source, origin.step).params
+  restored = restore_state(origin.workdir, source, origin.step).params
   shapes, wanted = (
     {jax.tree_util.keystr(k): x.shape for k, x in _leaves(tree)}
-    for tree in (found, state_like(experiment).params)
+    for tree in (restored, state_like(experiment).params)
   )
   differences = [
     f'{name} is {shapes.get(name, "missing")}, not '
@@ -76,7 +76,7 @@ def params(origin: Origin, experiment: Experiment) -> Any:
       f'--init_from={origin.workdir} has other parameters than this config '
       f'takes: {differences[0]}'
     )
-  return found
+  return restored
 
 
 def _leaves(tree):

@@ -51,9 +51,9 @@ def test_pictures_come_sorted_and_are_carved_into_splits(folder, tmp_path):
   assert sizes == {'train': 8, 'validation': 1, 'test': 1}
   image, label = everything(image_set)
   assert image.shape == (10, 4, 5, 1) and image.dtype == np.uint8
-  found = sorted(zip(image[:, 0, 0, 0].tolist(), label.tolist(), strict=True))
+  read = sorted(zip(image[:, 0, 0, 0].tolist(), label.tolist(), strict=True))
   classes = [2, 2, 2, 0, 0, 0, 1, 1, 1, 2]
-  assert found == [(20 * n + 70, c) for n, c in enumerate(classes)]
+  assert read == [(20 * n + 70, c) for n, c in enumerate(classes)]
   again = image_folder(str(tmp_path / 'set'))  # From the cache.
   for name, images in image_set.splits.items():
     np.testing.assert_array_equal(again.splits[name].image, images.image)

@@ -52,21 +52,21 @@ class Command(NamedTuple):
 
 
 class Ended(NamedTuple):
-  """How a process ended: its exit code (-9 if killed) and what it said."""
+  """How a process ended: its exit code (-9 if killed) and what it printed."""
 
   code: int | None
-  said: str
+  printed: str
 
   @property
   def is_one_sentence(self) -> bool:
     """Whether it refused as bad input is refused."""
-    errors = [x for x in self.said.splitlines() if x.startswith('error: ')]
+    errors = [x for x in self.printed.splitlines() if x.startswith('error: ')]
     return self.code == 2 and len(errors) == 1 and not self.has_traceback
 
   @property
   def has_traceback(self) -> bool:
     """Whether it ended by an error that nobody expected."""
-    return 'Traceback' in self.said
+    return 'Traceback' in self.printed
 
 
 class Running:
@@ -76,8 +76,8 @@ class Running:
     self, command: Command, folder: pathlib.Path, max_bytes: int | None = None
   ):
     """Start it; no file of it can grow beyond `max_bytes`."""
-    # A pipe takes what is said where no file can be written.
-    self._said, said = _PROCESSES.Pipe(duplex=False)
+    # A pipe takes what is printed where no file can be written.
+    self._output, output = _PROCESSES.Pipe(duplex=False)
     values = [*command.arguments, *command.environment.values()]
     values = [value.replace(FOLDER, str(folder)) for value in values]
     arguments = values[: len(command.arguments)]
@@ -88,10 +88,10 @@ class Running:
     with mock.patch.dict(os.environ, environment):
       self._process = _PROCESSES.Process(
         target=_run,
-        args=(command.module, arguments, variables, said, max_bytes),
+        args=(command.module, arguments, variables, output, max_bytes),
       )
       self._process.start()
-    said.close()
+    output.close()
     self.pid = self._process.pid
 
   def signal(self, number: int) -> None:
@@ -106,8 +106,8 @@ class Running:
     """Return how it ended; one that does not end is killed."""
     deadline = time.monotonic() + SECONDS
     content = b''
-    while select.select([self._said], [], [], deadline - time.monotonic())[0]:
-      part = os.read(self._said.fileno(), 1 << 16)
+    while select.select([self._output], [], [], deadline - time.monotonic())[0]:
+      part = os.read(self._output.fileno(), 1 << 16)
       content += part
       if not part:
         self._process.join()
@@ -116,7 +116,7 @@ class Running:
       content += f'not done in {SECONDS} s'.encode()
       self._process.kill()
       self._process.join()
-    self._said.close()
+    self._output.close()
     return Ended(self._process.exitcode, content.decode('utf-8', 'replace'))
 
   def kill(self) -> bool:
@@ -132,11 +132,11 @@ def run(
   return Running(command, folder, max_bytes).wait()
 
 
-def _run(module, arguments, variables, said, max_bytes):
+def _run(module, arguments, variables, output, max_bytes):
   """Run a command in this process, as `python -m` would."""
   for descriptor in (1, 2):
-    os.dup2(said.fileno(), descriptor)
-  said.close()
+    os.dup2(output.fileno(), descriptor)
+  output.close()
   os.chdir(ROOT)
   os.environ.update(variables)
   if max_bytes is not None:

@@ -128,7 +128,7 @@ def _whole(get, name, parent, request):
     wait_until(process, lambda watch=watch: watch.count() < 0)
     seconds = time.monotonic() - start
     ended = process.wait()
-    assert ended.code == 0, ended.said
+    assert ended.code == 0, ended.printed
   return Whole(command, folder, left_in(folder), seconds, watch.count())
 
 

@@ -77,19 +77,19 @@ def outcome(damaged: pathlib.Path, path: str, commands: list[Command], whole):
 
   Fails with an AssertionError where that is neither right nor said.
   """
-  said = ''
+  printed = ''
   for command in commands:
     ended = run(command, damaged)
-    said += ended.said
+    printed += ended.printed
     if ended.code != 0:
-      assert ended.is_one_sentence, f'exit {ended.code}: {ended.said}'
+      assert ended.is_one_sentence, f'exit {ended.code}: {ended.printed}'
       return 'refused in one sentence'
-  assert 'Traceback' not in said, said
+  assert 'Traceback' not in printed, printed
   left = left_in(damaged)
   wrong = differences(left, whole.left)
   drawn = DRAWN if path.endswith('metrics.jsonl') else set()
   others = [other for other in wrong if other not in {unit(path), *drawn}]
-  assert not others, f'{others} differ: {said}'
+  assert not others, f'{others} differ: {printed}'
   if not wrong:
     return 'equal'
   name = pathlib.PurePath(path).name
@@ -99,8 +99,8 @@ def outcome(damaged: pathlib.Path, path: str, commands: list[Command], whole):
     key=lambda p: int(pathlib.PurePath(p).name),
     default=None,
   )
-  assert not is_read and unit(path) != newest, f'{wrong} differ: {said}'
-  is_said = name in said or unit(path) in said
+  assert not is_read and unit(path) != newest, f'{wrong} differ: {printed}'
+  is_said = name in printed or unit(path) in printed
   what = 'an older checkpoint' if 'checkpoints' in path else name
   return f'equal but for {what}, ' + (
     'which a warning names' if is_said else 'which was not read'

@@ -15,11 +15,11 @@ LIMITS = (0, 400, 3_000, 12_000)
 
 def check_said(ended, path):
   """Check that a command that had no room said so, and where, in a line."""
-  assert not ended.has_traceback, ended.said
+  assert not ended.has_traceback, ended.printed
   if ended.code == 0:  # What it could not write is only a by-product.
-    is_said = 'cannot' in ended.said
+    is_said = 'cannot' in ended.printed
     return 'went on with a warning' if is_said else 'had room'
-  lines = ended.said.splitlines()
+  lines = ended.printed.splitlines()
   errors = [line for line in lines if line.startswith('error: ')]
   failures = [
     line
@@ -27,10 +27,10 @@ def check_said(ended, path):
     if line.startswith(('failed: ', 'the report could not'))
   ]
   if ended.code == 2:
-    assert len(errors) == 1, ended.said
+    assert len(errors) == 1, ended.printed
   else:
-    assert ended.code == 1 and failures and not errors, ended.said
-  assert all(str(path) in line for line in errors + failures), ended.said
+    assert ended.code == 1 and failures and not errors, ended.printed
+  assert all(str(path) in line for line in errors + failures), ended.printed
   return 'one line'
 
 
@@ -46,7 +46,7 @@ def test_a_limit_of_files_is_a_line_and_what_is_begun_is_finished(
   ended = run(expected.command, folder, max_bytes)
   count(f'full disks under {name}', check_said(ended, folder))
   ended = run(expected.command, folder)
-  assert ended.code == 0, ended.said
+  assert ended.code == 0, ended.printed
   assert differences(left_in(folder), expected.left) == []
   count(f'full disks under {name}', 'finished bit for bit equal')
 
@@ -75,7 +75,7 @@ def test_a_disk_that_fills_is_a_line_and_what_is_begun_is_finished(
     count(f'full disks under {name}', check_said(ended, disk))
     assert mount(disk, 'remount,size=100m')
     ended = run(expected.command, disk / 'run')
-    assert ended.code == 0, ended.said
+    assert ended.code == 0, ended.printed
     assert differences(left_in(disk / 'run'), expected.left) == []
     count(f'full disks under {name}', 'finished bit for bit equal')
   finally:

@@ -64,9 +64,9 @@ def kill_and_finish(whole, begun, folder, index, count, name):
   if index % 4 == 3 and kill(whole, folder, rng.uniform(0, 0.9), False, rng):
     count(f'kills of {name}', 'killed again while it went on')
   ended = run(whole.command, folder)
-  assert ended.code == 0, ended.said
-  assert not ended.has_traceback, ended.said
-  assert 'has lost its lines' not in ended.said, ended.said
+  assert ended.code == 0, ended.printed
+  assert not ended.has_traceback, ended.printed
+  assert 'has lost its lines' not in ended.printed, ended.printed
   differ = differences(left_in(folder), whole.left)
   # A file that was being written whole, under a name that nothing reads.
   temporary = [path for path in differ if path.endswith('.tmp')]

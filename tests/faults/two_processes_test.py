@@ -24,10 +24,10 @@ def test_the_second_names_the_first_which_ends_the_same(
   first.signal(signal.SIGSTOP)
   second = run(expected.command, folder)
   first.signal(signal.SIGCONT)
-  assert second.code == 2, second.said
-  assert f'is in use by process {first.pid} on ' in second.said
-  assert not second.has_traceback, second.said
+  assert second.code == 2, second.printed
+  assert f'is in use by process {first.pid} on ' in second.printed
+  assert not second.has_traceback, second.printed
   ended = first.wait()
-  assert ended.code == 0, ended.said
+  assert ended.code == 0, ended.printed
   assert differences(left_in(folder), expected.left) == []
   count(f'second processes of {name}', 'refused, the first ended equal')

@@ -247,9 +247,9 @@ def test_whatever_fails_of_a_run_the_others_are_finished(
   assert finished == [True, False, False, True]
   log = tmp_path / 'seed_1' / local.ERROR_LOG
   assert 'Traceback' in log.read_text()
-  said = capsys.readouterr().err
-  assert f'seed_1: OSError: No space left on device (see {log})' in said
-  assert "seed_2: KeyError: 'image' (no error.log: " in said
+  printed = capsys.readouterr().err
+  assert f'seed_1: OSError: No space left on device (see {log})' in printed
+  assert "seed_2: KeyError: 'image' (no error.log: " in printed
 
 
 def test_what_fails_of_all_runs_that_are_together_leaves_the_next_alone(

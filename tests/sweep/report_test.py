@@ -191,15 +191,15 @@ def test_the_table_for_programs_has_every_digit(grid, sweep):
 
 def scalars(path):
   """Return the scalars of an event file, (step, tag) -> value."""
-  found = {}
+  values = {}
   content = path.read_bytes()
   while content:
     (length,) = struct.unpack('<Q', content[:8])
     event = event_pb2.Event.FromString(content[12 : 12 + length])
     content = content[16 + length :]
     for value in event.summary.value:
-      found[event.step, value.tag] = value.simple_value
-  return found
+      values[event.step, value.tag] = value.simple_value
+  return values
 
 
 def test_tensorboard_has_every_run_once_with_its_evaluation(grid, sweep):

@@ -295,12 +295,12 @@ def test_the_first_line_says_what_is_trained_and_whether_it_compiles(
     printed = capfd.readouterr().err
     first.append(printed.splitlines()[0])
     assert ('compiled in' in printed) == (len(first) == 1)
-  said = (
+  start = (
     'training mlp_vae (710 parameters) on prototypes, re (kappa 0.2) by geco, '
     f'20 steps on {parallel.devices_in_words()}, in {tmp_path}/'
   )
   compiles = '; the first step compiles, which takes seconds to minutes'
-  assert first[:2] == [f'{said}one{compiles}', f'{said}two']
+  assert first[:2] == [f'{start}one{compiles}', f'{start}two']
   assert first[2].startswith('continuing from step 20')
   loop.train(
     config, str(tmp_path / 'x'), experiment=experiment, show_progress=False
