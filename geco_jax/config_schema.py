@@ -118,7 +118,9 @@ def hint(name: str, choices: Iterable[str]) -> str:
   choices = [*choices]
   last = name.rpartition('.')[2]
   close = [c for c in choices if c.rpartition('.')[2] == last]
-  close = close or difflib.get_close_matches(name, choices, n=1)
+  lower = {choice.lower(): choice for choice in choices}
+  matches = difflib.get_close_matches(name.lower(), lower, n=1)
+  close = close or [lower[match] for match in matches]
   return f' (did you mean {" or ".join(close)}?)' if close else ''
 
 

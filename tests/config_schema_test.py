@@ -157,6 +157,7 @@ def test_groups_must_be_groups_and_leaves_must_not(tiny_config, value):
     ('constraints.re.kappa', 1e19, 'kappa must be within 1e+06'),
     ('constraints.re.kappa', 1e30, 'kappa must be within 1e+06'),
     ('constraints.re.kapa', 0.1, "unexpected 'kapa' (did you mean kappa?)"),
+    ('optimizer.name', 'ADAM', "'ADAM' (did you mean adam?)"),
     ('constraints.pncc', {'kappa': 1 - 1e-9}, 'from the ends of (0, 1)'),
     ('constraints.cla', {'kappa': 0.9}, 'constraints.cla.network is missing'),
     ('constraints.cla', {'kappa': 0.9, 'network': 3}, 'must be a string'),

@@ -155,6 +155,7 @@ def test_a_classifier_that_diverged_is_not_finished(
     ({'steps_per_dispatch': 0}, 'steps_per_dispatch must be >= 1, got 0'),
     ({'batch_size': 0}, 'batch_size must be >= 1, got 0'),
     ({'seed': -1}, r'seed must be in \[0, 2\*\*32\), got -1'),
+    ({'max_shift': 8}, 'max_shift is 8, which moves .* 8x8x1 .*at most 7'),
     ({'label_smoothing': 1.0}, r'label_smoothing must be in \[0, 1\)'),
   ],
 )
