@@ -148,7 +148,7 @@ class Checkpointer:
     if score is not None and (best is None or score <= best['score']):
       best = {'step': step, 'score': score}
       if parallel.is_main_process():
-        by_products.write(self._best_path, best)
+        files.write_json(self._best_path, best)
     self._policy.best_step = None if best is None else best['step']
     content = manifest.seal(_digest(state), self._run, unlogged or {})
     with self._reporting_writes():
