@@ -31,7 +31,6 @@ from geco_jax.io.system_errors import refusal
 from geco_jax.io.system_errors import refusal_of_files
 
 _LATEST_KEPT = 3
-_SET_ASIDE = 'set_aside'
 _SECONDS_BEFORE_READS = (0.0, 0.1, 1.0)
 
 
@@ -87,6 +86,7 @@ class Checkpointer:
     *,
     read_only: bool = False,
     is_scheduled: Callable[[int], bool] = lambda step: True,
+    claim: Callable[[], None] = lambda: None,
   ):
     """Open the checkpoints folder of a run.
 
@@ -95,16 +95,17 @@ class Checkpointer:
       read_only: whether to leave the folder as it is, for a run that another
         process may be training; otherwise it is created, locked and swept.
       is_scheduled: step -> whether an uninterrupted run saves it.
+      claim: makes the folder the run's, called once it is locked.
 
     Raises:
       UserError: if another process has the folder open to write, or it cannot
         be read or written.
     """
-    self._workdir = os.path.abspath(workdir)
+    self._workdir = os.path.abspath(paths.check_path(workdir))
     self._directory = os.path.join(self._workdir, manifest.FOLDER)
     self._best_path = os.path.join(self._workdir, 'best.json')
+    self._aside = os.path.join(self._workdir, manifest.SET_ASIDE)
     self._read_only = read_only
-    self._run = {} if read_only else run_folder.identity(self._workdir)
     self._policy = _LatestAndBest(is_scheduled)
     self._saved: tuple[int, Any] | None = None
     manifest.steps(self._workdir)  # Refuses what is not a folder.
@@ -112,6 +113,8 @@ class Checkpointer:
       if not read_only and parallel.is_main_process():
         paths.check_for_checkpoints(self._workdir)
         opened.enter_context(lock.hold(self._workdir))
+        claim()
+      self._run = {} if read_only else run_folder.identity(self._workdir)
       _quiet_orbax()
       with files.writing(self._directory):
         self._manager = ocp.CheckpointManager(
@@ -248,10 +251,6 @@ class Checkpointer:
     with self._opened, self._reporting_writes():
       self._manager.wait_until_finished()
       self._manager.close()
-
-  @property
-  def _aside(self):
-    return os.path.join(self._workdir, _SET_ASIDE)
 
   def _set_aside(self, steps):
     """Move checkpoints that were passed over out of the way of newer ones."""

@@ -49,10 +49,8 @@ class Run(abc.ABC):
     """
     self.config = config
     self.workdir = workdir
-    if parallel.is_main_process():
-      self.claim()
     self._checkpointer = checkpoint.Checkpointer(
-      workdir, is_scheduled=self._is_scheduled
+      workdir, is_scheduled=self._is_scheduled, claim=self.claim
     )
     try:
       self._open(like, first_state)
