@@ -171,7 +171,10 @@ def record_origin(workdir: str, origin: Mapping[str, Any]) -> None:
 
 def holds_run(workdir: str) -> bool:
   """Return whether a run was started in a folder, its config lost or not."""
-  return _has_config(workdir) or bool(_configs_of_checkpoints(workdir))
+  try:
+    return _has_config(workdir) or bool(_configs_of_checkpoints(workdir))
+  except UserError:  # Said when it is to be trained.
+    return False
 
 
 def check_same(workdir: str, config: ConfigDict) -> None:

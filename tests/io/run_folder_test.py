@@ -263,3 +263,9 @@ def test_a_finished_run_s_config_is_mended(damage, tmp_path):
     assert run_folder.holds_run(str(tmp_path))
     run_folder.mend(str(tmp_path), make_config())
     assert path.read_bytes() == whole
+
+
+def test_a_file_in_the_place_of_checkpoints_is_no_run_that_is_held(tmp_path):
+  """So that it fails where it is trained, and a sweep's others do not."""
+  (tmp_path / 'checkpoints').write_text('not a folder')
+  assert not run_folder.holds_run(str(tmp_path))
