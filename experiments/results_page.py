@@ -17,7 +17,8 @@ from absl import flags
 
 from geco_jax import cli
 from geco_jax.errors import UserError
-from geco_jax.io.files import write_bytes
+from geco_jax.io.files import write_text
+from geco_jax.io.paths import output_path
 
 from .results.claims import Claim
 from .results.claims import CLAIMS
@@ -156,7 +157,7 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
   """Write the page."""
   del argv
-  write_bytes(flags.FLAGS.output, page(flags.FLAGS.results).encode())
+  write_text(output_path(flags.FLAGS.output), page(flags.FLAGS.results))
   print(f'results: {flags.FLAGS.output}')
 
 

@@ -116,7 +116,7 @@ class Session:
     self._collect(row)
     if row.title not in {*self.left, *self.failed}:
       self._done[row.title] = _commands(row)
-      by_products.write(os.path.join(self._workdir, _DONE), self._done)
+      files.write_json(os.path.join(self._workdir, _DONE), self._done)
 
   def _is_at_hand(self, row: Row, place: str) -> bool:
     try:

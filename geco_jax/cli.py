@@ -1,6 +1,7 @@
 """How every command starts, reads its config and reports bad input."""
 
 from collections.abc import Callable, Sequence
+import io
 import logging as python_logging
 import os
 import sys
@@ -20,6 +21,7 @@ from geco_jax.console import say
 from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
 from geco_jax.io import trackers
+from geco_jax.io.encodings import PATHS_AS_THEY_ARE
 from geco_jax.io.files import cache_folder
 from geco_jax.io.paths import local_path
 from geco_jax.own_parts import search_here
@@ -87,6 +89,9 @@ def run(
   if takes_config:
     config_flag.define()
   _show_own_flags()
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors=PATHS_AS_THEY_ARE)
   search_here()  # For config files, which import what they like.
 
   def reporting_main(argv):

@@ -19,6 +19,7 @@ from geco_jax.datasets import picture_files
 from geco_jax.datasets import pixels
 from geco_jax.errors import UserError
 from geco_jax.evaluation import pictures
+from geco_jax.io.paths import output_path
 from geco_jax.trained import load
 from geco_jax.trained import TrainedRun
 
@@ -88,6 +89,7 @@ def main(argv: Sequence[str]) -> None:
   """Draw what the flags ask for."""
   del argv
   values = flags.FLAGS
+  output = output_path(values.output)  # Refused here, not after a minute.
   run = load(cli.workdir(), step=values.step, data_dir=cli.DATA_DIR.value)
   images = np.asarray(draw(run, values.num, values.seed, values.interpolate))
   num_columns = min(math.ceil(math.sqrt(len(images))), 16)
@@ -97,8 +99,8 @@ def main(argv: Sequence[str]) -> None:
     -1, num_columns, *images.shape[1:]
   )
   shown = [pictures.stack_rows(run.experiment.dataset, row)[0] for row in rows]
-  pictures.save_png(values.output, pictures.grid(np.stack(shown)))
-  print(f'{len(images)} images of step {run.step}: {values.output}')
+  pictures.save_png(output, pictures.grid(np.stack(shown)))
+  print(f'{len(images)} images of step {run.step}: {output}')
 
 
 if __name__ == '__main__':

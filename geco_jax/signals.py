@@ -8,6 +8,7 @@ touches nothing of it.
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
+import functools
 import os
 import select
 import signal
@@ -155,7 +156,7 @@ def raised() -> Iterator[None]:
   with handled_by(raise_stopped):
     signal.set_wakeup_fd(writer)
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
-    sys.unraisablehook = lambda lost: _end_if_lost(lost, hook)
+    sys.unraisablehook = own = functools.partial(_end_if_lost, hook=hook)
     _state.watched, _state.kept = True, False
     try:
       yield
@@ -165,7 +166,8 @@ def raised() -> Iterator[None]:
       raise
     finally:
       _state.watched = False
-      sys.unraisablehook = hook
+      if sys.unraisablehook is own:  # What others put over it stays.
+        sys.unraisablehook = hook
       signal.set_wakeup_fd(-1)
       os.close(writer)
 

@@ -23,6 +23,7 @@ from geco_jax.io import files
 from geco_jax.io import logs
 from geco_jax.io import run_folder
 from geco_jax.io.paths import local_path
+from geco_jax.io.paths import output_path
 from geco_jax.models.base import Model
 from geco_jax.step import TrainState
 
@@ -268,7 +269,7 @@ class TrainedRun:
     exported = jax.export.export(
       jax.jit(program), platforms=('cpu', 'cuda', 'tpu')
     )(*arguments[name])
-    files.write_bytes(local_path(path), bytes(exported.serialize()))
+    files.write_bytes(output_path(path), bytes(exported.serialize()))
 
   def save_params(self, path: str) -> None:
     """Write the parameters as a NumPy archive, 'module/parameter' by name."""
@@ -277,7 +278,7 @@ class TrainedRun:
       for module, parameters in self.params.items()
       for name, value in parameters.items()
     }
-    files.write_npz(local_path(path), arrays)
+    files.write_npz(output_path(path), arrays)
 
   @functools.cached_property
   def _latent_shape(self) -> tuple[int, ...]:

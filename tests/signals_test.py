@@ -61,6 +61,18 @@ cli.run(main)
 """
 
 
+def test_a_hook_that_a_command_was_given_outlives_it(monkeypatch):
+  """Libraries' threads have something to say until the process ends."""
+  hook = sys.unraisablehook
+  with signals.raised():
+    assert sys.unraisablehook is not hook
+  assert sys.unraisablehook is hook
+  with signals.raised():
+    monkeypatch.setattr(sys, 'unraisablehook', quiet := lambda lost: None)
+  assert sys.unraisablehook is quiet
+  monkeypatch.setattr(sys, 'unraisablehook', hook)
+
+
 @each_number
 def test_a_command_ends_in_a_line_within_a_call_of_minutes(number):
   call = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"

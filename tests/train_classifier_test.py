@@ -143,6 +143,23 @@ def test_a_classifier_that_diverged_is_not_finished(
   assert os.listdir(tmp_path / 'checkpoints') == ['10']
 
 
+def test_a_training_that_saved_nothing_is_in_no_other_s_way(
+  tmp_path, monkeypatch, caplog
+):
+  def fail(runs, *_):
+    runs[0].close()
+    raise UserError('the loss is not finite')
+
+  monkeypatch.setattr(train_classifier, 'train_to_end', fail)
+  for seed in range(2):
+    with pytest.raises(UserError, match='the loss is not finite'):
+      train(small_config(seed=seed), tmp_path)
+  assert 'begins anew' in caplog.text and 'seed was 0, is 1' in caplog.text
+  for seed, folder in enumerate((tmp_path / 'abandoned', tmp_path)):
+    config = json.loads((folder / 'config.json').read_text())
+    assert config['seed'] == seed
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [

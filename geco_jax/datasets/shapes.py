@@ -14,6 +14,7 @@ from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import SPLITS
 from geco_jax.errors import UserError
 from geco_jax.io import by_products
+from geco_jax.io.files import write_json
 from geco_jax.io.run_folder import DATA
 
 
@@ -32,7 +33,7 @@ def record(workdir: str, dataset: Dataset, sha256: str) -> None:
     'channels_are_images': dataset.channels_are_images,
     'sha256': sha256,
   }
-  by_products.write(os.path.join(workdir, DATA), content)
+  write_json(os.path.join(workdir, DATA), content)
 
 
 def read(workdir: str) -> Dataset | None:

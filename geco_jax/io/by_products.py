@@ -10,9 +10,7 @@ from typing import Any, TypeVar
 
 from absl import logging
 
-from geco_jax.io.files import make_room
 from geco_jax.io.files import read_text
-from geco_jax.io.files import write_json
 
 _T = TypeVar('_T')
 
@@ -39,16 +37,6 @@ def read(path: str, parse: Callable[[Any], _T]) -> _T | None:
     reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
     logging.warning('%s is damaged and passed over: %s', path, reason)
     return None
-
-
-def write(path: str, value: Any) -> None:
-  """Write a file that `read` reads; what is none in its place is set aside.
-
-  Raises:
-    UnwritableError: if it cannot be written.
-  """
-  make_room(path)
-  write_json(path, value)
 
 
 def mapping(content: Any, kinds: type | tuple[type, ...]) -> dict[str, Any]:

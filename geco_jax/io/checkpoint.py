@@ -31,7 +31,6 @@ from geco_jax.io.system_errors import refusal
 from geco_jax.io.system_errors import refusal_of_files
 
 _LATEST_KEPT = 3
-_SET_ASIDE = 'set_aside'
 _SECONDS_BEFORE_READS = (0.0, 0.1, 1.0)
 
 
@@ -88,6 +87,7 @@ class Checkpointer:
     read_only: bool = False,
     is_scheduled: Callable[[int], bool] = lambda step: True,
     runs_at_once: int = 1,
+    claim: Callable[[], None] = lambda: None,
   ):
     """Open the checkpoints folder of a run.
 
@@ -98,16 +98,17 @@ class Checkpointer:
       is_scheduled: step -> whether an uninterrupted run saves it.
       runs_at_once: with how many the run is trained, for the manifests: on it
         depends the rounding of its numbers.
+      claim: makes the folder the run's, called once it is locked.
 
     Raises:
       UserError: if another process has the folder open to write, or it cannot
         be read or written.
     """
-    self._workdir = os.path.abspath(workdir)
+    self._workdir = os.path.abspath(paths.check_path(workdir))
     self._directory = os.path.join(self._workdir, manifest.FOLDER)
     self._best_path = os.path.join(self._workdir, 'best.json')
+    self._aside = os.path.join(self._workdir, manifest.SET_ASIDE)
     self._read_only = read_only
-    self._run = {} if read_only else run_folder.identity(self._workdir)
     self._widths = {runs_at_once}
     self._lock: lock.Lock | None = None
     self._policy = _LatestAndBest(is_scheduled)
@@ -118,6 +119,8 @@ class Checkpointer:
         paths.check_for_checkpoints(self._workdir)
         self._lock = lock.Lock(self._workdir)
         opened.callback(self._lock.close)
+        claim()
+      self._run = {} if read_only else run_folder.identity(self._workdir)
       _quiet_orbax()
       with files.writing(self._directory):
         self._manager = ocp.CheckpointManager(
@@ -156,7 +159,7 @@ class Checkpointer:
     if score is not None and (best is None or score <= best['score']):
       best = {'step': step, 'score': score}
       if parallel.is_main_process():
-        by_products.write(self._best_path, best)
+        files.write_json(self._best_path, best)
     self._policy.best_step = None if best is None else best['step']
     run = {**self._run, 'runs_at_once': sorted(self._widths)}
     content = manifest.seal(_digest(state), run, unlogged or {})
@@ -258,10 +261,6 @@ class Checkpointer:
     with self._opened, self._reporting_writes():
       self._manager.wait_until_finished()
       self._manager.close()
-
-  @property
-  def _aside(self):
-    return os.path.join(self._workdir, _SET_ASIDE)
 
   def _set_aside(self, steps):
     """Move checkpoints that were passed over out of the way of newer ones."""

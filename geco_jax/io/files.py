@@ -18,6 +18,7 @@ import numpy as np
 
 from geco_jax import signals
 from geco_jax.errors import UserError
+from geco_jax.io.encodings import in_unicode
 
 # Of writes that were killed; a younger one may be another process's.
 _TEMPORARY = re.compile(r'.*\.[0-9a-f]{32}\.tmp')
@@ -69,8 +70,11 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 def write_json(path: str | os.PathLike, value: Any) -> None:
   """Write a JSON file, whole or not at all.
 
+  What is no file in its place is set aside with a warning, by this and the
+  next three.
+
   Raises:
-    UnwritableError: if it cannot be written, by this and the next two.
+    UnwritableError: if it cannot be written, by these too.
   """
   write_bytes(path, f'{json.dumps(value, indent=2)}\n'.encode())
 
@@ -80,6 +84,11 @@ def write_npz(path: str | os.PathLike, arrays: dict[str, Any]) -> None:
   content = io.BytesIO()
   np.savez(content, **arrays)
   write_bytes(path, content.getvalue())
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Write a text in UTF-8, whole or not at all."""
+  write_bytes(path, in_unicode(text).encode())
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
@@ -92,6 +101,7 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+      make_room(path)
       os.replace(temporary, path)
   except BaseException:
     with contextlib.suppress(OSError):

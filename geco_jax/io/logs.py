@@ -18,7 +18,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.event_pb2 import SessionLog
 
-from geco_jax.errors import UserError
+from geco_jax.io import encodings
 from geco_jax.io import files
 from geco_jax.io import trackers
 
@@ -218,10 +218,8 @@ def write_evaluation(
 def read_metrics(workdir: str) -> dict[str, np.ndarray]:
   """Return the scalars of a run by name, each [lines], `step` among them.
 
-  Lines that hold no scalars are passed over with a warning.
-
-  Raises:
-    UserError: if the file is there but cannot be read.
+  Lines that hold no scalars are passed over with a warning, as is a file that
+  is missing or cannot be read.
   """
   path = os.path.join(workdir, _FILE)
   steps = array.array('q')
@@ -250,7 +248,8 @@ def read_metrics(workdir: str) -> dict[str, np.ndarray]:
     logging.warning('%s is missing: no scalars are read', path)
     return {}
   except OSError as error:
-    raise UserError(f'{path} cannot be read: {error.strerror}') from error
+    logging.warning('%s cannot be read: %s', path, error.strerror or error)
+    return {}
   if bad_lines:
     logging.warning(
       '%s: %d lines hold no scalars and are passed over, the first is line %d',
@@ -305,6 +304,6 @@ def _end_of_kept(file: BinaryIO, last_step: int) -> tuple[int, int]:
 
 
 def _tensorboard_value(value):
-  if isinstance(value, (bool, int, float, str)):
+  if isinstance(value, (bool, int, float)):
     return value
-  return str(value)
+  return encodings.in_unicode(str(value))

@@ -19,6 +19,8 @@ from geco_jax.io.files import read_text
 
 FORMAT = 1  # Raise it whenever the tree of a state, or its meaning, changes.
 FOLDER = 'checkpoints'
+SET_ASIDE = 'set_aside'  # Of damaged ones.
+_UNFINISHED = '.orbax-checkpoint-tmp'  # In the name of one that is written.
 # Those of the random stream that `keys` cannot pin, and of the arithmetic.
 _SETTINGS = (
   'jax_enable_x64',
@@ -115,6 +117,19 @@ def steps(workdir: str | os.PathLike) -> list[int]:
   except OSError as error:
     raise UserError(f'{folder} cannot be read: {error.strerror}') from error
   return sorted(int(name) for name in names if name.isdecimal())
+
+
+def are_there(workdir: str | os.PathLike) -> bool:
+  """Return whether a folder has checkpoints, be they damaged or set aside.
+
+  Raises:
+    UserError: as `steps` does.
+  """
+  if os.path.lexists(os.path.join(workdir, SET_ASIDE)) or steps(workdir):
+    return True
+  folder = os.path.join(workdir, FOLDER)
+  names = os.listdir(folder) if os.path.isdir(folder) else ()
+  return any(_UNFINISHED not in name for name in names)
 
 
 def settings() -> dict[str, Any]:

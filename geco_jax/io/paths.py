@@ -51,6 +51,18 @@ def check_for_checkpoints(folder: str) -> None:
     )
 
 
+def output_path(path: str) -> str:
+  """Return the path of a file to be written, its `~` expanded.
+
+  Raises:
+    UserError: if it is a folder, which is not to be replaced.
+  """
+  local = local_path(path)
+  if os.path.isdir(local):
+    raise UserError(f'{path} is a folder; name a file to be written')
+  return local
+
+
 def existing_path(path: str, kind: str, exists: Callable[[str], bool]) -> str:
   """Return the path of what a data set is read from, its `~` expanded.
 

@@ -25,6 +25,7 @@ from geco_jax.io import by_products
 from geco_jax.io import files
 from geco_jax.io import manifest
 from geco_jax.io import run_folder
+from geco_jax.io.encodings import in_unicode
 
 FILE = 'run.json'
 # Of the environment, beside JAX's settings.
@@ -101,7 +102,7 @@ def environment() -> dict[str, Any]:
 
 def command() -> str:
   """Return the command line of this process, as a shell takes it."""
-  return shlex.join(sys.orig_argv)
+  return in_unicode(shlex.join(sys.orig_argv))
 
 
 def now() -> str:

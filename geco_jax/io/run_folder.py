@@ -1,6 +1,6 @@
 """A run's folder and its config."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import json
 import os
 from typing import Any
@@ -21,11 +21,19 @@ from geco_jax.io.paths import check_path
 ORIGIN = 'init_from.json'
 DATA = 'data.json'  # What `datasets.shapes` records.
 _CONFIG = 'config.json'
+_ABANDONED = 'abandoned'
 _GROUPS = ('multipliers', 'optimizer', 'learning_rate', 'dataset', 'model')
 # On which no number of the training depends.
 _FREE = ('checkpoint_every', 'tolerance', 'imports', 'dataset.placement')
 _OF_CLASSIFIERS = 'label_smoothing'  # A key that no model's config has.
 _MAX_NAMED = 5
+# What a run leaves that is not its checkpoints or a result, its config last: a
+# move of all these can be killed.
+_OF_A_TRY = (
+  *(DATA, ORIGIN, 'best.json', 'error.log', 'metrics.jsonl', 'progress.png'),
+  *('run.json', 'tensorboard', 'trackers.json', _CONFIG),
+)
+_RESULTS = ('evaluation.json', 'network.npz')
 # What configs of earlier versions stood for that do not have a key.
 FORMER = {'imports': [], 'dataset.placement': 'device'}
 
@@ -34,7 +42,10 @@ def claim(workdir: str, config: ConfigDict) -> None:
   """Create the folder for a run, or make sure that it is this run's.
 
   What no number of the training depends on may change: the folder then has it
-  as `config` does, with a warning.
+  as `config` does, with a warning. A run of another config that never saved
+  anything is moved out of the way, with a warning too.
+
+  The caller holds the folder's lock.
 
   Raises:
     UserError: if it was made by another config, or under settings of JAX that
@@ -51,7 +62,10 @@ def claim(workdir: str, config: ConfigDict) -> None:
         f'{error}; restore it, or choose another workdir'
       ) from error
     old = None
-  if old is not None:
+  if begins_anew(workdir, config):
+    _move_try(workdir, _differences(plain(old), config))
+    old = None
+  elif old is not None:
     _refuse_other(workdir, plain(old), config, _FREE)
   elif any(_configs_of_checkpoints(workdir)):
     logging.warning('%s is made anew in %s', _CONFIG, workdir)
@@ -157,16 +171,38 @@ def record_origin(workdir: str, origin: Mapping[str, Any]) -> None:
 
 def holds_run(workdir: str) -> bool:
   """Return whether a run was started in a folder, its config lost or not."""
-  return _has_config(workdir) or bool(_configs_of_checkpoints(workdir))
+  try:
+    return _has_config(workdir) or bool(_configs_of_checkpoints(workdir))
+  except UserError:  # Said when it is to be trained.
+    return False
 
 
 def check_same(workdir: str, config: ConfigDict) -> None:
-  """Make sure that the run in a folder has a config.
+  """Make sure that the run in a folder has a config, or nothing to lose.
 
   Raises:
     UserError: if it has another.
   """
-  _refuse_other(workdir, plain(read_config(workdir)), config)
+  config_there = read_config(workdir)
+  if _has_saved(workdir):
+    _refuse_other(workdir, plain(config_there), config)
+
+
+def begins_anew(workdir: str, config: ConfigDict) -> bool:
+  """Return whether a run of a config would begin in another's folder.
+
+  That is so where the other's never saved anything: it failed or was killed
+  before its first checkpoint.
+
+  Raises:
+    UserError: if the folder cannot be read.
+  """
+  check_path(workdir)
+  try:
+    old = plain(_read(workdir))
+  except (FileNotFoundError, ValueError):
+    return False
+  return bool(_differences(old, config, _FREE)) and not _has_saved(workdir)
 
 
 def mend(workdir: str, config: ConfigDict) -> None:
@@ -228,6 +264,37 @@ def read_config(workdir: str) -> ConfigDict:
       'constraints take it as their network'
     )
   return config
+
+
+def _has_saved(workdir) -> bool:
+  """Return whether a run in a folder ever saved a checkpoint or a result."""
+  if manifest.are_there(workdir) or any(
+    os.path.lexists(os.path.join(workdir, name)) for name in _RESULTS
+  ):
+    return True
+
+  def parse(content):
+    return any(session['last_step'] > 0 for session in content['sessions'])
+
+  return bool(by_products.read(os.path.join(workdir, 'run.json'), parse))
+
+
+def _move_try(workdir, differences) -> None:
+  """Move what a run left that never saved anything into a folder of its own."""
+  number = 0
+  while os.path.lexists(target := f'{workdir}/{_ABANDONED}{number or ""}'):
+    number += 1
+  create(target)
+  for name in _OF_A_TRY:
+    path = os.path.join(workdir, name)
+    if os.path.lexists(path):
+      with writing(target):
+        os.rename(path, os.path.join(target, name))
+  logging.warning(
+    '%s begins anew: its run of another config (%s) had saved no checkpoint, '
+    'and what it left is in %s',
+    *(workdir, '; '.join(differences), target),
+  )
 
 
 def _has_config(workdir: str) -> bool:
@@ -296,24 +363,21 @@ def _configs_of_checkpoints(workdir) -> list[dict[str, Any]]:
   return [config for config in stored if config]
 
 
-def _differences(old: dict[str, Any], config: ConfigDict) -> list[str]:
-  """Return a phrase per leaf that differs."""
+def _differences(
+  old: dict[str, Any], config: ConfigDict, free: Sequence[str] = ()
+) -> list[str]:
+  """Return a phrase per leaf that differs, but for `free` ones."""
   was, now = FORMER | flatten(ConfigDict(old)), FORMER | flatten(config)
   return [
     f'{name} was {was.get(name)!r}, is {now.get(name)!r}'
     for name in sorted(was | now)
-    if was.get(name) != now.get(name)
+    if was.get(name) != now.get(name) and name not in free
   ]
 
 
 def _refuse_other(workdir, old, config, free=()):
   """Raise a `UserError` that names what differs, but for `free` leaves."""
-  differences = [
-    difference
-    for difference in _differences(old, config)
-    if difference.partition(' was ')[0] not in free
-  ]
-  if differences:
+  if differences := _differences(old, config, free):
     raise UserError(
       f'--workdir={workdir} was made by another config '
       f'({"; ".join(differences)}); choose another workdir or that config'

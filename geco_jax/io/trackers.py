@@ -19,6 +19,7 @@ from geco_jax import config_tree
 from geco_jax.errors import UserError
 from geco_jax.io import by_products
 from geco_jax.io import files
+from geco_jax.io.encodings import in_unicode
 
 TENSORBOARD = 'tensorboard'
 _VARIABLE = 'GECO_JAX_TRACKERS'  # Of this process and those that it starts.
@@ -32,7 +33,7 @@ class Tracker:
   def __init__(self, workdir: str, run_id: str | None):
     """Open the run, new or the one of an earlier `run_id`."""
     self.run_id = run_id or uuid.uuid4().hex
-    self._name = os.path.basename(os.path.abspath(workdir))
+    self._name = in_unicode(os.path.basename(os.path.abspath(workdir)))
     config = by_products.read(os.path.join(workdir, 'config.json'), ConfigDict)
     self._config = config_tree.flatten(config) if config else {}
 

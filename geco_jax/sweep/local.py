@@ -216,7 +216,7 @@ def write_error_log(folder: str, text: str) -> str:
   path = os.path.join(folder, ERROR_LOG)
   try:
     run_folder.create(folder)
-    files.write_bytes(path, text.encode())
+    files.write_text(path, text)
   except (OSError, UserError) as error:  # A full disk may be why it failed.
     return f'no {ERROR_LOG}: {error}'
   return f'see {path}'

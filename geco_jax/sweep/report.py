@@ -17,6 +17,7 @@ from geco_jax.evaluation import verdicts
 from geco_jax.io import logs
 from geco_jax.io import provenance
 from geco_jax.io.files import write_bytes
+from geco_jax.io.files import write_text
 from geco_jax.sweep import figures as sweep_figures
 from geco_jax.sweep import results as sweep_results
 from geco_jax.sweep.grid import Point
@@ -77,9 +78,9 @@ def write(
     figures[title] = buffer.getvalue()
     write_bytes(os.path.join(workdir, f'{name}.png'), figures[title])
   page = _page(grid, results, figures, written or {})
-  write_bytes(os.path.join(workdir, PAGE), page.encode())
+  write_text(os.path.join(workdir, PAGE), page)
   table = sweep_results.as_csv(results)
-  write_bytes(os.path.join(workdir, TABLE), table.encode())
+  write_text(os.path.join(workdir, TABLE), table)
   # Of earlier versions, which had every run twice.
   shutil.rmtree(os.path.join(workdir, 'tensorboard'), ignore_errors=True)
   for result in results:

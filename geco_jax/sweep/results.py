@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from geco_jax.evaluation import verdicts
+from geco_jax.io.encodings import in_unicode
 from geco_jax.io.logs import read_metrics
 from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.completion import read_evaluation
@@ -70,7 +71,9 @@ def lines(results: Sequence[Result]) -> list[Line]:
   places: dict[str, dict[str, list[Result]]] = {}
   for result in sorted(results, key=lambda r: _order(r, along)):
     line, place = (
-      ', '.join(f'{short[name]} {result.point.values[name]}' for name in names)
+      in_unicode(
+        ', '.join(f'{short[n]} {result.point.values[n]}' for n in names)
+      )
       for names in (across, along)
     )
     places.setdefault(line, {}).setdefault(place, []).append(result)

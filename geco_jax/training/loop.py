@@ -26,6 +26,7 @@ from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import logs
 from geco_jax.io import manifest
+from geco_jax.io import run_folder
 from geco_jax.io.checkpoint import latest_step
 from geco_jax.step import dispatch
 from geco_jax.step import training_images
@@ -125,7 +126,8 @@ def _open(
 ) -> Recorder:
   """Return the recorder of a run in its folder, created if need be."""
   inputs = run_inputs(config, experiment)  # Refused before a folder is made.
-  origin = origins.find(workdir, init_from)
+  is_new = run_folder.begins_anew(workdir, config)
+  origin = origins.find(workdir, init_from, is_new)
   if origin is None:
     args = config, workdir, experiment, inputs
     return Recorder(*args, runs_at_once=runs_at_once)

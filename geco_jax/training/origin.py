@@ -22,18 +22,21 @@ class Origin(NamedTuple):
   step: int
 
 
-def find(workdir: str, init_from: str | None) -> Origin | None:
+def find(
+  workdir: str, init_from: str | None, is_new: bool = False
+) -> Origin | None:
   """Return the origin of a run, None if it begins with parameters of its own.
 
   Args:
     workdir: of the run. If it has been begun, it knows its origin.
     init_from: the other run's workdir, whose latest checkpoint is taken; None
       is what `workdir` says.
+    is_new: whether what `workdir` says is of a run that this one replaces.
 
   Raises:
     UserError: if the run was begun otherwise, or there is no checkpoint.
   """
-  recorded = run_folder.origin(workdir)
+  recorded = None if is_new else run_folder.origin(workdir)
   known = Origin(recorded['workdir'], recorded['step']) if recorded else None
   if init_from is None:
     return known

@@ -51,10 +51,11 @@ class Run(abc.ABC):
     """
     self.config = config
     self.workdir = workdir
-    if parallel.is_main_process():
-      self.claim()
     self._checkpointer = checkpoint.Checkpointer(
-      workdir, is_scheduled=self._is_scheduled, runs_at_once=runs_at_once
+      workdir,
+      is_scheduled=self._is_scheduled,
+      runs_at_once=runs_at_once,
+      claim=self.claim,
     )
     try:
       self._open(like, first_state)

@@ -74,6 +74,7 @@ def test_evaluate_builds_one_experiment_for_what_it_restores_and_reports(
   run_folder.claim(str(tmp_path), tiny_config())
   monkeypatch.setattr(measures, 'build_dataset', lambda *_: make_dataset())
   monkeypatch.setattr(measures, 'restore_state', restore_state)
+  (tmp_path / 'evaluation.json').mkdir()  # It is set aside.
   record = measures.evaluate(str(tmp_path), ['test'])
   assert len(count_builds) == 1
   first_line = capsys.readouterr().err.splitlines()[0]

@@ -90,12 +90,40 @@ def test_what_is_no_file_is_not_waited_for_and_set_aside(
     run_folder.read_config(str(tmp_path))
   lock.Lock(str(tmp_path)).close()
   logs.MetricsWriter(str(tmp_path), 0).close()
-  by_products.write(str(tmp_path / 'best.json'), {})
+  files.write_json(str(tmp_path / 'best.json'), {})
   for name in ('.lock', 'metrics.jsonl', 'best.json'):
     assert (tmp_path / name).is_file()
     assert os.path.lexists(tmp_path / f'{name}.set_aside')
     assert f'{name} was no file' in caplog.text
   assert not list(tmp_path.glob('*.gone'))
+
+
+@pytest.mark.parametrize(
+  ('write', 'content'),
+  [
+    (files.write_json, {'a': '\udcc3\udca9'}),
+    (files.write_npz, {'a': np.ones(3)}),
+    (files.write_text, '\udcc3\udca9'),
+    (files.write_bytes, b'\xff'),
+  ],
+)
+def test_a_folder_in_a_file_s_place_is_set_aside(
+  tmp_path, write, content, caplog
+):
+  path = tmp_path / 'file'
+  for number in ('', 1):
+    path.mkdir()
+    (path / 'mine').touch()
+    write(str(path), content)
+    assert path.is_file()
+    assert (tmp_path / f'file.set_aside{number}' / 'mine').is_file()
+    assert f'now {path}.set_aside{number}' in caplog.text
+    path.unlink()
+
+
+def test_a_text_is_written_in_utf8(tmp_path):
+  files.write_text(tmp_path / 'page', 'é \udcc3\udca9 \udcff')
+  assert (tmp_path / 'page').read_bytes() == 'é é \ufffd'.encode()
 
 
 def test_a_link_to_a_file_is_one(tmp_path):

@@ -1,5 +1,6 @@
 """Logs: read back, cut where a run resumes, whole after a crash."""
 
+import errno
 import glob
 import json
 import os
@@ -45,6 +46,22 @@ def test_a_line_cut_short_is_passed_over(tmp_path):
 def test_no_log_reads_as_nothing_and_says_so(tmp_path, caplog):
   assert read_metrics(str(tmp_path)) == {}
   assert 'metrics.jsonl is missing' in caplog.text
+
+
+@pytest.mark.parametrize('number', [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_log_that_cannot_be_read_is_as_none_and_said(
+  tmp_path, caplog, monkeypatch, number
+):
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n')
+
+  def fail(*_):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr('builtins.open', fail)
+  logged = read_metrics(str(tmp_path))
+  monkeypatch.undo()
+  assert logged == {}
+  assert f'metrics.jsonl cannot be read: {os.strerror(number)}' in caplog.text
 
 
 NO_SCALARS = [
@@ -169,7 +186,9 @@ def test_tensorboard_gets_scalars_pictures_and_hyperparameters(tmp_path):
   writer = MetricsWriter(str(tmp_path), 0)
   writer.scalars(10, {'loss': 1.5})
   writer.image(10, 'grid', np.zeros((4, 6, 3), np.uint8))
-  writer.hyperparameters({'kappa': 0.1, 'sizes': (1, 2)}, {'kl': 3.0})
+  writer.hyperparameters(
+    {'kappa': 0.1, 'sizes': (1, 2), 'path': 'a\udcff'}, {'kl': 3.0}
+  )
   writer.close()
   tags = {v.tag for event in events(tmp_path) for v in event.summary.value}
   assert {'loss', 'grid', 'kl', '_hparams_/experiment'} <= tags

@@ -8,6 +8,7 @@ from geco_jax.classifiers import pretrained
 from geco_jax.errors import UserError
 from geco_jax.io.paths import check_for_checkpoints
 from geco_jax.io.paths import local_path
+from geco_jax.io.paths import output_path
 
 HOME_PATHS = {
   '~/run': '/home/me/run',
@@ -52,6 +53,12 @@ def test_flags_that_are_paths_are_expanded(flag):
   assert parser.parse('') == ''
   with pytest.raises(UserError, match='no path of this machine'):
     parser.parse('gs://bucket/run')
+
+
+def test_a_folder_of_someone_s_is_no_file_to_be_written(tmp_path):
+  with pytest.raises(UserError, match='is a folder; name a file'):
+    output_path(str(tmp_path))
+  assert output_path('~/x.npz') == '/home/me/x.npz'
 
 
 def test_paths_of_networks_are_expanded():

@@ -62,8 +62,13 @@ def test_a_damaged_record_begins_anew_with_a_word(damage, tmp_path, caplog):
   assert len(content(tmp_path)['sessions']) == 1
 
 
-def test_a_record_that_cannot_be_written_costs_a_warning(tmp_path, caplog):
-  (tmp_path / 'run.json').mkdir()
+def test_a_record_that_cannot_be_written_costs_a_warning(
+  tmp_path, caplog, monkeypatch
+):
+  def fail(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr('os.replace', fail)
   provenance.Session(str(tmp_path), 0, PARAMS).note(20)
   assert 'Going on without run.json' in caplog.text
 

@@ -189,6 +189,67 @@ def test_a_run_of_an_earlier_version_knows_nothing_of_its_data(tmp_path):
     run_folder.check_data(str(tmp_path), 'pictures', 64 * 'b')
 
 
+def test_a_run_that_never_saved_anything_is_moved_out_of_the_way(
+  tmp_path, caplog
+):
+  left = {'metrics.jsonl', 'run.json', 'trackers.json', 'init_from.json'}
+  kept = {'notes.txt', 'checkpoints', '.lock'}
+  for seed in range(3):
+    config = make_config(seed=seed)
+    if seed:
+      run_folder.check_same(str(tmp_path), config)
+      run_folder.check_same(str(tmp_path), make_config(tolerance=0.1))
+    run_folder.claim(str(tmp_path), config)
+    assert run_folder.read_config(str(tmp_path)) == config
+    names = {path.name for path in tmp_path.iterdir()}
+    assert not names & left
+    for name in left:
+      (tmp_path / name).write_text('{"sessions": [{"last_step": 0}]}')
+    if not seed:
+      (tmp_path / 'notes.txt').touch()
+      (tmp_path / '.lock').touch()
+      (tmp_path / 'checkpoints' / '10.orbax-checkpoint-tmp').mkdir(parents=True)
+      run_folder.claim(str(tmp_path), config)  # Goes on, as it would have.
+      assert not caplog.records
+  assert names == {*kept, 'config.json', 'abandoned', 'abandoned1'}
+  for seed, folder in enumerate(('abandoned', 'abandoned1')):
+    assert {p.name for p in (tmp_path / folder).iterdir()} == {
+      *left,
+      'config.json',
+    }
+    assert run_folder.read_config(str(tmp_path / folder)).seed == seed
+  assert len(caplog.records) == 2
+  assert f'{tmp_path} begins anew: its run of another config' in caplog.text
+
+
+@pytest.mark.parametrize(
+  'trace',
+  [
+    *('checkpoints/10', 'checkpoints/10.bak', 'set_aside/10'),
+    *('evaluation.json', 'network.npz', 'run.json'),
+  ],
+)
+def test_a_run_that_saved_something_is_not(tmp_path, trace):
+  run_folder.claim(str(tmp_path), make_config())
+  path = tmp_path / trace
+  path.parent.mkdir(exist_ok=True)
+  path.write_text('{"sessions": [{"last_step": 0}, {"last_step": 10}]}')
+  for refuse in (run_folder.claim, run_folder.check_same):
+    with pytest.raises(UserError, match='another config .seed was 0, is 1'):
+      refuse(str(tmp_path), make_config(seed=1))
+
+
+def test_a_folder_in_the_place_of_a_run_s_config_is_set_aside(tmp_path):
+  begin(tmp_path)
+  path = tmp_path / 'config.json'
+  for mend in (run_folder.claim, run_folder.mend):
+    path.unlink()
+    path.mkdir()
+    mend(str(tmp_path), make_config())
+    assert json.loads(path.read_text()) == make_config().to_dict()
+  assert (tmp_path / 'config.json.set_aside1').is_dir()
+
+
 @pytest.mark.parametrize('damage', [b'', b'{"a": ', b'\xff', None])
 def test_a_finished_run_s_config_is_mended(damage, tmp_path):
   begin(tmp_path)
@@ -202,3 +263,9 @@ def test_a_finished_run_s_config_is_mended(damage, tmp_path):
     assert run_folder.holds_run(str(tmp_path))
     run_folder.mend(str(tmp_path), make_config())
     assert path.read_bytes() == whole
+
+
+def test_a_file_in_the_place_of_checkpoints_is_no_run_that_is_held(tmp_path):
+  """So that it fails where it is trained, and a sweep's others do not."""
+  (tmp_path / 'checkpoints').write_text('not a folder')
+  assert not run_folder.holds_run(str(tmp_path))

@@ -16,6 +16,7 @@ from geco_jax.evaluation.measures import evaluate
 from geco_jax.evaluation.measures import restore_state
 from geco_jax.io import lock
 from geco_jax.io.checkpoint import Checkpointer
+from geco_jax.io.files import write_text
 from geco_jax.signals import STOP_SIGNALS
 from geco_jax.sweep import local
 from geco_jax.sweep.completion import is_finished
@@ -192,10 +193,7 @@ def test_a_run_of_another_process_is_left_as_it_is(
   grid, failed = sweep(tmp_path, {'seed': seeds}, width=width)
   assert failed == ['seed_0']
   assert 'failed: seed_0: --workdir=' in capsys.readouterr().err
-  # The config is what the other process has written there before.
-  assert {p.name for p in folder.iterdir()} <= {'.lock', 'config.json'} | {
-    *('data.json', 'checkpoints')
-  }
+  assert os.listdir(folder) == ['.lock']
   live.close()
   assert all(is_finished(point, str(tmp_path)) for point in grid[1:])
 
@@ -238,9 +236,14 @@ def test_whatever_fails_of_a_run_the_others_are_finished(
       raise KeyError('image')
     return evaluate(folder, *args, **kwargs)
 
+  def fail_to_write(path, text):
+    if 'seed_2' in path:
+      raise OSError('No space left on device')
+    write_text(path, text)
+
   monkeypatch.setattr(Checkpointer, 'close', fail_to_close)
   monkeypatch.setattr(local, 'evaluate', fail_to_evaluate)
-  (tmp_path / 'seed_2' / local.ERROR_LOG).mkdir(parents=True)
+  monkeypatch.setattr(local.files, 'write_text', fail_to_write)
   grid, failed = sweep(tmp_path, {'seed': [0, 1, 2, 3]}, width=width)
   assert failed == ['seed_1', 'seed_2']
   finished = [is_finished(point, str(tmp_path)) for point in grid]

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+import types
 
 from cli_test import CONFIG
 from cli_test import newest_checkpoint
@@ -12,6 +13,8 @@ from cli_test import QUICK
 from cli_test import run
 from cli_test import start
 import pytest
+
+from geco_jax.sweep import __main__ as sweep_command
 
 GRID = "--config.sweep=[{'constraints.re.kappa': [0.1, 0.2, 0.3]}]"
 STEPS = (
@@ -73,6 +76,31 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
   assert not (tmp_path / RUNS[1]).exists()
 
 
+def test_a_report_that_cannot_be_written_is_said_at_the_end(
+  tiny_config, tmp_path, monkeypatch, capsys
+):
+  config = tiny_config()
+  config.sweep = ({'seed': [0, 1]},)
+
+  def fail(*_):
+    raise OSError(28, 'No space left on device')
+
+  for name, value in {
+    'cli.config': lambda: config,
+    'cli.workdir': lambda: str(tmp_path),
+    'cli.use_trackers': lambda: None,
+    'flags.FLAGS': types.SimpleNamespace(dry_run=False),
+    '_run': lambda *_: {'seed_1': 'why'},
+    '_report': fail,
+  }.items():
+    monkeypatch.setattr(f'geco_jax.sweep.__main__.{name}', value)
+  assert sweep_command.main([]) == 1
+  failed, unreported = capsys.readouterr().out.splitlines()
+  assert failed == 'failed: seed_1: why'
+  assert unreported.startswith('the report could not be written whole: ')
+  assert 'No space left' in unreported
+
+
 @pytest.mark.slow
 def test_a_run_that_fails_is_named_at_the_end_with_its_log(tmp_path):
   (tmp_path / RUNS[1]).mkdir()
@@ -82,10 +110,11 @@ def test_a_run_that_fails_is_named_at_the_end_with_its_log(tmp_path):
   assert code == 1
   assert 'Traceback' not in out
   log = os.path.join(tmp_path, RUNS[1], 'error.log')
-  *_, failed, unreported = out.splitlines()
+  failed = out.splitlines()[-1]
   assert failed.startswith(f'failed: {RUNS[1]}: ')
   assert failed.endswith(f'(see {log})')
-  assert unreported.startswith('the report could not be written whole: ')
+  assert (tmp_path / 'sweep.csv').is_file()
+  assert (tmp_path / 'sweep.csv.set_aside').is_dir()
   assert os.path.exists(log)
   page = (tmp_path / 'report.html').read_text()
   assert f'Not finished: {RUNS[1]}' in page

@@ -144,7 +144,8 @@ def test_a_sweep_of_seeds_alone_is_drawn_without_a_warning(
 
 
 def test_page_is_for_every_screen_and_says_where_it_is_from(grid, sweep):
-  written = {'Written': '2026-01-01', 'By': 'geco-jax sweep --x="<a b>"'}
+  command = 'geco-jax sweep --x="<a b>" --workdir=\udcc3\udca9'
+  written = {'Written': '2026-01-01', 'By': command}
   session = dict(
     seconds=1.0, device='1 x cpu', version='0.1.0', commit='f' * 40
   )
@@ -156,7 +157,8 @@ def test_page_is_for_every_screen_and_says_where_it_is_from(grid, sweep):
   assert page.count('<main>') == page.count('</main>') == 1
   assert 'prefers-color-scheme: dark' in page
   footer = page[page.index('<footer>') :]
-  assert '2026-01-01' in footer and '--x=&quot;&lt;a b&gt;&quot;' in footer
+  assert '2026-01-01' in footer
+  assert '--x=&quot;&lt;a b&gt;&quot; --workdir=é<' in footer
   assert 'Trained on 1 x cpu by geco_jax 0.1.0 (ffffffffffff).' in page
   assert 'Mean ± standard deviation over seeds' in page
 
@@ -272,7 +274,7 @@ def test_an_evaluation_at_another_step_or_with_a_damaged_picture_is_not_final(
 def test_values_with_dollars_are_drawn_as_they_are(tiny_config, tmp_path):
   config = tiny_config()
   config.sweep = (
-    {'optimizer.name': ['$a', 'b^{$', r'\$c_$']},
+    {'optimizer.name': ['$a\udcc3\udca9', 'b^{$', r'\$c_$']},
     {'constraints.re.kappa': [0.2, 0.3]},
   )
   grid = points(config)
@@ -282,6 +284,8 @@ def test_values_with_dollars_are_drawn_as_they_are(tiny_config, tmp_path):
   assert len(report.write(grid, str(tmp_path), {'$x^{$': curve})) == 6
   page = (tmp_path / 'report.html').read_text()
   assert 'Reconstructions and samples, name b^{$' in page
+  assert 'Reconstructions and samples, name $aé' in page
+  assert ',$aé,' in (tmp_path / 'sweep.csv').read_text()
 
 
 @pytest.mark.parametrize(
@@ -300,6 +304,16 @@ def test_a_damaged_file_of_curves_is_made_anew(
   assert stored['digits'][0] == [0.1, 0.2, 0.3]
   monkeypatch.setattr(curves, 'build_dataset', None)  # Is not called again.
   assert [*curves.curves(grid, str(tmp_path))] == ['digits']
+
+
+def test_folders_in_the_places_of_files_are_set_aside(grid, sweep):
+  grid = grid[:1]
+  places = ('report.html', 'sweep.csv', 'plane.png')
+  for name in places:
+    (sweep / name).mkdir()
+  report.write(grid, str(sweep))
+  for name in places:
+    assert (sweep / name).is_file() and (sweep / f'{name}.set_aside').is_dir()
 
 
 def test_without_a_finished_run_there_is_no_report(grid, tmp_path):

@@ -106,7 +106,10 @@ def test_a_choice_of_another_form_is_made_anew(
 def test_a_choice_that_cannot_be_kept_is_warned_of(
   monkeypatch, tmp_path, caplog
 ):
-  (tmp_path / 'runs_at_once.json').mkdir()
+  def fail(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr('os.replace', fail)
   monkeypatch.setattr(throughput, 'fastest_width', lambda *_: 2)
   experiment = types.SimpleNamespace(key='{"batch_size": 8}')
   choose = throughput.remembered_width(str(tmp_path))

@@ -17,7 +17,10 @@ from geco_jax.build import run_inputs
 from geco_jax.datasets import ahead
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import restore_state
+from geco_jax.io import manifest
+from geco_jax.io import provenance
 from geco_jax.io import run_folder
+from geco_jax.io.files import UnwritableError
 from geco_jax.io.logs import read_metrics
 from geco_jax.signals import STOP_SIGNALS
 from geco_jax.step import dispatch
@@ -424,6 +427,39 @@ def test_a_run_in_use_is_refused_until_it_ends(
   Recorder(config, str(tmp_path), experiment, inputs).close()
 
 
+def test_a_run_that_saved_nothing_is_in_no_other_s_way(
+  tiny_config, tmp_path, make_dataset, caplog
+):
+  """Unless it is in use, and of its origin nothing stays either."""
+  config, run = tiny_config(), str(tmp_path / 'run')
+  experiment = build(config, make_dataset())
+  inputs = run_inputs(config, experiment)
+  origin = {'workdir': str(tmp_path / 'source'), 'step': 5}
+  first = Recorder(config, run, experiment, inputs, origin)
+  first._writer.scalars(5, {'loss': 1.0})
+  config.seed = 1
+  with pytest.raises(UserError, match='in use by process'):
+    loop._open(config, run, experiment)
+  first.close()
+  assert not caplog.records
+  second = loop._open(config, run, experiment)
+  second.step = 5
+  second.save(second.state._replace(step=np.int32(5)))
+  second.close()
+  assert f'{run} begins anew' in caplog.text
+  assert 'seed was 0, is 1' in caplog.text
+  saved = manifest.runs(run)[5]
+  assert saved['config']['seed'] == 1 and saved['init_from'] is None
+  assert len(provenance.read(run)) == 1
+  assert not (tmp_path / 'run' / 'metrics.jsonl').read_bytes()
+  left = tmp_path / 'run' / 'abandoned'
+  assert len(read_metrics(str(left))['step']) == 1
+  assert run_folder.read_config(str(left)).seed == 0
+  config.seed = 2
+  with pytest.raises(UserError, match='seed was 1, is 2'):
+    loop._open(config, run, experiment)
+
+
 def test_signal_handlers_are_restored(train, tiny_config, tmp_path):
   before = signal.getsignal(signal.SIGTERM)
   train(tiny_config(), tmp_path)
@@ -575,9 +611,12 @@ def test_the_experiment_of_another_config_is_refused(
 
 
 def test_a_picture_that_cannot_be_written_costs_a_warning(
-  train, tiny_config, tmp_path, caplog
+  train, tiny_config, tmp_path, caplog, monkeypatch
 ):
-  (tmp_path / 'progress.png').mkdir()
+  def fail(path, *_):
+    raise UnwritableError(f'{path} cannot be written: No space left on device')
+
+  monkeypatch.setattr('geco_jax.evaluation.pictures.save_png', fail)
   train(tiny_config(), tmp_path)
   assert f'{tmp_path / "progress.png"} cannot be written' in caplog.text
 

@@ -123,6 +123,7 @@ def test_what_is_not_at_hand_is_named_and_looked_for_once(
 
 def test_a_folder_of_another_run_is_named(point, measured, tmp_path):
   run_folder.claim(str(tmp_path / 'run'), point('run').config)
+  (tmp_path / 'run' / 'set_aside').mkdir()  # It had a checkpoint.
   planner = Planner(str(tmp_path))
   other = point('run', num_steps=40)
   assert str(tmp_path / 'run') in planner.cost(row('a', other)).missing
