@@ -143,6 +143,8 @@ def described(value: Any) -> str:
     if is_real(value):
       return f'{dtype} {value}'
     return f'an integer of {bits} bits, beyond {dtype}'
+  if isinstance(value, np.ma.MaskedArray):
+    return f'masked {_type(value)}'
   if isinstance(value, (jax.Array, np.ndarray, np.generic)):
     if jnp.issubdtype(value.dtype, jnp.integer) and not is_real(value):
       beyond = jax.dtypes.canonicalize_dtype(value.dtype)
@@ -203,6 +205,8 @@ def _array(leaf):
   """Return a leaf as an array of JAX or NumPy, of objects if it is none."""
   if isinstance(leaf, jax.Array):
     return leaf
+  if isinstance(leaf, np.ma.MaskedArray):  # JAX takes none.
+    return np.empty([], object)
   try:
     if hasattr(leaf, '__jax_array__'):
       return leaf.__jax_array__()

@@ -36,6 +36,7 @@ NOT_REAL = {
   'bytes': (b'x', "b'x'"),
   'time': (np.datetime64('2020'), 'datetime64'),
   'objects': (np.array([1.0, None], object), r'object\[2\]'),
+  'masked': (np.ma.masked_array(1.0, True), r'masked float64\[\]'),
   'object': (object(), '<object'),
   'fraction': (fractions.Fraction(1, 2), r'Fraction\(1, 2\)'),
   'set': ({1, 2}, r'\{1, 2\}'),
