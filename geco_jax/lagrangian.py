@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from geco_jax import multiplier_checks as checks
+
 
 def lagrangian(
   objective: jax.Array, constraints: Any, log_multipliers: Any
@@ -25,18 +27,16 @@ def lagrangian(
     The Lagrangian [], in which the objective counts once.
 
   Raises:
-    ValueError: if the objective is not one number, or constraints and
-      log-multipliers differ in structure or shape.
+    ValueError: if the objective is not one real number, or constraints and
+      log-multipliers are not real or differ in structure or shape.
   """
-  try:
-    shape = jnp.asarray(objective).shape
-  except (TypeError, ValueError):
-    shape = repr(objective)
-  if shape != ():
-    raise ValueError(
-      'the objective must be one number, the mean over the batch, got shape '
-      f'{shape}'
-    )
+  objective_is = 'the objective must be one number, the mean over the batch'
+  if not checks.is_real(objective):
+    raise ValueError(f'{objective_is}, got {checks.described(objective)}')
+  if jnp.shape(objective):
+    raise ValueError(f'{objective_is}, got shape {jnp.shape(objective)}')
+  checks.check_reals("the Lagrangian's constraints", constraints)
+  checks.check_reals("the Lagrangian's log-multipliers", log_multipliers)
 
   structures = tuple(map(jax.tree.structure, (constraints, log_multipliers)))
   if structures[0] != structures[1]:

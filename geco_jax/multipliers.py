@@ -4,19 +4,19 @@ Each function returns an `optax.GradientTransformation` over a pytree of
 log-multipliers. Its `update(constraints, state, log_multipliers)` takes the
 batch-mean constraint values (C <= 0 holds) where an optimizer would take
 gradients, and `optax.apply_updates` then gives the next log-multipliers. This
-module imports nothing else of the package: lift it into any training loop.
+module imports nothing else of the package but the sentences by which it
+refuses, `multiplier_checks`: lift both into any training loop.
 """
 
 from collections.abc import Callable
 import math
-import numbers
-import operator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+
+from geco_jax import multiplier_checks as checks
 
 
 class GecoState(NamedTuple):
@@ -52,7 +52,8 @@ _LINEAR_UP_TO = 3.0
 _LEAD = 4.0
 # Steps at full speed that the clip may hold back at most.
 _RESIDUAL = 20.0
-_FASTEST, _FARTHEST = 1e3, 1e6  # Largest step size and damping.
+_STEP_SIZES = {'ge': 0.0, 'le': 1e3}
+_FARTHEST = 1e6  # The largest damping.
 
 
 def geco(
@@ -101,7 +102,8 @@ def geco(
 
   Args:
     step_size: largest change of log lambda per step, or a schedule of it over
-      the number of updates; in [0, 1000].
+      the number of updates; in [0, 1000]. A schedule's traced value out of
+      this range, or NaN, is a step of 0.
     decay: of the moving average a (a low-pass filter), in [0, 1); None is
       1 - step_size.
     error: 'asinh', which compresses large violations as a logarithm does, or
@@ -122,19 +124,28 @@ def geco(
     batch-mean constraints and, as params, the log-multipliers.
 
   Raises:
-    ValueError: if a Python number is outside its range or `error` unknown.
-      Arrays, traced ones included (`optax.inject_hyperparams`), are not
-      checked. `update` raises it where constraints and log-multipliers differ
-      in structure or shape, or the state is not of `init(log_multipliers)`.
+    ValueError: if a number is outside its range or not one real number, or
+      `error` is unknown. Values of traced arrays (`optax.inject_hyperparams`
+      under jit) are not checked. `init` and `update` raise it where
+      log-multipliers are not floats, `update` where constraints are not real,
+      differ from log-multipliers in structure or shape, or the state is not of
+      `init(log_multipliers)`, or a schedule's value is known and not allowed.
   """
   if step_size is None:
     raise ValueError('step_size must be a number or a schedule, got None')
-  _check_number('step_size', step_size, ge=0.0, le=_FASTEST)
-  _check_number('decay', decay, ge=0.0, lt=1.0)
-  _check_number('violation_clip', violation_clip, gt=0.0)
-  _check_number('damping', damping, ge=0.0, le=_FARTHEST)
+  if not callable(step_size):
+    checks.checked_number('step_size', step_size, **_STEP_SIZES)
+  if decay is not None:
+    checks.checked_number('decay', decay, ge=0.0, lt=1.0)
+  if violation_clip is not None:
+    violation_clip = checks.checked_number(
+      'violation_clip', violation_clip, gt=0.0
+    )
+  if damping is not None:
+    checks.checked_number('damping', damping, ge=0.0, le=_FARTHEST)
+  checks.check_reals('natural_multiplier', natural_multiplier)
   for leaf in jax.tree.leaves(natural_multiplier):
-    _check_number('natural_multiplier', leaf, gt=0.0)
+    checks.check_values('natural_multiplier', leaf, gt=0.0)
   if natural_multiplier is not None and violation_clip is None:
     raise ValueError(
       'natural_multiplier lowers violation_clip, which must be a number then, '
@@ -142,7 +153,9 @@ def geco(
     )
   if not isinstance(error, str) or error not in ERRORS:
     raise ValueError(f'error must be one of {", ".join(ERRORS)}, got {error!r}')
-  lowest, highest = _checked_range(log_multiplier_range)
+  lowest, highest = checks.checked_range(
+    'log_multiplier_range', log_multiplier_range
+  )
 
   def init(log_multipliers):
     averages = optax.tree.full_like(log_multipliers, jnp.inf)
@@ -150,7 +163,9 @@ def geco(
     return GecoState(jnp.zeros([], jnp.int32), averages, residuals)
 
   def update(constraints, state, log_multipliers):
-    rate: Any = step_size(state.count) if callable(step_size) else step_size
+    rate: Any = step_size
+    if callable(step_size):
+      rate = _scheduled_step_size(step_size, state.count)
     weight = jnp.minimum(rate, 1.0) if decay is None else 1 - decay
     lead = _LEAD if damping is None else damping * weight
 
@@ -185,6 +200,16 @@ def geco(
   return _checked('geco', _compensated(init, update))
 
 
+def _scheduled_step_size(schedule, count):
+  """Return a schedule's step size, 0 where a traced one is out of range."""
+  name = "the schedule's step size"
+  rate = checks.checked_number(name, schedule(count), **_STEP_SIZES)
+  if not checks.is_traced(rate):
+    return rate
+  allowed = (rate >= _STEP_SIZES['ge']) & (rate <= _STEP_SIZES['le'])
+  return jnp.where(allowed, rate, 0)
+
+
 def algorithm_1(
   step_size: float | jax.Array | optax.Schedule,
   decay: float | jax.Array = 0.99,
@@ -205,7 +230,7 @@ def algorithm_1(
 
   Args:
     step_size: change of log lambda per unit of C_ma and step, or a schedule of
-      it over the number of updates; in [0, 1000].
+      it over the number of updates; in [0, 1000]; as `geco`'s.
     decay: of the moving average, in [0, 1).
     log_multiplier_range: (lowest, highest) log lambda, in that order, finite.
 
@@ -243,13 +268,14 @@ def scheduled(schedule: optax.Schedule) -> optax.GradientTransformation:
   the paper's Figure 4.
 
   Args:
-    schedule: number of updates -> lambda > 0 (not its logarithm).
+    schedule: number of updates -> lambda > 0 (not its logarithm), a number.
+      Where it is traced and not finite or not > 0, no multiplier moves.
 
   Returns:
     A transformation whose `update` needs the log-multipliers as third argument.
 
   Raises:
-    ValueError: if `schedule` is not callable.
+    ValueError: if `schedule` is not callable. `init` and `update` as `geco`'s.
   """
   if not callable(schedule):
     raise ValueError(f'schedule must be a function of the step, got {schedule}')
@@ -259,11 +285,18 @@ def scheduled(schedule: optax.Schedule) -> optax.GradientTransformation:
 
   def update(_, state, log_multipliers):
     count = optax.safe_increment(state.count)
-    log_lambda = jnp.log(jnp.asarray(schedule(count)))
-    updates = jax.tree.map(
-      lambda m: (log_lambda - m).astype(m.dtype), log_multipliers
+    value = checks.checked_number(
+      "the schedule's lambda", schedule(count), gt=0.0
     )
-    return updates, ScheduledState(count)
+    log_lambda = jnp.log(jnp.asarray(value))
+
+    def move(log_multiplier):
+      change = (log_lambda - log_multiplier).astype(log_multiplier.dtype)
+      if not checks.is_traced(value):
+        return change
+      return jnp.where(jnp.isfinite(log_lambda), change, 0)
+
+    return jax.tree.map(move, log_multipliers), ScheduledState(count)
 
   return _checked('scheduled', optax.GradientTransformation(init, update))
 
@@ -287,25 +320,13 @@ def annealed_beta(
   Raises:
     ValueError: if a number is outside its range.
   """
-  _check_number('initial_beta', initial_beta, gt=0.0)
-  _check_number('final_beta', final_beta, gt=0.0)
-  _check_number('transition_steps', transition_steps, ge=1)
+  initial_beta = checks.checked_number('initial_beta', initial_beta, gt=0.0)
+  final_beta = checks.checked_number('final_beta', final_beta, gt=0.0)
+  transition_steps = checks.checked_number(
+    'transition_steps', transition_steps, ge=1
+  )
   beta = optax.linear_schedule(initial_beta, final_beta, transition_steps)
   return lambda count: 1.0 / beta(count)
-
-
-def _checked_range(log_multiplier_range):
-  """Return both ends; raise ValueError unless they are finite, in order."""
-  try:
-    lowest, highest = log_multiplier_range
-    if math.isfinite(lowest) and math.isfinite(highest) and lowest <= highest:
-      return lowest, highest
-  except (TypeError, ValueError):
-    pass  # They are not two, or not numbers.
-  raise ValueError(
-    'log_multiplier_range must be two finite numbers, the lower first, got '
-    f'{log_multiplier_range}'
-  )
 
 
 def _naturals(natural_multiplier, log_multipliers):
@@ -340,6 +361,8 @@ def _checked(name, transformation) -> optax.GradientTransformation:
     if params is None:
       arguments = '(constraints, state, log_multipliers)'
       raise ValueError(f'{name}.update{arguments} needs the log-multipliers')
+    checks.check_reals(f"{name}.update's constraints", constraints)
+    checks.check_reals(f"{name}.update's log-multipliers", params, 'floats')
     structures = [*map(jax.tree.structure, (constraints, params))]
     if structures[0] != structures[1]:
       raise ValueError(
@@ -350,22 +373,21 @@ def _checked(name, transformation) -> optax.GradientTransformation:
     for (path, constraint), log_multiplier in zip(*leaves, strict=True):
       shapes = jnp.shape(constraint), jnp.shape(log_multiplier)
       if shapes[0] != shapes[1]:
-        at = f' at {jax.tree_util.keystr(path)}' if path else ''
         raise ValueError(
           f'{name}.update needs constraints of the shape of their '
-          f'log-multipliers, got {shapes[0]} for {shapes[1]}{at}; take the '
-          "batch's mean first"
+          f'log-multipliers, got {shapes[0]} for {shapes[1]}{checks.at(path)}; '
+          "take the batch's mean first"
         )
     constraints, params = jax.tree.map(jnp.asarray, (constraints, params))
     expected = jax.eval_shape(transformation.init, params)
-    if _shapes(state) != _shapes(expected):
-      raise ValueError(
-        f'{name}.update needs the state of {name}.init(log_multipliers), of '
-        f'shapes {_shapes(expected)}, got {_shapes(state)}'
-      )
+    state = checks.checked_state(name, state, expected)
     return transformation.update(constraints, state, params)
 
-  return optax.GradientTransformation(transformation.init, update)
+  def init(params):
+    checks.check_reals(f"{name}.init's log-multipliers", params, 'floats')
+    return transformation.init(params)
+
+  return optax.GradientTransformation(init, update)
 
 
 def _compensated(init, update) -> optax.GradientTransformation:
@@ -381,9 +403,6 @@ def _compensated(init, update) -> optax.GradientTransformation:
 
   def init_wide(log_multipliers):
     log_multipliers = jax.tree.map(jnp.asarray, log_multipliers)
-    for dtype in _dtypes(log_multipliers):
-      if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f'log-multipliers must be floats, got {dtype}')
     wide = jax.tree.map(widen, log_multipliers)
     if _dtypes(wide) == _dtypes(log_multipliers):
       return init(log_multipliers)
@@ -425,26 +444,3 @@ def _rounded(value, dtype):
 
 def _dtypes(tree):
   return [leaf.dtype for leaf in jax.tree.leaves(tree)]
-
-
-def _shapes(tree) -> str:
-  return str(jax.tree.map(lambda leaf: getattr(leaf, 'shape', ()), tree))
-
-
-_ARRAYS = (jax.Array, np.ndarray)
-_SIGNS = {'ge': '>=', 'gt': '>', 'lt': '<', 'le': '<='}
-
-
-def _check_number(name, value, **bounds):
-  """Raise ValueError if a Python number is not finite or not in its bounds."""
-  if value is None or callable(value) or isinstance(value, _ARRAYS):
-    return
-  if isinstance(value, bool) or not isinstance(value, numbers.Real):
-    raise ValueError(f'{name} must be a number, got {value!r}')
-  if not math.isfinite(value) or not all(
-    getattr(operator, sign)(value, bound) for sign, bound in bounds.items()
-  ):
-    given = [f'{_SIGNS[sign]} {bound:g}' for sign, bound in bounds.items()]
-    raise ValueError(
-      f'{name} must be finite and {" and ".join(given)}, got {value}'
-    )

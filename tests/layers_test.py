@@ -36,8 +36,12 @@ def test_the_package_imports_nothing_that_is_built_on_it():
 
 
 @pytest.mark.parametrize('name', ['multipliers', 'lagrangian'])
-def test_the_method_stands_alone(name):
-  assert not GRAPH[f'geco_jax.{name}']
+def test_the_method_stands_alone_but_for_its_checks(name):
+  assert GRAPH[f'geco_jax.{name}'] == {'geco_jax.multiplier_checks'}
+
+
+def test_the_checks_of_the_method_stand_alone():
+  assert not GRAPH['geco_jax.multiplier_checks']
 
 
 def test_the_longest_chain_of_imports():
