@@ -15,9 +15,12 @@ from geco_jax.datasets.images import ImageSet
 
 # Where the tests run in the background these are ignored, by their children too
 # unless something here handles them.
-for _number in (signal.SIGINT, signal.SIGHUP):
+for _number, _handler in (
+  (signal.SIGINT, signal.default_int_handler),
+  (signal.SIGHUP, lambda number, frame: None),
+):
   if signal.getsignal(_number) is signal.SIG_IGN:
-    signal.signal(_number, lambda number, frame: None)
+    signal.signal(_number, _handler)
 
 
 @pytest.fixture(autouse=True)
