@@ -1,6 +1,7 @@
 """How every command starts, reads its config and reports bad input."""
 
 from collections.abc import Callable, Sequence
+import contextlib
 import io
 import logging as python_logging
 import os
@@ -91,7 +92,8 @@ def run(
   _show_own_flags()
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
-      stream.reconfigure(errors=PATHS_AS_THEY_ARE)
+      with contextlib.suppress(OSError):  # A pipe in the place of a file.
+        stream.reconfigure(errors=PATHS_AS_THEY_ARE)
   search_here()  # For config files, which import what they like.
 
   def reporting_main(argv):
