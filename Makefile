@@ -25,8 +25,8 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
 
-# Kills, damages and full disks, FAULTS_SEED=0 or another; two cores take half an
-# hour. It ends with a table of what became of them.
+# Kills, damages and full disks, FAULTS_SEED=0 or another; two cores take twenty
+# minutes. It ends with a table of what became of them.
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --dist worksteal tests/faults
 
