@@ -76,10 +76,7 @@ def figure_4_kl(content: Content) -> Iterator[Finding]:
       f'{figure_4_plane.kl_text(elbo)} nats at RMSE {elbo.rmse:.4f}, over GECO '
       f'at kappa {points[0].kappa:g} to {points[-1].kappa:g}',
       'GECO below',
-      ', '.join(
-        _in_brackets(f'{ratio:.3g}x', not is_fair)
-        for ratio, is_fair in zip(ratios, fair, strict=True)
-      ),
+      _listed((f'{ratio:.3g}x' for ratio in ratios), fair),
       _all_or_none(r > 1 for r in itertools.compress(ratios, fair)),
     )
   for name in itertools.chain(*figure_4_plane.PANELS.values()):
@@ -114,10 +111,7 @@ def figure_4_nll(content: Content) -> Iterator[Finding]:
       f'{name}: NLL of the ELBO, and of GECO, kappa ascending',
       'ELBO lower',
       f'{lowest:.3f}, '
-      + ', '.join(
-        _in_brackets(f'{point.nll_nats_per_dim:.3f}', not is_fair)
-        for point, is_fair in zip(points, fair, strict=True)
-      ),
+      + _listed((f'{point.nll_nats_per_dim:.3f}' for point in points), fair),
       _all_or_none(
         lowest < point.nll_nats_per_dim
         for point in itertools.compress(points, fair)
@@ -402,8 +396,12 @@ def _beside_elbo(name: str, evaluation: Content, elbo: Content) -> Finding:
   )
 
 
-def _in_brackets(text: str, where: bool) -> str:
-  return f'({text})' if where else text
+def _listed(texts: Iterable[str], fair: Sequence[bool]) -> str:
+  """Return texts in a row, those of unfair comparisons in brackets."""
+  return ', '.join(
+    text if is_fair else f'({text})'
+    for text, is_fair in zip(texts, fair, strict=True)
+  )
 
 
 def _all_or_none(answers: Iterable[bool]) -> bool | None:

@@ -72,15 +72,22 @@ def test_a_choice_is_made_once_per_sweep(monkeypatch, tmp_path):
   assert throughput.remembered_width(workdir)(experiment, [None] * 3) == 3
 
 
-def test_no_more_runs_at_once_than_there_are(monkeypatch, tmp_path, caplog):
+@pytest.fixture
+def chosen(monkeypatch, tmp_path):
+  """Return how to choose again, the file of choices and the key in it."""
   monkeypatch.setattr(throughput, 'fastest_width', lambda *_: 2)
   experiment = types.SimpleNamespace(key='{"batch_size": 8}')
   choose = throughput.remembered_width(str(tmp_path))
   assert choose(experiment, [None] * 3) == 2
   path = tmp_path / 'runs_at_once.json'
   (key,) = json.loads(path.read_text())
+  return lambda: choose(experiment, [None] * 3), path, key
+
+
+def test_no_more_runs_at_once_than_there_are(chosen, caplog):
+  choose_again, path, key = chosen
   path.write_text(json.dumps({key: 10**9}))
-  assert choose(experiment, [None] * 3) == 2
+  assert choose_again() == 2
   assert 'says 1000000000 at once of 3 runs' in caplog.text
   assert json.loads(path.read_text()) == {key: 2}
 
@@ -88,17 +95,10 @@ def test_no_more_runs_at_once_than_there_are(monkeypatch, tmp_path, caplog):
 @pytest.mark.parametrize(
   'content', ['', '[]', '"2"', '{"KEY": -1}', '{"KEY": "2"}', '{"KEY": [2]}']
 )
-def test_a_choice_of_another_form_is_made_anew(
-  content, monkeypatch, tmp_path, caplog
-):
-  monkeypatch.setattr(throughput, 'fastest_width', lambda *_: 2)
-  experiment = types.SimpleNamespace(key='{"batch_size": 8}')
-  choose = throughput.remembered_width(str(tmp_path))
-  assert choose(experiment, [None] * 3) == 2
-  path = tmp_path / 'runs_at_once.json'
-  (key,) = json.loads(path.read_text())
+def test_a_choice_of_another_form_is_made_anew(content, chosen, caplog):
+  choose_again, path, key = chosen
   path.write_text(content.replace('KEY', key))
-  assert choose(experiment, [None] * 3) == 2
+  assert choose_again() == 2
   assert f'{path} is damaged' in caplog.text
   assert json.loads(path.read_text()) == {key: 2}
 
