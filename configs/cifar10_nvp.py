@@ -7,8 +7,8 @@ r"""VAE+NVP on CIFAR-10 (Table 2).
 Cost of quick: about 20 minutes on two CPU cores, by its first 300 steps; none
 of the sizes has been run to its end.
 
-Variants, after a colon: quick (the default), gpu, paper, and after a comma the
-objective if it is not to be geco, like quick,elbo.
+Variants, after a colon: quick (the default), medium, gpu, paper, and after a
+comma the objective if it is not to be geco, like quick,elbo.
 """
 
 from ml_collections.config_dict import ConfigDict

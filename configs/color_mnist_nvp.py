@@ -11,8 +11,8 @@ Cost of quick: 2 minutes on a CPU core. At Table 2's kappa of 0.175 expect RMSE
 the multiplier. At kappa 0.1, 5,000 steps end at RMSE 0.101 and 152 nats. gpu
 and paper have not been run.
 
-Variants, after a colon: quick (the default, of the 8x8 digits), gpu and paper
-(of MNIST), and after a comma the objective if it is not to be geco, like
+Variants, after a colon: quick (the default, of the 8x8 digits), medium, gpu and
+paper (of MNIST), and after a comma the objective if it is not to be geco, like
 quick,elbo.
 """
 

@@ -10,8 +10,8 @@ the patches of the model's grid follow `config.dataset.kwargs.image_size`.
 Cost of quick: at 32x32 that of celeb_a_conv_draw, 12 minutes on two CPU cores;
 time grows with the number of pixels.
 
-Variants: quick, gpu, paper; behind a comma the objective, if it is not geco:
-quick,elbo. `base_config.get_conv_draw_config` says what they are.
+Variants: quick, medium, gpu, paper; behind a comma the objective, if it is not
+geco: quick,elbo. `base_config.get_conv_draw_config` says what they are.
 """
 
 from ml_collections.config_dict import ConfigDict
@@ -23,9 +23,9 @@ def get_config(variant: str = 'quick') -> ConfigDict:
   """Return the config of a variant."""
   config = base_config.get_conv_draw_config(variant, base_config.own_pictures())
   side = config.dataset.kwargs.get_oneway_ref('image_size')
-  # The side of a patch, which divides the image's: 2 or 1; quick has also 4.
+  # The side of a patch, which divides the image's: 2 or 1, or 4 if small.
   reduction = 2 - side % 2
-  if variant.startswith('quick'):
+  if variant.startswith(('quick', 'medium')):
     reduction *= 2 - (side % 4 + 2) // 3
   config.model.kwargs.reduction = reduction
   return config

@@ -54,6 +54,7 @@ class Preset(NamedTuple):
 PRESETS = {
   'quick': Preset('quick', True, ('digits',), 'quick', False),
   'full': Preset('quick', False, ('digits', 'mnist'), 'full', True),
+  'medium': Preset('medium', False, ('digits', 'mnist'), 'full', True),
   'gpu': Preset('gpu', False, ('digits', 'mnist'), 'full', True),
   'paper': Preset('paper', False, ('digits', 'mnist'), 'full', True),
 }

@@ -16,6 +16,7 @@ from typing import Any
 from absl import flags
 
 from geco_jax import cli
+from geco_jax.base_config import NVP_SIZES
 from geco_jax.datasets.batches import Dataset
 from geco_jax.evaluation.aggregate_posterior import estimate
 
@@ -105,7 +106,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def define_flags() -> None:
   """Define the command's flags."""
   flags.DEFINE_enum(
-    'preset', 'quick', ['quick', 'gpu', 'paper'], 'Size: the config variant.'
+    'preset', 'quick', [*NVP_SIZES], 'Size: the config variant.'
   )
   flags.DEFINE_multi_enum('only', [*PAPER], [*PAPER], 'Data sets.')
   flags.DEFINE_integer(

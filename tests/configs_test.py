@@ -143,7 +143,7 @@ def test_unknown_variants_are_refused_with_the_choices(name):
 
 
 @pytest.mark.parametrize('name', [*CONV_DRAW, *NVP])
-@pytest.mark.parametrize('size', ['gpu', 'paper'])
+@pytest.mark.parametrize('size', ['medium', 'gpu', 'paper'])
 def test_large_variants_can_be_built(name, size, make_dataset):
   config = load(name).get_config(size)
   shape = (64, 64, 3) if name == 'celeb_a_conv_draw' else (32, 32, 1)
@@ -184,8 +184,8 @@ def test_large_sizes_of_conv_draw_compute_in_bfloat16_as_was_measured():
     for number in (f'{run["kl_nats"]:.1f}', f'{run["rmse"]:.4f}'):
       assert number in get_config.__doc__
   for name in (*CONV_DRAW, *NVP):
-    for size in ('quick', 'gpu', 'paper'):
-      low = name in CONV_DRAW and size != 'quick'
+    for size in base_config.CONV_DRAW_SIZES:
+      low = name in CONV_DRAW and size in ('gpu', 'paper')
       compute = 'compute=bfloat16' if low else 'compute=float32'
       policy = load(name).get_config(size).policy
       assert policy == f'params=float32,{compute},output=float32'
@@ -227,8 +227,8 @@ def test_every_config_has_the_same_multipliers_whatever_it_constrains():
     'digits_vae': ('geco', 'geco+cla', 'geco+re+pncc', 'geco+fre_stats'),
     'mnist_vae': ('geco', 'geco,conv', 'geco+cla'),
     'micro_mnist_nvp': ('digits', 'mnist', 'digits,geco+cla'),
-    'color_mnist_nvp': ('quick', 'gpu', 'paper', 'quick,geco+cla'),
-    'cifar10_conv_draw': ('quick', 'gpu', 'paper', 'quick,geco+fre'),
+    'color_mnist_nvp': ('quick', 'medium', 'gpu', 'paper', 'quick,geco+cla'),
+    'cifar10_conv_draw': ('quick', 'medium', 'gpu', 'paper', 'quick,geco+fre'),
   }
   for name, choices in variants.items():
     for variant in choices:

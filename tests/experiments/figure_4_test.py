@@ -11,6 +11,7 @@ from experiments.results import findings
 from experiments.shared import figure_4_plane
 from experiments.shared import runs
 from experiments.shared.runs import Run
+from geco_jax.base_config import CONV_DRAW_SIZES
 from geco_jax.base_config import PAPER_KAPPAS
 
 
@@ -83,7 +84,7 @@ def test_the_table_has_the_frechet_distance_where_all_seeds_have_it():
   assert [line[end - 9 :].strip() for line in lines] == ['2', *[''] * 6]
 
 
-@pytest.mark.parametrize('preset', ['quick', 'gpu', 'paper'])
+@pytest.mark.parametrize('preset', CONV_DRAW_SIZES)
 @pytest.mark.parametrize('name', figure_4.ROWS)
 def test_every_point_of_every_row_has_a_config(name, preset):
   points = figure_4.ROWS[name].runs()
@@ -109,7 +110,7 @@ def test_short_runs_are_those_of_conv_draw_on_digits_with_as_many_latents():
   assert not any(
     figure_4.is_short(row, preset)
     for row in figure_4.ROWS.values()
-    for preset in ('gpu', 'paper')
+    for preset in ('medium', 'gpu', 'paper')
   )
   for name in short:
     (full, small) = (
