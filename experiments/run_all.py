@@ -217,8 +217,8 @@ def main(argv: Sequence[str]) -> int:
   hours, rows = plan.asked(workdir)
   results = flags.FLAGS.results or os.path.join(workdir, 'results')
   run_folder.create(workdir)
-  session = Session(workdir, results, hours, cli.DATA_DIR.value)
   with contextlib.closing(lock.Lock(workdir)):
+    session = Session(workdir, results, hours, cli.DATA_DIR.value)
     session.run(rows)
   print(summary(session, len(rows)))
   print(f'\nnumbers: {results}')

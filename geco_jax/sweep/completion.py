@@ -23,12 +23,8 @@ _CONSTRAINT = {
 }
 
 
-def unfinished(
-  grid: Sequence[Point], workdir: str, splits: Sequence[str] = SPLITS
-) -> list[Point]:
-  """Return the runs that are not trained and evaluated to the end yet.
-
-  A run's config.json that is missing or damaged is made anew.
+def mend(grid: Sequence[Point], workdir: str) -> None:
+  """Make the config.json of begun runs anew where it is missing or damaged.
 
   Raises:
     UserError: if the folder of one is another run's.
@@ -38,6 +34,12 @@ def unfinished(
     if run_folder.holds_run(folder):
       run_folder.check_same(folder, point.config)
       run_folder.mend(folder, point.config)
+
+
+def unfinished(
+  grid: Sequence[Point], workdir: str, splits: Sequence[str] = SPLITS
+) -> list[Point]:
+  """Return the runs that are not trained and evaluated to the end yet."""
   return [point for point in grid if not is_finished(point, workdir, splits)]
 
 

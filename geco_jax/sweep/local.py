@@ -25,8 +25,8 @@ from geco_jax.io import files
 from geco_jax.io import lock
 from geco_jax.io import run_folder
 from geco_jax.io.checkpoint import latest_step
+from geco_jax.sweep import completion
 from geco_jax.sweep.completion import SPLITS
-from geco_jax.sweep.completion import unfinished
 from geco_jax.sweep.grid import Point
 from geco_jax.sweep.throughput import ChooseWidth
 from geco_jax.sweep.throughput import in_turn
@@ -68,15 +68,17 @@ def run_here(
       is in use; then nothing is trained.
     Interrupted: after SIGTERM or SIGINT, what was trained saved.
   """
-  todo = unfinished(grid, workdir, splits)
+  todo = completion.unfinished(grid, workdir, splits)
   if experiments is None:
     experiments = build_experiments(todo, data_dir)
   experiments = dict(experiments)
   failed = {}
   names = {point.name for point in todo}
   with contextlib.ExitStack() as stack:
+    # A finished sweep can be read where nothing can be written, a lock neither.
     if alone and todo:
       stack.callback(lock.Lock(workdir).close)
+    completion.mend(grid, workdir)
     if len(todo) > 1:
       stack.enter_context(signals.outlook(_LEFT))
     # Grouped over the whole grid: the rest is trained as it would have been.

@@ -82,13 +82,14 @@ def run_jobs(
     UserError: if submitit or the cluster is not there, an option is unknown,
       a folder is another run's or the sweep is in use.
   """
-  unfinished = completion.unfinished(grid, workdir)
-  queue = _Queue(os.path.abspath(workdir), cluster, options or {}, data_dir)
-  waiting = [point for point in unfinished if not queue.take_over(point)]
   with (
     contextlib.closing(lock.Lock(workdir)),
     signals.outlook('its jobs go on, and the same command waits for them'),
   ):
+    completion.mend(grid, workdir)
+    unfinished = completion.unfinished(grid, workdir)
+    queue = _Queue(os.path.abspath(workdir), cluster, options or {}, data_dir)
+    waiting = [point for point in unfinished if not queue.take_over(point)]
     while waiting or queue.running:
       while waiting and (max_jobs is None or len(queue.running) < max_jobs):
         queue.submit(waiting.pop(0))
