@@ -35,6 +35,7 @@ from geco_jax.evaluation.measures import split_means
 from geco_jax.evaluation.pictures import row_programs
 from geco_jax.experiment import Experiment
 from geco_jax.io import files
+from geco_jax.io import lock
 from geco_jax.io.logs import read_metrics
 from geco_jax.sweep import local
 from geco_jax.sweep import throughput
@@ -282,13 +283,14 @@ def record(job: Job, workdir: str) -> dict[str, Any]:
 
 def save(path: str, each: Mapping[str, Any], preset: str) -> dict[str, Any]:
   """Put a run into the file of numbers, which keeps the others; return it."""
-  kept = {other['run']: other for other in runs.written(path).get('runs', [])}
-  records = {**kept, each['run']: each}
-  content = {
-    **runs.provenance(preset),
-    'runs': sorted(compared([*records.values()]), key=_place),
-  }
-  files.write_json(path, content)
+  with lock.taking_turns(os.path.dirname(path)):
+    kept = {other['run']: other for other in runs.written(path).get('runs', [])}
+    records = {**kept, each['run']: each}
+    content = {
+      **runs.provenance(preset),
+      'runs': sorted(compared([*records.values()]), key=_place),
+    }
+    files.write_json(path, content)
   return content
 
 

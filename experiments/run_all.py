@@ -5,14 +5,20 @@ r"""Run the paper's figures in the order of their worth, as hours allow.
 Each row of `plan` is its own command, in a process of its own. Its numbers are
 in --results, WORKDIR/results by default, as soon as it has them;
 `python -m experiments.results_page --results=runs/all/results` makes a page of
-them. When the hours are over, the row under way is saved and ended, and the
+them. When the hours are over, the rows under way are saved and ended, and the
 same command goes on from there: rows that are done are not run again. A row
 that fails is named, the others go on, and the exit code is 1.
+
+With --at_once=8 up to eight rows that share no run go on side by side, and what
+they print is in WORKDIR/logs: on an accelerator some compile, which takes a
+core each, while others train.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent import futures
 import contextlib
 import os
+import threading
 import time
 from typing import Any
 
@@ -34,9 +40,12 @@ from .shared.planning import Row
 
 EXIT_FAILED = 1
 _DONE = 'run_all.json'  # The commands of rows that are done, in the workdir.
+_LOGS = 'logs'  # What rows that are run side by side print, in the workdir.
+# Of an accelerator's memory, which each process would take three quarters of.
+_MEMORY = 0.9
 
-# (words of a command line, seconds) -> (exit code, whether it was stopped).
-Start = Callable[[Sequence[str], float], tuple[int, bool]]
+# `watched.run`, or what takes its arguments.
+Start = Callable[..., tuple[int, bool]]
 
 
 class Session:
@@ -54,6 +63,7 @@ class Session:
     results: str,
     hours: float,
     data_dir: str | None = None,
+    at_once: int = 1,
     start: Start = watched.run,
     clock: Callable[[], float] = time.monotonic,
   ):
@@ -64,6 +74,7 @@ class Session:
       results: folder of the files of numbers.
       hours: after which nothing is begun and what runs is stopped.
       data_dir: of TFDS.
+      at_once: rows that are run side by side, at most.
       start: what runs a command line.
       clock: seconds that pass.
     """
@@ -71,27 +82,57 @@ class Session:
     self._results = results
     self._hours = hours
     self._data_dir = data_dir
+    self._at_once = at_once
     self._start = start
     self._clock = clock
     self._begun = clock()
     self._done = _read_done(workdir)
+    self._stopping = threading.Event()
+    self._collecting = threading.Lock()
     self.failed: dict[str, str] = {}
     self.left: list[str] = []
     self.left_out: dict[str, str] = {}
 
   def run(self, rows: Sequence[Row]) -> None:
-    """Run the rows in turn."""
-    for number, row in enumerate(rows, 1):
-      place = f'[{number} of {len(rows)}] {row.title}'
-      if self._is_done(row):
-        self._try(row, self._collect)  # The results may be in a new folder.
-        say(f'{place}: {self._outcome(row)} before')
-      elif self._seconds_left() <= 0:
-        self.left.append(row.title)
-      elif self._is_at_hand(row, place):
-        say(f'{place}: {self._state(row)}; {self._time()}')
-        self._try(row, self._run_row)
-        say(f'{place}: {self._outcome(row)}; {self._time()}')
+    """Run the rows, in turn or side by side."""
+    waiting = [*enumerate(rows, 1)]
+    running: dict[futures.Future[None], Row] = {}
+    with futures.ThreadPoolExecutor(self._at_once) as pool:
+      try:
+        while waiting or running:
+          for number, row in self._next(waiting, running.values()):
+            place = f'[{number} of {len(rows)}] {row.title}'
+            running[pool.submit(self._run, row, place)] = row
+          ended, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+          for future in ended:
+            del running[future]
+            future.result()
+      except BaseException:
+        self._stopping.set()
+        raise
+
+  def _next(
+    self, waiting: list[tuple[int, Row]], running: Collection[Row]
+  ) -> Iterator[tuple[int, Row]]:
+    """Yield the rows that can begin, taken from those that wait."""
+    for number, row in [*waiting]:
+      if len(running) == self._at_once:
+        return
+      if not any(_share_runs(row, other) for other in running):
+        waiting.remove((number, row))
+        yield number, row
+
+  def _run(self, row: Row, place: str) -> None:
+    """Run a row, unless it is done, there is no time or its data are away."""
+    if self._is_done(row):
+      self._try(row, self._collect)  # The results may be in a new folder.
+      say(f'{place}: {self._outcome(row)} before')
+    elif self._seconds_left() <= 0:
+      self.left.append(row.title)
+    elif self._is_at_hand(row, place):
+      say(f'{place}: {self._state(row)}; {self._time()}')
+      self._try(row, self._run_row)
+      say(f'{place}: {self._outcome(row)}; {self._time()}')
 
   def _try(self, row: Row, action: Callable[[Row], None]) -> None:
     try:
@@ -105,7 +146,9 @@ class Session:
       if (seconds := self._seconds_left()) <= 0:
         self.left.append(row.title)
         break
-      code, stopped = self._start(command.words(), seconds)
+      code, stopped = self._start(
+        command.words(), seconds, self._stopping, self._log(row)
+      )
       if code and stopped:
         self.left.append(row.title)
         break
@@ -115,8 +158,17 @@ class Session:
         break
     self._collect(row)
     if row.title not in {*self.left, *self.failed}:
-      self._done[row.title] = _commands(row)
-      files.write_json(os.path.join(self._workdir, _DONE), self._done)
+      with self._collecting:
+        self._done[row.title] = _commands(row)
+        files.write_json(os.path.join(self._workdir, _DONE), self._done)
+
+  def _log(self, row: Row) -> str | None:
+    """Return the file of what a row prints, beside that of others."""
+    if self._at_once == 1:
+      return None
+    folder = os.path.join(self._workdir, _LOGS)
+    run_folder.create(folder)
+    return os.path.join(folder, f'{row.title.replace(" ", "_")}.log')
 
   def _is_at_hand(self, row: Row, place: str) -> bool:
     try:
@@ -140,10 +192,11 @@ class Session:
       numbers = by_products.read(path, _rows if row.by_row else _anything)
       target = os.path.join(self._results, name)
       if numbers is not None:
-        if row.by_row:
-          numbers = {**runs.written(target), **numbers}
-        run_folder.create(self._results)
-        files.write_json(target, numbers)
+        with self._collecting:
+          if row.by_row:
+            numbers = {**runs.written(target), **numbers}
+          run_folder.create(self._results)
+          files.write_json(target, numbers)
 
   def _seconds_left(self) -> float:
     return 3600 * self._hours - (self._clock() - self._begun)
@@ -169,6 +222,11 @@ class Session:
     if row.title in self.left:
       return f'stopped and saved, {self._state(row)}'
     return 'done'
+
+
+def _share_runs(row: Row, other: Row) -> bool:
+  names = [{point.name for point in each.points} for each in (row, other)]
+  return not names[0].isdisjoint(names[1])
 
 
 def _commands(row: Row) -> list[str]:
@@ -208,6 +266,12 @@ def define_flags() -> None:
   """Define the command's flags."""
   plan.define_flags()
   cli.define_path('results', None, 'Of the numbers; else WORKDIR/results.')
+  flags.DEFINE_integer(
+    'at_once',
+    1,
+    'Rows that are run side by side, if they share no run.',
+    lower_bound=1,
+  )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -216,9 +280,13 @@ def main(argv: Sequence[str]) -> int:
   workdir = cli.workdir()
   hours, rows = plan.asked(workdir)
   results = flags.FLAGS.results or os.path.join(workdir, 'results')
+  at_once = flags.FLAGS.at_once
+  if at_once > 1:
+    share = f'{_MEMORY / at_once:.3f}'
+    os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', share)
   run_folder.create(workdir)
   with contextlib.closing(lock.Lock(workdir)):
-    session = Session(workdir, results, hours, cli.DATA_DIR.value)
+    session = Session(workdir, results, hours, cli.DATA_DIR.value, at_once)
     session.run(rows)
   print(summary(session, len(rows)))
   print(f'\nnumbers: {results}')

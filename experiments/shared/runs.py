@@ -26,6 +26,7 @@ from geco_jax.evaluation.measures import restore_state
 from geco_jax.experiment import Experiment
 from geco_jax.io import by_products
 from geco_jax.io.files import write_json
+from geco_jax.io.lock import taking_turns
 from geco_jax.io.logs import read_metrics
 from geco_jax.sweep import local
 from geco_jax.sweep import throughput
@@ -288,8 +289,9 @@ def save_row(path: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
   So the rows of an experiment can be run one by one, each with the preset that
   there is time for.
   """
-  rows = {**written(path), name: row}
-  write_json(path, rows)
+  with taking_turns(os.path.dirname(path)):
+    rows = {**written(path), name: row}
+    write_json(path, rows)
   return rows
 
 
@@ -303,11 +305,12 @@ def save_records(
     results: of one preset, at least one.
     keep: whether runs of other names, which the file has already, stay.
   """
-  kept = written(path).get('runs', []) if keep else []
-  runs = {run['run']: run for run in kept}
-  runs |= {run['run']: run for run in records(results)}
   header = provenance(results[0].preset)
-  write_json(path, {**header, 'runs': [*runs.values()]})
+  with taking_turns(os.path.dirname(path)):
+    kept = written(path).get('runs', []) if keep else []
+    runs = {run['run']: run for run in kept}
+    runs |= {run['run']: run for run in records(results)}
+    write_json(path, {**header, 'runs': [*runs.values()]})
 
 
 def written(path: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ It takes itself for a command line: `run` is all that other modules need.
 """
 
 from collections.abc import Sequence
+import contextlib
 import os
 import runpy
 import signal
@@ -12,10 +13,15 @@ import sys
 import threading
 import time
 
-_SECONDS = 0.5  # Between two looks at the parent.
+_SECONDS = 0.5  # Between two looks at the parent, or at what is to stop.
 
 
-def run(words: Sequence[str], seconds: float) -> tuple[int, bool]:
+def run(
+  words: Sequence[str],
+  seconds: float,
+  stopping: threading.Event | None = None,
+  log: str | None = None,
+) -> tuple[int, bool]:
   """Run `python -m WORDS...`; stop it by SIGTERM when the seconds are over.
 
   A signal that this process takes as an exception is handed on, and the
@@ -25,23 +31,31 @@ def run(words: Sequence[str], seconds: float) -> tuple[int, bool]:
   Args:
     words: a module and its flags.
     seconds: from now on, >= 0; inf is no limit.
+    stopping: where it is set, from another thread, the other is stopped too.
+    log: file to which it adds what it prints, if not to this one's streams.
 
   Returns:
     (exit code, negative where a signal ended it, whether it was stopped).
   """
   command = [sys.executable, '-m', __name__, str(os.getpid()), *words]
   sys.stdout.flush()
-  stopped = False
-  process = subprocess.Popen(
-    command, stdin=subprocess.DEVNULL, start_new_session=True
-  )
+  deadline = time.monotonic() + seconds
+  with open(log, 'a') if log else contextlib.nullcontext() as file:
+    process = subprocess.Popen(
+      command,
+      stdin=subprocess.DEVNULL,
+      stdout=file,
+      stderr=file,
+      start_new_session=True,
+    )
   try:
-    try:
-      process.wait(min(seconds, threading.TIMEOUT_MAX))
-    except subprocess.TimeoutExpired:
-      stopped = True
-      process.send_signal(signal.SIGTERM)
-    return process.wait(), stopped
+    while process.poll() is None:
+      if time.monotonic() >= deadline or (stopping and stopping.is_set()):
+        process.send_signal(signal.SIGTERM)
+        return process.wait(), True
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(min(_SECONDS, max(deadline - time.monotonic(), 0)))
+    return process.wait(), False
   except BaseException:
     process.send_signal(signal.SIGTERM)
     process.wait()

@@ -1,5 +1,7 @@
 """One writer per folder: a lock that dies with its process."""
 
+from collections.abc import Iterator
+import contextlib
 import errno
 import fcntl
 import os
@@ -20,6 +22,25 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 class InUse(UserError):
   """Another process holds the lock of a folder: nothing is written there."""
+
+
+@contextlib.contextmanager
+def taking_turns(folder: str) -> Iterator[None]:
+  """Let one process at a time be in here, for files that several add to.
+
+  Args:
+    folder: of the files; it is there. Nothing is written into it.
+  """
+  handle = os.open(folder or os.curdir, os.O_RDONLY)
+  try:
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        raise
+    yield
+  finally:
+    os.close(handle)
 
 
 class Lock:

@@ -24,6 +24,7 @@ from geco_jax.experiment import Experiment
 from geco_jax.io import by_products
 from geco_jax.io import files
 from geco_jax.io import run_folder
+from geco_jax.io.lock import taking_turns
 from geco_jax.step import dispatch
 from geco_jax.step import init_state
 from geco_jax.step import training_images
@@ -61,7 +62,9 @@ def remembered_width(workdir: str) -> ChooseWidth:
       known[key] = fastest_width(experiment, points)
       run_folder.create(workdir)
       try:
-        files.write_json(path, known)
+        with taking_turns(workdir):  # Figures side by side share a folder.
+          others = by_products.read(path, by_products.counts) or {}
+          files.write_json(path, {**others, key: known[key]})
       except OSError as error:
         logging.warning('the choice is not kept for later: %s', error)
     return known[key]

@@ -1,15 +1,19 @@
 """Rows are run in order, each by its command, until the hours are over."""
 
+import collections
 import json
 import os
 import signal
+import threading
 
+from ml_collections.config_dict import ConfigDict
 import pytest
 
 from experiments import run_all
 from experiments.shared.planning import Command
 from experiments.shared.planning import Row
 from geco_jax.errors import UserError
+from geco_jax.sweep.grid import Point
 from tests import cli_test
 from tests.experiments.shared.watched_test import wait_for
 
@@ -40,8 +44,8 @@ class Machine:
     self.started = []
     self.codes = {}  # By the first words of a command line.
 
-  def start(self, words, seconds):
-    assert seconds > 0
+  def start(self, words, seconds, stopping, log):
+    assert seconds > 0 and not stopping.is_set() and log is None
     module, only, *_ = words
     self.started.append(f'{module.rpartition(".")[2]} {only[7:]}'.strip())
     stopped = seconds < 1_800
@@ -223,13 +227,91 @@ def test_rows_without_their_data_are_named_and_no_failure(machine, monkeypatch):
   ]
 
 
+class Crowd:
+  """Takes commands until each is told to end, or all are to stop."""
+
+  def __init__(self):
+    self.logs = {}  # Of the commands so far, by figure.
+    self.ends = collections.defaultdict(threading.Event)
+
+  def start(self, words, seconds, stopping, log):
+    figure = words[0].rpartition('.')[2]
+    self.logs[figure] = log
+    while not self.ends[figure].wait(0.01):
+      if stopping.is_set():
+        return 143, True
+    return 0, False
+
+
+@pytest.fixture
+def crowd(tmp_path, monkeypatch):
+  """Yield a crowd, a session of two rows at once and the thread it is in."""
+
+  def sharing(figure, *runs):
+    points = [Point(name, {}, ConfigDict({'num_steps': 1})) for name in runs]
+    return row(figure)._replace(points=points, splits=())
+
+  rows = [
+    sharing('figure_4', 'elbo', 'geco'),
+    sharing('figure_6', 'elbo'),
+    sharing('figure_3', 'run'),
+    sharing('figure_5', 'others'),
+  ]
+  monkeypatch.setattr(run_all.planning, 'check_at_hand', lambda *_: None)
+  them = Crowd()
+  args = str(tmp_path), str(tmp_path / 'results'), 1.0
+  started = run_all.Session(*args, at_once=2, start=them.start)
+  thread = threading.Thread(target=started.run, args=(rows,), daemon=True)
+  thread.start()
+  yield them, started, thread
+  for name in ('figure_3', 'figure_4', 'figure_5', 'figure_6'):
+    them.ends[name].set()
+  thread.join(60)
+
+
+def test_rows_that_share_no_run_go_on_side_by_side(crowd, tmp_path):
+  them, started, thread = crowd
+  wait_for(lambda: len(them.logs) == 2)
+  # Figure 6 waits for the run that Figure 4 trains, Figure 3 does not.
+  assert {*them.logs} == {'figure_4', 'figure_3'}
+  assert them.logs['figure_4'] == str(tmp_path / 'logs' / 'figure_4.log')
+  them.ends['figure_3'].set()
+  wait_for(lambda: len(them.logs) == 3)
+  assert [*them.logs][2] == 'figure_5'
+  them.ends['figure_4'].set()
+  wait_for(lambda: len(them.logs) == 4)
+  for name in ('figure_5', 'figure_6'):
+    them.ends[name].set()
+  thread.join(60)
+  assert not thread.is_alive()
+  assert run_all.summary(started, 4) == '4 of 4 rows are done'
+
+
+def test_what_interrupts_one_row_stops_those_beside_it(tmp_path):
+  them = Crowd()
+
+  def start(words, seconds, stopping, log):
+    if 'figure_3' in words[0]:
+      wait_for(lambda: them.logs)
+      raise KeyboardInterrupt
+    return them.start(words, seconds, stopping, log)
+
+  args = str(tmp_path), str(tmp_path / 'results'), 1.0
+  started = run_all.Session(*args, at_once=2, start=start)
+  with pytest.raises(KeyboardInterrupt):
+    started.run([row('figure_4'), row('figure_3'), row('figure_5')])
+  assert started.left == ['figure_4']
+  assert 'figure_5' not in them.logs
+
+
 @pytest.mark.parametrize(('failed', 'code'), [({}, 0), ({'a': 'b'}, 1)])
 def test_the_exit_code_says_whether_a_row_failed(
   tmp_path, monkeypatch, failed, code, capsys
 ):
   class Stub:
-    def __init__(self, workdir, results, hours, data_dir):
-      assert hours == 2.0 and data_dir is None
+    def __init__(self, workdir, results, hours, data_dir, at_once):
+      assert hours == 2.0 and data_dir is None and at_once == 4
+      assert os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'] == '0.225'
       assert (workdir, results) == (str(tmp_path), str(tmp_path / 'results'))
       self.failed, self.left, self.left_out = failed, [], {}
 
@@ -243,8 +325,9 @@ def test_the_exit_code_says_whether_a_row_failed(
     run_all.cli, 'DATA_DIR', type('Flag', (), {'value': None})
   )
   monkeypatch.setattr(
-    run_all.flags, 'FLAGS', type('Flags', (), {'results': None})
+    run_all.flags, 'FLAGS', type('Flags', (), {'results': None, 'at_once': 4})
   )
+  monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
   assert run_all.main([]) == code
   assert f'numbers: {tmp_path / "results"}' in capsys.readouterr().out
 

@@ -1,6 +1,8 @@
 """Runs that experiments share, and the panels that show them."""
 
+from concurrent import futures
 import json
+import os
 import types
 
 from PIL import Image
@@ -149,6 +151,20 @@ def test_damaged_numbers_are_not_overwritten(content, tmp_path):
   with pytest.raises(UserError, match='table.json is damaged.*move it away'):
     runs.save_row(str(path), 'digits', {})
   assert path.read_text() == content
+
+
+def test_rows_saved_at_the_same_time_are_all_kept(tmp_path):
+  """By processes side by side, as threads here with files of their own."""
+  path = str(tmp_path / 'figure_4.json')
+
+  def save(worker):
+    for row in range(20):
+      runs.save_row(path, f'{worker} {row}', {'row': row})
+
+  with futures.ThreadPoolExecutor(4) as pool:
+    [*pool.map(save, range(4))]
+  assert len(json.loads((tmp_path / 'figure_4.json').read_text())) == 80
+  assert os.listdir(tmp_path) == ['figure_4.json']
 
 
 def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -58,6 +59,21 @@ def test_it_is_stopped_when_the_seconds_are_over(tmp_path):
   code, stopped = watched.run(sleeping(tmp_path / 'pid'), 0.5)
   assert stopped and code in (-signal.SIGTERM, 128 + signal.SIGTERM)
   assert time.monotonic() - start < 30
+
+
+def test_it_is_stopped_from_another_thread_and_prints_into_its_log(tmp_path):
+  stopping, log, pid = threading.Event(), tmp_path / 'log', tmp_path / 'pid'
+  code = f'{sleeping(pid)[4]}; print("begun", flush=True)'
+  words = [*sleeping(pid)[:4], code, 'time.sleep(60)']
+
+  def stop():
+    wait_for(lambda: pid.exists() and log.read_text())
+    stopping.set()
+
+  threading.Thread(target=stop).start()
+  _, stopped = watched.run(words, INF, stopping, str(log))
+  assert stopped and log.read_text().startswith('begun\n')
+  assert not is_alive(int(pid.read_text()))
 
 
 def test_a_signal_is_handed_on_and_raised(tmp_path):
