@@ -59,8 +59,9 @@ def posterior_samples(result: Result) -> np.ndarray:
   indices = np.tile(np.arange(num_digits), _SAMPLES_PER_DIGIT)
   batch = fixed_batch(dataset, images, jnp.asarray(indices))
   keys = per_example_keys(jax.random.key(0), jnp.arange(len(indices)))
-  conditions = posterior.condition(result.params, batch.image)
-  z = posterior.sample(result.params, keys, conditions)
+  params = result.params()
+  conditions = posterior.condition(params, batch.image)
+  z = posterior.sample(params, keys, conditions)
   return np.asarray(z).reshape(_SAMPLES_PER_DIGIT, num_digits, 2).swapaxes(0, 1)
 
 

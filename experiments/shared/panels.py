@@ -104,7 +104,7 @@ def _picture(result: Result) -> np.ndarray:
   rows = pictures.image_rows(
     result.experiment, result.experiment.dataset.splits['test'], _COLUMNS
   )
-  return pictures.grid(rows(result.params))
+  return pictures.grid(rows(result.params()))
 
 
 def define_flags() -> None:

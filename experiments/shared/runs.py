@@ -101,13 +101,16 @@ class Result(NamedTuple):
   run: Run
   config: ConfigDict
   experiment: Experiment  # Shared with runs that agree in its key.
-  params: Any
   evaluation: Mapping[str, Any]
   infeasible: Sequence[str]  # A sentence per constraint that was out of reach.
   preset: str | None
   rested: bool | None = None  # Of a baseline that trained until it rests.
   sample_quality: Mapping[str, Any] | None = None  # Where it was measured.
   folder: str = ''
+
+  def params(self) -> Any:
+    """Return the parameters of the last checkpoint, read anew at each call."""
+    return restore_state(self.folder, self.experiment).params
 
 
 def define_seed_flags() -> None:
@@ -220,7 +223,6 @@ def train_all(
         run=each,
         config=point.config,
         experiment=experiment,
-        params=restore_state(folder, experiment).params,
         evaluation=evaluation,
         infeasible=[*verdicts.infeasible(reports, logged)],
         preset=preset,

@@ -135,7 +135,7 @@ def trained(monkeypatch):
     for run in some:
       calls[f'{folder}/{run.name}'] = steps
     return [
-      runs.Result(run, types.SimpleNamespace(num_steps=steps), *[None] * 5)
+      runs.Result(run, types.SimpleNamespace(num_steps=steps), *[None] * 4)
       for run in some
     ]
 
@@ -198,7 +198,7 @@ def test_of_a_log_without_it_the_learning_rate_is_the_schedules(
   seen = []
   config = tiny_config('elbo')
   result = runs.Result(
-    RUNS[0], config, build(config, make_dataset()), *[None] * 4
+    RUNS[0], config, build(config, make_dataset()), *[None] * 3
   )
   log = {'step': np.array([5, 10, 15, 20])}
   monkeypatch.setattr(rest, 'read_metrics', lambda _: dict(log))

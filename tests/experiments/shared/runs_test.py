@@ -112,7 +112,7 @@ def test_runs_that_differ_in_kappa_or_seed_share_one_experiment(
     False,
     True,
   ]
-  assert all(result.params is result.experiment for result in results)
+  assert all(result.params() is result.experiment for result in results)
 
 
 def test_on_an_accelerator_several_runs_are_trained_at_once(monkeypatch):
