@@ -9,6 +9,8 @@ import pytest
 
 from geco_jax.base_config import get_base_config
 from geco_jax.base_config import group
+from geco_jax.build import build
+from geco_jax.build import experiment_key
 from geco_jax.build import MODELS
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.images import Images
@@ -51,6 +53,14 @@ def compile_fast():
 
 
 @pytest.fixture
+def compile_well(compile_fast):
+  """For a test among these that compares two programs to the bit."""
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
+
+
+@pytest.fixture
 def make_images():
   """Return (n, shape) -> random images of n // 4 prototypes."""
 
@@ -76,6 +86,25 @@ def make_dataset(make_images):
       for seed, (name, size) in enumerate(sizes.items())
     }
     return as_dataset(ImageSet('prototypes', splits))
+
+  return make
+
+
+@pytest.fixture(scope='module')
+def experiments():
+  """Return the experiments that a module's tests share, by key."""
+  return {}
+
+
+@pytest.fixture
+def build_once(experiments, make_dataset):
+  """Return config -> its experiment on the small data set, compiled once."""
+
+  def make(config):
+    key = experiment_key(config)
+    if key not in experiments:
+      experiments[key] = build(config, make_dataset())
+    return experiments[key]
 
   return make
 
