@@ -90,9 +90,9 @@ def make_dataset(make_images):
   return make
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def experiments():
-  """Return the experiments that a module's tests share, by key."""
+  """Return the experiments that tests share."""
   return {}
 
 
@@ -101,7 +101,8 @@ def build_once(experiments, make_dataset):
   """Return config -> its experiment on the small data set, compiled once."""
 
   def make(config):
-    key = experiment_key(config)
+    is_fast = jax.config.read('jax_disable_most_optimizations')
+    key = experiment_key(config), is_fast
     if key not in experiments:
       experiments[key] = build(config, make_dataset())
     return experiments[key]
