@@ -80,7 +80,7 @@ def _shapes(experiment: Experiment) -> TrainState:
 
 
 def _first_state(experiment: Experiment, inputs: RunInputs) -> TrainState:
-  """Return the state before the first step, in one program."""
+  """Return the state before the first step; to be traced."""
   params_key, sample_key = jax.random.split(_key(inputs.seed, 'params'))
   shapes = experiment.dataset.image_shape, experiment.dataset.context_shape
   image, context = (s and jnp.zeros((1, *s), jnp.float32) for s in shapes)
