@@ -44,19 +44,30 @@ class TrainState(NamedTuple):
 
 def init_state(experiment: Experiment, inputs: RunInputs) -> TrainState:
   """Return the state before the first step."""
+  seed = jnp.uint32(inputs.seed)
+  return _init(experiment)(inputs._replace(seed=seed, tolerance=None))
+
+
+@once_per_experiment
+def _init(experiment: Experiment) -> Callable[[RunInputs], TrainState]:
+  """Return the compiled program of a run's first state."""
   # It runs once, so that what counts is how fast it compiles. Measured on CPUs,
   # where compiling ConvDRAW's takes a fifth of the time so.
   options = {'xla_backend_optimization_level': 0}
-  init = jax.jit(
-    experiment.model.init,
+  return jax.jit(
+    functools.partial(_first_state, experiment),
     compiler_options=None if parallel.on_accelerator() else options,
   )
-  inputs = inputs._replace(seed=jnp.uint32(inputs.seed))
-  return _first_state(experiment, inputs, init)
 
 
 def state_like(experiment: Experiment) -> TrainState:
   """Return NumPy arrays of a state's shapes and types, without its values."""
+  return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _shapes(experiment))
+
+
+@once_per_experiment
+def _shapes(experiment: Experiment) -> TrainState:
+  """Return a state's shapes and types, for which nothing is compiled."""
   scalars = dict.fromkeys(experiment.constraints, np.float32(0))
   inputs = RunInputs(
     seed=np.uint32(0),
@@ -65,21 +76,16 @@ def state_like(experiment: Experiment) -> TrainState:
     initial_log_multipliers=scalars,
     tolerance=None,
   )
-  shapes = jax.eval_shape(
-    lambda inputs: _first_state(experiment, inputs, experiment.model.init),
-    inputs,
-  )
-  return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), shapes)
+  return jax.eval_shape(functools.partial(_first_state, experiment), inputs)
 
 
-def _first_state(
-  experiment: Experiment, inputs: RunInputs, init: Callable[..., hk.Params]
-) -> TrainState:
-  """Return the state before the first step, its parameters from `init`."""
+def _first_state(experiment: Experiment, inputs: RunInputs) -> TrainState:
+  """Return the state before the first step; to be traced."""
   params_key, sample_key = jax.random.split(_key(inputs.seed, 'params'))
   shapes = experiment.dataset.image_shape, experiment.dataset.context_shape
   image, context = (s and jnp.zeros((1, *s), jnp.float32) for s in shapes)
-  params = init(params_key, jax.random.split(sample_key, 1), image, context)
+  sample_keys = jax.random.split(sample_key, 1)
+  params = experiment.model.init(params_key, sample_keys, image, context)
   initial = inputs.initial_log_multipliers
   log_multipliers = {name: jnp.float32(x) for name, x in initial.items()}
   return TrainState(

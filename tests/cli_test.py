@@ -30,7 +30,8 @@ QUICK = (
 def start(module, *arguments, num_devices=1):
   """Start a command in a new process."""
   environment = os.environ | {
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',
+    'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} '
+    f'--xla_force_host_platform_device_count={num_devices}',
     'JAX_PLATFORMS': 'cpu',
   }
   return subprocess.Popen(

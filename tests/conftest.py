@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import os
 import signal
 
 import jax
@@ -8,6 +9,8 @@ import pytest
 
 from geco_jax.base_config import get_base_config
 from geco_jax.base_config import group
+from geco_jax.build import build
+from geco_jax.build import experiment_key
 from geco_jax.build import MODELS
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.images import Images
@@ -23,6 +26,17 @@ for _number, _handler in (
     signal.signal(_number, _handler)
 
 
+# Most of a test's time goes to compilation, and of XLA's two emitters of loops
+# for CPUs the older one takes half as long. A flag that XLA does not know ends
+# the process, so that a later JAX, which may not have it, does without.
+if jax.__version_info__ < (0, 11):
+  os.environ.setdefault(
+    'XLA_FLAGS',
+    '--xla_cpu_use_fusion_emitters=false '
+    '--xla_cpu_parallel_codegen_split_count=1',
+  )
+
+
 @pytest.fixture(autouse=True)
 def _raise_on_rank_promotion():
   """Implicit broadcasting between ranks is an error in tests."""
@@ -36,6 +50,14 @@ def compile_fast():
   jax.config.update('jax_disable_most_optimizations', True)
   yield
   jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture
+def compile_well(compile_fast):
+  """For a test among these that compares two programs to the bit."""
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.fixture
@@ -64,6 +86,26 @@ def make_dataset(make_images):
       for seed, (name, size) in enumerate(sizes.items())
     }
     return as_dataset(ImageSet('prototypes', splits))
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def experiments():
+  """Return the experiments that tests share."""
+  return {}
+
+
+@pytest.fixture
+def build_once(experiments, make_dataset):
+  """Return config -> its experiment on the small data set, compiled once."""
+
+  def make(config):
+    is_fast = jax.config.read('jax_disable_most_optimizations')
+    key = experiment_key(config), is_fast
+    if key not in experiments:
+      experiments[key] = build(config, make_dataset())
+    return experiments[key]
 
   return make
 

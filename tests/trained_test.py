@@ -1,8 +1,10 @@
 """A trained run in a program's hands."""
 
+import functools
 import json
 import math
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +15,15 @@ import pytest
 from configs import digits_vae
 import geco_jax
 from geco_jax import sample
+from geco_jax.base_config import get_base_config
 from geco_jax.base_config import group
 from geco_jax.build import build_dataset
-from geco_jax.datasets.batches import fixed_batch
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import evaluate
+from geco_jax.feed import fixed_examples
 from geco_jax.training.loop import train
+
+pytestmark = pytest.mark.usefixtures('compile_fast')
 
 _DRAW = dict(num_steps=2, hidden_channels=6, latent_channels=2, kernel_size=3)
 MODELS = {
@@ -38,33 +43,38 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope='module', params=MODELS)
-def trained(request, tmp_path_factory, module_config):
-  """Return a run that was loaded, and six examples of its data set."""
-  data, data_kwargs, model, kwargs = MODELS[request.param]
-  config = module_config()
-  with config.unlocked():
-    config.dataset = group(data, **data_kwargs)
-    config.model = group(model, **kwargs)
-  workdir = str(tmp_path_factory.mktemp(request.param) / 'run')
-  train(config, workdir, show_progress=False)
-  dataset = build_dataset(config)
-  batch = fixed_batch(dataset, dataset.splits['train'], jnp.arange(6))
-  return geco_jax.load(workdir), batch
+def config_of(name):
+  """Return the config of a run of a model, which takes a second."""
+  data, data_kwargs, model, kwargs = MODELS[name]
+  config = get_base_config('geco', kappa=0.2, num_steps=20)
+  config.batch_size, config.steps_per_dispatch = 8, 10
+  config.checkpoint_every = 20
+  config.dataset = group(data, **data_kwargs)
+  config.model = group(model, **kwargs)
+  return config
 
 
 @pytest.fixture(scope='module')
-def module_config():
-  """Return the config of a run that takes a second."""
-  from geco_jax.base_config import get_base_config
+def workdir_of(tmp_path_factory):
+  """Return name -> the folder of a run of that model, trained once."""
 
-  def make():
-    config = get_base_config('geco', kappa=0.2, num_steps=20)
-    config.batch_size, config.steps_per_dispatch = 8, 10
-    config.checkpoint_every = 20
-    return config
+  @functools.cache
+  def make(name):
+    workdir = str(tmp_path_factory.mktemp(name) / 'run')
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
+      train(config_of(name), workdir, show_progress=False)
+    return workdir
 
   return make
+
+
+@pytest.fixture(scope='module', params=MODELS)
+def trained(request, workdir_of):
+  """Return a run that was loaded, and six examples of its data set."""
+  dataset = build_dataset(config_of(request.param))
+  batch = fixed_examples(dataset)(dataset.splits['train'], np.arange(6))
+  return geco_jax.load(workdir_of(request.param)), jax.device_get(batch)
 
 
 def context_of(run, batch):
@@ -105,10 +115,10 @@ def test_an_interpolation_ends_at_its_ends(trained):
   context = context_of(run, batch)
   one = None if context is None else context[0]
   line = run.interpolate(batch.image[0], batch.image[1], 5, one)
-  ends = None if context is None else jnp.stack([context[0]] * 2)
+  ends = None if context is None else np.stack([context[0]] * 2)
   expected = run.reconstruct(batch.image[:2], ends)
-  np.testing.assert_allclose(line[jnp.array([0, -1])], expected, atol=1e-6)
-  latents = run.encode(batch.image[:2], ends).mean(axis=0, keepdims=True)
+  np.testing.assert_allclose(np.asarray(line)[[0, -1]], expected, atol=1e-6)
+  latents = np.mean(run.encode(batch.image[:2], ends), axis=0, keepdims=True)
   middle = run.decode(latents, None if ends is None else ends[:1])
   np.testing.assert_allclose(line[2:3], middle, atol=1e-6)
 
@@ -118,7 +128,7 @@ def test_samples_are_those_of_the_model_and_their_key(trained):
   context = context_of(run, batch)
   images = run.sample(6, context, key=jax.random.key(3))
   keys = jax.random.split(jax.random.key(3), 6)
-  expected = run.experiment.model.sample(run.params, keys, context)
+  expected = jax.jit(run.experiment.model.sample)(run.params, keys, context)
   np.testing.assert_allclose(images, expected, atol=1e-6)
 
 
@@ -154,15 +164,11 @@ def test_an_exported_function_is_that_of_the_run(trained, name, tmp_path):
 
 
 def test_elbo_of_the_training_split_is_that_of_the_evaluation(
-  module_config, tmp_path
+  workdir_of, tmp_path
 ):
-  config = module_config()
-  config.dataset = group('digits')
-  config.model = group('mlp_vae', latent_size=3, hidden_sizes=(16,))
-  workdir = str(tmp_path / 'run')
-  train(config, workdir, show_progress=False)
+  workdir = shutil.copytree(workdir_of('mlp_vae'), str(tmp_path / 'run'))
   run = geco_jax.load(workdir)
-  images = build_dataset(config).splits['train'].image
+  images = build_dataset(config_of('mlp_vae')).splits['train'].image
   assert run.evaluation is None
   with pytest.raises(UserError, match='no evaluation.*geco-jax evaluate'):
     run.elbo(images)
@@ -296,14 +302,9 @@ def test_bytes_bools_and_floats_are_the_same_images(digits_run):
 
 
 @pytest.fixture(scope='module')
-def digits_run(module_config, tmp_path_factory):
+def digits_run(workdir_of):
   """Return a loaded run of the digits."""
-  config = module_config()
-  config.dataset = group('digits')
-  config.model = group('mlp_vae', latent_size=3, hidden_sizes=(16,))
-  workdir = str(tmp_path_factory.mktemp('digits') / 'run')
-  train(config, workdir, show_progress=False)
-  return geco_jax.load(workdir)
+  return geco_jax.load(workdir_of('mlp_vae'))
 
 
 def test_contexts_are_asked_of_conditional_models_alone(digits_run):

@@ -252,9 +252,9 @@ def test_wrong_numbers_are_refused(kwargs, message):
     run(**kwargs)
 
 
-def test_of_a_run_it_is_written_beside_it(tiny_config, make_dataset, tmp_path):
+def test_of_a_run_it_is_written_beside_it(tiny_config, tmp_path, build_once):
   config = tiny_config()
-  experiment = build(config, make_dataset())
+  experiment = build_once(config)
   train(config, str(tmp_path), experiment=experiment, show_progress=False)
   result = estimate(
     str(tmp_path), 20, experiment=experiment, split='test', show_progress=False

@@ -1,5 +1,6 @@
 """Full-split means against plain NumPy, and what is derived from them."""
 
+import functools
 import json
 import math
 
@@ -10,7 +11,6 @@ import pytest
 
 from geco_jax import parallel
 from geco_jax import step as steps
-from geco_jax.build import build
 from geco_jax.build import run_inputs
 from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.evaluation import measures
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.usefixtures('compile_fast')
 
 
 @pytest.fixture
-def run(tiny_config, make_dataset, monkeypatch):
+def run(tiny_config, monkeypatch, build_once):
   """Return an experiment, a run's inputs and its first state; few draws."""
   monkeypatch.setattr(measures, 'MIN_DRAWS', 30)
   config = tiny_config()
-  experiment = build(config, make_dataset())
+  experiment = build_once(config)
   inputs = run_inputs(config, experiment)
   state = steps.init_state(experiment, inputs)
   return experiment, inputs, jax.tree.map(np.asarray, state)
@@ -35,11 +35,14 @@ def draws(experiment, state, split):
   images = experiment.dataset.splits[split]
   n = len(images.image)
   indices = np.arange(n * math.ceil(30 / n))
-  keys = jnp.stack(
-    [jax.random.fold_in(jax.random.key(0), draw) for draw in indices]
-  )
   image = images.image[indices % n] / np.float32(255)
-  return image, experiment.model.apply(state.params, keys, image)
+
+  @jax.jit
+  def outputs(params):
+    key_of = functools.partial(jax.random.fold_in, jax.random.key(0))
+    return experiment.model.apply(params, jax.vmap(key_of)(indices), image)
+
+  return image, outputs(state.params)
 
 
 @pytest.mark.parametrize('split', ['train', 'test'])

@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from geco_jax.build import build
 from geco_jax.build import run_inputs
 from geco_jax.constraints import natural_multiplier
 from geco_jax.evaluation import reports
@@ -22,10 +21,10 @@ from geco_jax.evaluation import reports
   ],
 )
 def test_verdict_is_infeasible_where_the_multiplier_is_saturated(
-  tiny_config, make_dataset, objective, violation, ratio, expected
+  tiny_config, objective, violation, ratio, expected, build_once
 ):
   config = tiny_config(objective)
-  experiment = build(config, make_dataset())
+  experiment = build_once(config)
   inputs = run_inputs(config, experiment)
   ((name, kappa),) = inputs.kappas.items()
   natural = natural_multiplier(experiment.constraints[name], kappa, 16)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from geco_jax import sample_quality as command
-from geco_jax.build import build
 from geco_jax.classifiers import pretrained
 from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.datasets import compositions
@@ -75,10 +74,10 @@ def distances(experiment, network, num_samples=None, seed=0, layer=None):
 
 
 def test_of_a_run_it_is_written_beside_it(
-  tiny_config, make_dataset, tmp_path, network
+  tiny_config, tmp_path, network, build_once
 ):
   config, workdir = tiny_config(), str(tmp_path)
-  experiment = build(config, make_dataset())
+  experiment = build_once(config)
   kwargs = dict(experiment=experiment, show_progress=False)
   train(config, workdir, **kwargs)
   with pytest.raises(UserError, match='no evaluation of step 20, .*evaluate'):

@@ -17,9 +17,8 @@ NUM_FEATURES = 4
 
 
 @functools.cache
-def make(latent_size=5, perturbation=0.1, **kwargs):
-  """Return (functions of params, params) of a flow away from its start."""
-  kwargs = dict(num_couplings=4, hidden_sizes=(16,)) | kwargs
+def start(latent_size, **kwargs):
+  """Return (jitted functions of params, params) of a flow at its start."""
 
   def functions():
     flow = ConditionalRealNVP(latent_size, FLOAT32, **kwargs)
@@ -40,27 +39,27 @@ def make(latent_size=5, perturbation=0.1, **kwargs):
   transformed = hk.multi_transform(functions)
   init = jax.jit(transformed.init)
   params = init(jax.random.key(0), jnp.zeros((1, NUM_FEATURES)))
-  leaves, structure = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  params = jax.tree.unflatten(
-    structure,
-    [
-      x + perturbation * jax.random.normal(key, x.shape)
-      for x, key in zip(leaves, keys, strict=True)
-    ],
+  return [jax.jit(f) for f in transformed.apply], jax.device_get(params)
+
+
+def make(latent_size=5, perturbation=0.1, **kwargs):
+  """Return the functions of a flow away from its start."""
+  kwargs = dict(num_couplings=4, hidden_sizes=(16,)) | kwargs
+  functions, params = start(latent_size, **kwargs)
+  rng = np.random.default_rng(1)
+  params = jax.tree.map(
+    lambda x: x + perturbation * rng.standard_normal(x.shape, np.float32),
+    params,
   )
-  return [
-    jax.jit(lambda *args, f=f: f(params, None, *args))
-    for f in transformed.apply
-  ]
+  return [functools.partial(f, params, None) for f in functions]
 
 
 def features(num, seed=2):
-  return jax.random.normal(jax.random.key(seed), (num, NUM_FEATURES))
+  return noise(num, NUM_FEATURES, seed=seed)
 
 
 def noise(*shape, seed=3):
-  return jax.random.normal(jax.random.key(seed), shape)
+  return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 FLOWS = [
@@ -89,8 +88,8 @@ class TestFlow:
 
   def test_log_determinant_is_that_of_the_jacobian(self, kwargs):
     condition, forward, *_ = make(**kwargs)
-    u = noise(6, kwargs.get('latent_size', 5))
-    conditions = condition(features(6))
+    u = noise(64, kwargs.get('latent_size', 5))
+    conditions = condition(features(64))
     jacobian = jax.vmap(jax.jacfwd(lambda u, c: forward(u, c)[0]))
     jacobians = jax.jit(jacobian)(u, conditions)
     _, expected = np.linalg.slogdet(np.asarray(jacobians, np.float64))
@@ -98,8 +97,8 @@ class TestFlow:
 
   def test_a_sample_has_the_density_that_it_was_drawn_with(self, kwargs):
     condition, _, _, sample_and_log_prob, log_prob = make(**kwargs)
-    conditions = condition(features(32))
-    u = noise(32, kwargs.get('latent_size', 5))
+    conditions = condition(features(64))
+    u = noise(64, kwargs.get('latent_size', 5))
     z, drawn_with = sample_and_log_prob(u, conditions)
     np.testing.assert_allclose(log_prob(z, conditions), drawn_with, atol=1e-4)
 
@@ -107,8 +106,8 @@ class TestFlow:
     condition, _, _, sample_and_log_prob, log_prob = make(
       perturbation=0.0, **kwargs
     )
-    u = noise(32, kwargs.get('latent_size', 5))
-    conditions = condition(features(32))
+    u = noise(64, kwargs.get('latent_size', 5))
+    conditions = condition(features(64))
     z, log_q = sample_and_log_prob(u, conditions)
     # Dimensions may have been shuffled.
     np.testing.assert_array_equal(np.sort(z), np.sort(u))
@@ -120,15 +119,15 @@ class TestFlow:
     condition, *_, log_prob = make(**kwargs)
     z = noise(3, kwargs.get('latent_size', 5))
     conditions = condition(features(7))
-    pairs = log_prob(z[:, jnp.newaxis], conditions[jnp.newaxis])
+    pairs = log_prob(z[:, np.newaxis], conditions[np.newaxis])
     assert pairs.shape == (3, 7)
     for m in range(3):
-      one = log_prob(jnp.tile(z[m], (7, 1)), conditions)
+      one = log_prob(np.tile(z[m], (7, 1)), conditions)
       np.testing.assert_allclose(pairs[m], one, rtol=1e-5, atol=1e-5)
 
   def test_features_steer_it(self, kwargs):
     condition, _, _, _, log_prob = make(**kwargs)
-    z = jnp.tile(noise(1, kwargs.get('latent_size', 5)), (5, 1))
+    z = np.tile(noise(1, kwargs.get('latent_size', 5)), (5, 1))
     assert np.ptp(log_prob(z, condition(features(5)))) > 0.01
 
 
@@ -138,14 +137,14 @@ def test_density_integrates_to_one(permute):
     latent_size=2, num_couplings=6, permute=permute
   )
   ticks = np.linspace(-12, 12, 1_201)
-  grid = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1).reshape(-1, 1, 2)
+  grid = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 1, 2)
   for number in range(2):
     conditions = condition(features(1, seed=number))
     density = np.exp(
       np.concatenate(
         [
-          log_prob(part, conditions[jnp.newaxis])
-          for part in jnp.array_split(grid, 2)
+          log_prob(part, conditions[np.newaxis])
+          for part in np.array_split(grid.astype(np.float32), 2)
         ]
       ).astype(np.float64)
     )

@@ -24,14 +24,17 @@ from geco_jax.sweep.grid import points
 from geco_jax.training import loop
 from geco_jax.training.recorder import Recorder
 
+pytestmark = pytest.mark.usefixtures('compile_fast')
+
 
 @pytest.fixture
-def sweep(tiny_config, make_dataset, monkeypatch):
+def sweep(tiny_config, build_once, make_dataset, monkeypatch):
   """Return (workdir, *groups) -> points, those that failed."""
   monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   monkeypatch.setattr(
     'geco_jax.sweep.local.build_dataset', lambda *_: make_dataset()
   )
+  monkeypatch.setattr(local, 'build', lambda config, _: build_once(config))
 
   def run(workdir, *groups, width=1, alone=False):
     config = tiny_config()
@@ -66,8 +69,9 @@ def final_leaves(folder, config, dataset):
 
 @pytest.mark.slow
 def test_one_after_another_equals_separate_runs_bit_for_bit(
-  sweep, make_dataset, tmp_path
+  sweep, make_dataset, tmp_path, monkeypatch, compile_well
 ):
+  monkeypatch.setattr(local, 'build', build)
   grid, failed = sweep(
     tmp_path / 'sweep',
     {
@@ -101,6 +105,7 @@ def test_one_after_another_equals_separate_runs_bit_for_bit(
 def test_nothing_is_built_or_compiled_after_the_first_of_runs_that_are_alike(
   sweep, tmp_path, monkeypatch, caplog, count_builds
 ):
+  monkeypatch.setattr(local, 'build', build)
   marks = []
   opened = Recorder.__init__
 
@@ -378,13 +383,13 @@ def test_a_wrong_value_is_refused_before_anything_is_trained(
 
 
 def test_a_folder_of_another_run_is_refused_before_anything_is_trained(
-  sweep, tiny_config, make_dataset, tmp_path
+  sweep, tiny_config, tmp_path, build_once
 ):
   config = tiny_config(kappa=0.9)
   loop.train(
     config,
     str(tmp_path / 'seed_1'),
-    experiment=build(config, make_dataset()),
+    experiment=build_once(config),
     show_progress=False,
   )
   with pytest.raises(UserError, match=r'kappa was 0.9, is 0.2'):

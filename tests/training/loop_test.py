@@ -29,12 +29,19 @@ from geco_jax.step import train_steps
 from geco_jax.training import loop
 from geco_jax.training.recorder import Recorder
 
+pytestmark = pytest.mark.usefixtures('compile_fast')
+
+
+@pytest.fixture(autouse=True)
+def _draw_once(monkeypatch):
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
+
 
 @pytest.fixture
-def train(make_dataset, monkeypatch):
+def train(build_once, make_dataset, monkeypatch):
   """Return (config, workdir) -> final state, on the small data set."""
-  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   monkeypatch.setattr(loop, 'build_dataset', lambda *_: make_dataset())
+  monkeypatch.setattr(loop, 'build', lambda config, _: build_once(config))
 
   def run(config, workdir, experiment=None):
     return loop.train(
@@ -50,8 +57,9 @@ def assert_equal_bit_for_bit(one, other):
 
 
 def test_a_run_leaves_its_config_metrics_pictures_and_checkpoints(
-  train, tiny_config, tmp_path, count_builds
+  train, tiny_config, tmp_path, count_builds, monkeypatch
 ):
+  monkeypatch.setattr(loop, 'build', build)
   state = train(tiny_config(), tmp_path)
   assert len(count_builds) == 1
   assert state.step == 20
@@ -121,12 +129,12 @@ def test_a_signal_saves_and_the_run_continues_bit_for_bit(
   train,
   tiny_config,
   tmp_path,
-  make_dataset,
   monkeypatch,
   signal_at,
+  build_once,
 ):
   config = tiny_config()
-  experiment = build(config, make_dataset())
+  experiment = build_once(config)
   whole = train(config, tmp_path / 'whole', experiment)
   parts = tmp_path / 'parts'
   monkeypatch.setattr(loop, '_SECONDS_PER_CALL', seconds_per_call)
@@ -147,7 +155,13 @@ def test_a_signal_saves_and_the_run_continues_bit_for_bit(
 
 
 def test_a_run_goes_on_bit_for_bit_where_its_images_are_placed_otherwise(
-  train, tiny_config, tmp_path, make_dataset, monkeypatch, signal_at
+  train,
+  tiny_config,
+  tmp_path,
+  make_dataset,
+  monkeypatch,
+  signal_at,
+  compile_well,
 ):
   config = tiny_config()
   on_device = build(config, make_dataset())
@@ -189,9 +203,9 @@ def test_images_that_cannot_be_read_end_a_run_in_a_sentence(
 
 
 def test_runs_together_that_were_left_at_other_steps_log_the_same_lines(
-  tiny_config, tmp_path, make_dataset, monkeypatch, signal_at
+  tiny_config, tmp_path, monkeypatch, signal_at, build_once
 ):
-  experiment = build(tiny_config(), make_dataset())
+  experiment = build_once(tiny_config())
 
   def train_together(name, kappas=(0.2, 0.3)):
     configs = {
@@ -213,7 +227,7 @@ def test_runs_together_that_were_left_at_other_steps_log_the_same_lines(
 
 
 def test_parts_of_a_dispatch_are_steps_of_the_whole_bit_for_bit(
-  tiny_config, make_dataset
+  tiny_config, make_dataset, compile_well
 ):
   config = tiny_config()
   experiment = build(config, make_dataset())
@@ -287,7 +301,6 @@ def test_outside_of_the_main_thread_a_run_touches_no_signal(
 def test_the_first_line_says_what_is_trained_and_whether_it_compiles(
   tiny_config, make_dataset, tmp_path, monkeypatch, capfd
 ):
-  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   monkeypatch.setattr(loop, '_WORTH_SAYING', 0.0)
   config = tiny_config()
   experiment = build(config, make_dataset())
@@ -320,12 +333,11 @@ def leavings(workdir):
 
 
 def test_what_a_run_leaves_tells_nothing_of_its_interruptions(
-  tiny_config, tmp_path, make_dataset, monkeypatch
+  tiny_config, tmp_path, monkeypatch, build_once
 ):
-  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   config = tiny_config()
   config.num_steps = 60
-  experiment = build(config, make_dataset())  # Compiled once.
+  experiment = build_once(config)  # Compiled once.
 
   def train(name):
     loop.train(
@@ -357,11 +369,10 @@ def test_what_a_run_leaves_tells_nothing_of_its_interruptions(
 
 
 def test_a_run_begins_with_another_s_parameters(
-  tiny_config, tmp_path, make_dataset, monkeypatch
+  tiny_config, tmp_path, monkeypatch, build_once
 ):
-  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   config = tiny_config()
-  experiment = build(config, make_dataset())
+  experiment = build_once(config)
   inputs = run_inputs(config, experiment)
   source, run = str(tmp_path / 'source'), str(tmp_path / 'run')
   with pytest.raises(UserError, match=f'--init_from={source} has no checkpoi'):
@@ -397,10 +408,10 @@ def test_a_run_begins_with_another_s_parameters(
 
 
 def test_parameters_of_another_model_are_refused(
-  tiny_config, tmp_path, make_dataset
+  tiny_config, tmp_path, build_once
 ):
   config = tiny_config()
-  experiment = build(config, make_dataset())
+  experiment = build_once(config)
   source = str(tmp_path / 'source')
   run_folder.claim(source, config)
   first = Recorder(config, source, experiment, run_inputs(config, experiment))
@@ -408,17 +419,17 @@ def test_parameters_of_another_model_are_refused(
   first.save(first.state._replace(step=np.int32(5)))
   first.close()
   config.model.kwargs.hidden_sizes = (17,)
-  other = build(config, make_dataset())
+  other = build_once(config)
   with pytest.raises(UserError, match=r'other parameters .* is \(16,\), not'):
     loop._open(config, str(tmp_path / 'run'), other, source)
   assert not (tmp_path / 'run').exists()
 
 
 def test_a_run_in_use_is_refused_until_it_ends(
-  tiny_config, tmp_path, make_dataset
+  tiny_config, tmp_path, build_once
 ):
   config = tiny_config()
-  experiment = build(config, make_dataset())
+  experiment = build_once(config)
   inputs = run_inputs(config, experiment)
   recorder = Recorder(config, str(tmp_path), experiment, inputs)
   with pytest.raises(UserError, match='in use by process'):
@@ -428,11 +439,11 @@ def test_a_run_in_use_is_refused_until_it_ends(
 
 
 def test_a_run_that_saved_nothing_is_in_no_other_s_way(
-  tiny_config, tmp_path, make_dataset, caplog
+  tiny_config, tmp_path, caplog, build_once
 ):
   """Unless it is in use, and of its origin nothing stays either."""
   config, run = tiny_config(), str(tmp_path / 'run')
-  experiment = build(config, make_dataset())
+  experiment = build_once(config)
   inputs = run_inputs(config, experiment)
   origin = {'workdir': str(tmp_path / 'source'), 'step': 5}
   first = Recorder(config, run, experiment, inputs, origin)
@@ -494,8 +505,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good(
   train,
   tiny_config,
   tmp_path,
-  make_dataset,
   monkeypatch,
+  build_once,
 ):
   # A config with such a rate is refused.
   monkeypatch.setattr('geco_jax.config_schema._RANGES', {})
@@ -515,17 +526,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good(
   if last_good_update < 10:
     assert not os.listdir(checkpoints)
     return
-  state = restore_state(str(tmp_path), build(config, make_dataset()))
+  state = restore_state(str(tmp_path), build_once(config))
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
 
 
 def test_an_infeasible_kappa_is_reported_with_the_best_that_was_reached(
-  train, tiny_config, tmp_path, make_dataset
+  train, tiny_config, tmp_path, build_once
 ):
   config = tiny_config(kappa=1e-4)
   config.multipliers.kwargs.log_multiplier_range = (-1.0, 0.1)
   state = train(config, tmp_path)
-  experiment = build(config, make_dataset())
+  experiment = build_once(config)
   (line,) = loop.infeasible(
     str(tmp_path),
     experiment,
@@ -539,12 +550,12 @@ def test_an_infeasible_kappa_is_reported_with_the_best_that_was_reached(
 
 
 def test_a_saturated_multiplier_is_infeasible_in_bar_log_and_report(
-  tiny_config, tmp_path, make_dataset
+  tiny_config, tmp_path, build_once
 ):
   config = tiny_config(kappa=1e-3)
   config.multipliers.kwargs.initial = 3 / (2 * 1e-6)  # Three natural ones.
   config.multipliers.kwargs.log_multiplier_range = (-10.0, 20.0)
-  experiment = build(config, make_dataset())
+  experiment = build_once(config)
   inputs = run_inputs(config, experiment)
   run_folder.claim(str(tmp_path), config)
   recorder = Recorder(config, str(tmp_path), experiment, inputs)
@@ -566,11 +577,11 @@ def test_a_saturated_multiplier_is_infeasible_in_bar_log_and_report(
 
 
 def test_a_kappa_that_is_met_is_not_reported(
-  train, tiny_config, tmp_path, make_dataset
+  train, tiny_config, tmp_path, build_once
 ):
   config = tiny_config(kappa=0.9)
   state = train(config, tmp_path)
-  experiment = build(config, make_dataset())
+  experiment = build_once(config)
   assert not list(
     loop.infeasible(
       str(tmp_path),
@@ -590,9 +601,9 @@ def test_another_config_is_refused_and_named(train, tiny_config, tmp_path):
 
 
 def test_a_wrong_value_leaves_nothing_behind(
-  train, tiny_config, tmp_path, make_dataset
+  train, tiny_config, tmp_path, build_once
 ):
-  experiment = build(tiny_config(), make_dataset())
+  experiment = build_once(tiny_config())
   config, run = tiny_config(kappa=-1.0), tmp_path / 'run'
   with pytest.raises(UserError, match='kappa must be > 0'):
     train(config, run)
