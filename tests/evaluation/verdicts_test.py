@@ -71,7 +71,6 @@ def in_experiments(result, dataset):
     run=runs.Run('digits', 'geco', {'re': row['kappa']}, 'vae'),
     config=result.point.config,
     experiment=build(result.point.config, dataset),
-    params=None,
     evaluation=result.evaluation,
     infeasible=row['infeasible'],
     preset=None,
