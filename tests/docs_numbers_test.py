@@ -110,6 +110,27 @@ def test_figure_4_is_that_of_the_result_file(results):
   assert f'up to {largest:.0f} times' in text
 
 
+def test_color_mnist_of_mnist_is_that_of_the_result_file(results):
+  with open(os.path.join(ROOT, 'results', 'figure_4_medium.json')) as file:
+    row = json.load(file)['color_mnist']
+  (elbo,) = figure_4_plane.points_of(row, 'elbo')
+  assert f'| ELBO | {elbo.rmse:.4f} | {elbo.kl_nats:.1f} | |' in results
+  ratios = []
+  for run in row['runs'][1:]:
+    evaluation, kappa = run['evaluation'], run['kappas']['re']
+    report = evaluation['constraints']['re']
+    assert (
+      f'| GECO, kappa {kappa:g} | {evaluation["rmse"]:.4f} | '
+      f'{evaluation["kl_nats"]:.1f} | {report["violation"]:+.1%}, '
+      f'{report["verdict"]} |'
+    ) in results
+    if kappa > elbo.rmse:
+      assert report['verdict'] == 'met'
+      ratios.append(elbo.kl_nats / evaluation['kl_nats'])
+  words = f'takes {min(ratios):.1f} to {max(ratios):.0f} times less KL'
+  assert len(ratios) == 4 and words in ' '.join(results.split())
+
+
 def test_figure_5_is_that_of_the_result_file(results):
   with open(os.path.join(ROOT, 'results', 'figure_5.json')) as file:
     rows = json.load(file)
