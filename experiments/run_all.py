@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent import futures
 import contextlib
 import os
+import signal
 import threading
 import time
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 from absl import flags
 
 from geco_jax import cli
+from geco_jax import signals
 from geco_jax.console import say
 from geco_jax.errors import UserError
 from geco_jax.io import by_products
@@ -43,6 +45,7 @@ _DONE = 'run_all.json'  # The commands of rows that are done, in the workdir.
 _LOGS = 'logs'  # What rows that are run side by side print, in the workdir.
 # Of an accelerator's memory, which each process would take three quarters of.
 _MEMORY = 0.9
+_SECONDS = 0.5  # Between two looks at whether a signal came.
 
 # `watched.run`, or what takes its arguments.
 Start = Callable[..., tuple[int, bool]]
@@ -55,6 +58,7 @@ class Session:
     failed: titles of rows that failed, and why.
     left: titles of rows that there was no time for, the one under way first.
     left_out: titles of rows whose data are not at hand, and why.
+    stopped_by: the signal that ended it, if one did.
   """
 
   def __init__(
@@ -92,24 +96,36 @@ class Session:
     self.failed: dict[str, str] = {}
     self.left: list[str] = []
     self.left_out: dict[str, str] = {}
+    self.stopped_by: int | None = None
 
   def run(self, rows: Sequence[Row]) -> None:
-    """Run the rows, in turn or side by side."""
+    """Run the rows, in turn or side by side.
+
+    After a signal the rows under way save what they have, and nothing is begun.
+    """
     waiting = [*enumerate(rows, 1)]
     running: dict[futures.Future[None], Row] = {}
-    with futures.ThreadPoolExecutor(self._at_once) as pool:
+    with (
+      signals.remembered() as memory,
+      futures.ThreadPoolExecutor(self._at_once) as pool,
+    ):
+      memory.keeps = True  # A row may take its time to save.
       try:
         while waiting or running:
           for number, row in self._next(waiting, running.values()):
             place = f'[{number} of {len(rows)}] {row.title}'
             running[pool.submit(self._run, row, place)] = row
-          ended, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+          ended, _ = futures.wait(running, _SECONDS, futures.FIRST_COMPLETED)
           for future in ended:
             del running[future]
             future.result()
+          if memory.number is not None:
+            waiting.clear()
+            self._stopping.set()
       except BaseException:
         self._stopping.set()
         raise
+    self.stopped_by = memory.number
 
   def _next(
     self, waiting: list[tuple[int, Row]], running: Collection[Row]
@@ -288,6 +304,10 @@ def main(argv: Sequence[str]) -> int:
   with contextlib.closing(lock.Lock(workdir)):
     session = Session(workdir, results, hours, cli.DATA_DIR.value, at_once)
     session.run(rows)
+  if session.stopped_by is not None:
+    name = signal.Signals(session.stopped_by).name
+    say(f'stopped by {name}; the same command goes on from there')
+    return 128 + session.stopped_by
   print(summary(session, len(rows)))
   print(f'\nnumbers: {results}')
   return EXIT_FAILED if session.failed else 0

@@ -306,6 +306,22 @@ def test_what_interrupts_one_row_stops_those_beside_it(tmp_path):
   assert 'figure_5' not in them.logs
 
 
+def test_after_a_signal_rows_are_saved_and_none_is_begun(tmp_path):
+  begun = []
+
+  def start(words, seconds, stopping, log):
+    begun.append(words)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return 143, stopping.wait(60)
+
+  args = str(tmp_path), str(tmp_path / 'results'), 1.0
+  stopped = run_all.Session(*args, start=start)
+  stopped.run(ROWS)
+  assert stopped.stopped_by == signal.SIGTERM
+  assert len(begun) == 1 and stopped.left == ['figure_4 mnist']
+  assert not stopped.failed
+
+
 @pytest.mark.parametrize(('failed', 'code'), [({}, 0), ({'a': 'b'}, 1)])
 def test_the_exit_code_says_whether_a_row_failed(
   tmp_path, monkeypatch, failed, code, capsys
@@ -316,6 +332,7 @@ def test_the_exit_code_says_whether_a_row_failed(
       assert os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'] == '0.225'
       assert (workdir, results) == (str(tmp_path), str(tmp_path / 'results'))
       self.failed, self.left, self.left_out = failed, [], {}
+      self.stopped_by = None
 
     def run(self, rows):
       assert rows == ROWS
