@@ -24,9 +24,9 @@ from benchmarks import side_by_side
 from benchmarks.side_by_side import Contender
 from geco_jax import cli
 from geco_jax import parallel
-from geco_jax.base_config import CONV_DRAW_SIZES
 from geco_jax.classifiers import pretrained
 from geco_jax.classifiers.networks import CLASSIFIERS
+from geco_jax.sizes import SIZES
 
 _SHAPE = (32, 32, 3)
 _NUM_CLASSES = 10
@@ -92,7 +92,7 @@ def save_random_network(folder: str, model) -> None:
 
 def define_flags() -> None:
   """Define the command's flags."""
-  flags.DEFINE_enum('size', 'quick', [*CONV_DRAW_SIZES], 'Of the model.')
+  flags.DEFINE_enum('size', 'quick', [*SIZES], 'Of the model.')
   flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
   flags.DEFINE_integer(
     'steps_per_round', 5, 'Steps per round, and per dispatch.', lower_bound=1

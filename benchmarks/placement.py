@@ -21,7 +21,6 @@ from benchmarks import side_by_side
 from benchmarks.side_by_side import Contender
 from geco_jax import cli
 from geco_jax import parallel
-from geco_jax.base_config import CONV_DRAW_SIZES
 from geco_jax.build import build
 from geco_jax.build import run_inputs
 from geco_jax.datasets.batches import as_dataset
@@ -29,6 +28,7 @@ from geco_jax.datasets.batches import DEVICE
 from geco_jax.datasets.batches import HOST
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
+from geco_jax.sizes import SIZES
 from geco_jax.step import dispatch
 from geco_jax.step import init_state
 from geco_jax.step import training_images
@@ -82,7 +82,7 @@ def train_step(
 
 def define_flags() -> None:
   """Define the command's flags."""
-  flags.DEFINE_enum('size', 'quick', [*CONV_DRAW_SIZES], 'Of the model.')
+  flags.DEFINE_enum('size', 'quick', [*SIZES], 'Of the model.')
   flags.DEFINE_integer('rounds', 15, 'Timed rounds.', lower_bound=1)
   flags.DEFINE_integer(
     'steps_per_round', 10, 'Steps per round, and per dispatch.', lower_bound=1

@@ -18,7 +18,9 @@ from geco_jax import base_config
 
 def get_config(variant: str = 'quick') -> ConfigDict:
   """Return the config of a variant."""
-  image_size = 64 if variant.startswith(('gpu', 'paper')) else 32
   return base_config.get_conv_draw_config(
-    variant, base_config.group('celeb_a', image_size=image_size)
+    variant,
+    base_config.group(
+      'celeb_a', image_size=base_config.size_of(variant).celeb_a
+    ),
   )

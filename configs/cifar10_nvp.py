@@ -4,8 +4,9 @@ r"""VAE+NVP on CIFAR-10 (Table 2).
   python -m geco_jax.train --config=configs/cifar10_nvp.py:quick \
       --workdir=runs/cifar10_nvp
 
-Cost of quick: about 20 minutes on two CPU cores, by its first 300 steps; none
-of the sizes has been run to its end.
+Cost of quick: about 20 minutes on two CPU cores, by its first 300 steps. On an
+H200 it ended at RMSE 0.0967 (kappa 0.1) and a KL of 149 nats; the others have
+not been run.
 
 Variants, after a colon: quick (the default), medium, gpu, paper, and after a
 comma the objective if it is not to be geco, like quick,elbo.

@@ -18,14 +18,13 @@ from geco_jax import base_config
 
 def get_config(variant: str = 'quick') -> ConfigDict:
   """Return the config of a variant."""
-  quick = variant.startswith('quick')
   config = base_config.get_conv_draw_config(
     variant,
-    base_config.group('color_mnist', base='digits' if quick else 'mnist'),
+    base_config.group('color_mnist', base=base_config.size_of(variant).mnist),
     quick=dict(reduction=2, num_steps=2, latent_channels=8),
     quick_steps=4_000,
   )
-  if quick:
+  if variant.startswith('quick'):
     config.batch_size = 32
     config.learning_rate.kwargs.init_value = 2e-3
   return config

@@ -23,9 +23,9 @@ from geco_jax import base_config
 
 def get_config(variant: str = 'quick') -> ConfigDict:
   """Return the config; `variant` is the size and the objective."""
-  base = 'digits' if variant.startswith('quick') else 'mnist'
   config = base_config.get_nvp_config(
-    variant, base_config.group('color_mnist', base=base)
+    variant,
+    base_config.group('color_mnist', base=base_config.size_of(variant).mnist),
   )
   # MNIST's 28 pixels can be halved twice.
   config.model.kwargs.channels = config.model.kwargs.channels[:2]

@@ -17,10 +17,11 @@ from geco_jax import base_config
 
 def get_config(variant: str = 'quick') -> ConfigDict:
   """Return the config of a variant."""
-  base = 'digits' if variant.startswith('quick') else 'mnist'
   return base_config.get_conv_draw_config(
     variant,
-    base_config.group('mnist_sum_hard', base=base),
+    base_config.group(
+      'mnist_sum_hard', base=base_config.size_of(variant).mnist
+    ),
     conditional=True,
     quick=dict(reduction=2, latent_channels=2),
     quick_steps=4_000,

@@ -23,9 +23,9 @@ def get_config(variant: str = 'quick') -> ConfigDict:
   """Return the config of a variant."""
   config = base_config.get_conv_draw_config(variant, base_config.own_pictures())
   side = config.dataset.kwargs.get_oneway_ref('image_size')
-  # The side of a patch, which divides the image's: 2 or 1, or 4 if small.
+  # The side of a patch, which divides the image's: 2 or 1, or 4 if not large.
   reduction = 2 - side % 2
-  if variant.startswith(('quick', 'medium')):
+  if not base_config.size_of(variant).is_large:
     reduction *= 2 - (side % 4 + 2) // 3
   config.model.kwargs.reduction = reduction
   return config

@@ -16,9 +16,9 @@ from typing import Any
 from absl import flags
 
 from geco_jax import cli
-from geco_jax.base_config import NVP_SIZES
 from geco_jax.datasets.batches import Dataset
 from geco_jax.evaluation.aggregate_posterior import estimate
+from geco_jax.sizes import SIZES
 
 from .results.paper import PAPER
 from .shared import runs
@@ -105,9 +105,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def define_flags() -> None:
   """Define the command's flags."""
-  flags.DEFINE_enum(
-    'preset', 'quick', [*NVP_SIZES], 'Size: the config variant.'
-  )
+  flags.DEFINE_enum('preset', 'quick', [*SIZES], 'Size: the config variant.')
   flags.DEFINE_multi_enum('only', [*PAPER], [*PAPER], 'Data sets.')
   flags.DEFINE_integer(
     'num_samples', 1_000, 'Samples of each marginal KL.', lower_bound=2

@@ -8,80 +8,13 @@ from ml_collections.config_dict import placeholder
 
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.own_parts import import_all
+from geco_jax.sizes import ModelSize
+from geco_jax.sizes import Size
+from geco_jax.sizes import SIZES
 
 # The RE constraint's, in Figure 4.
 PAPER_KAPPAS = (0.06, 0.08, 0.1, 0.125, 0.175)
 OBJECTIVES = ('geco', 'geco_literal', 'elbo', 'beta_vae', 'annealed_beta')
-
-
-# ConvDRAW's arguments by size. The paper names none; these are of the order of
-# those in the work that it cites (Gregor et al. 2016, Eslami et al. 2018).
-_SMALL_CONV_DRAW = dict(
-  num_steps=4,
-  hidden_channels=32,
-  latent_channels=4,
-  kernel_size=3,
-  reduction=4,
-)
-CONV_DRAW_SIZES = {
-  'quick': _SMALL_CONV_DRAW,
-  'medium': _SMALL_CONV_DRAW,
-  'gpu': dict(
-    num_steps=8,
-    hidden_channels=64,
-    latent_channels=8,
-    kernel_size=5,
-    reduction=2,
-  ),
-  'paper': dict(
-    num_steps=12,
-    hidden_channels=128,
-    latent_channels=8,
-    kernel_size=5,
-    reduction=2,
-  ),
-}
-# VAE+NVP's arguments by size; the paper names none.
-_SMALL_NVP = dict(
-  latent_size=64,
-  channels=(32, 64),
-  hidden_size=256,
-  num_couplings=8,
-  coupling_sizes=(128,),
-)
-NVP_SIZES = {
-  'quick': _SMALL_NVP,
-  'medium': _SMALL_NVP,
-  'gpu': dict(
-    latent_size=64,
-    channels=(64, 128, 256),
-    hidden_size=512,
-    num_couplings=8,
-    coupling_sizes=(256,),
-  ),
-  'paper': dict(
-    latent_size=128,
-    channels=(128, 256, 512),
-    hidden_size=1024,
-    num_couplings=16,
-    coupling_sizes=(512, 512),
-  ),
-}
-# Training steps by size, and those of 'quick' where a config names no others.
-_CONV_DRAW_STEPS = {
-  'quick': 5_000,
-  'medium': 8_000,
-  'gpu': 50_000,
-  'paper': 2_000_000,
-}
-_NVP_STEPS = {
-  'quick': 10_000,
-  'medium': 20_000,
-  'gpu': 200_000,
-  'paper': 2_000_000,
-}
-# Models of these sizes are a match for tensor cores.
-_LARGE = ('gpu', 'paper')
 _NO_CHANGES: Mapping[str, Any] = {}
 
 
@@ -181,20 +114,18 @@ def get_conv_draw_config(
   *,
   conditional: bool = False,
   quick: Mapping[str, Any] = _NO_CHANGES,
-  quick_steps: int = _CONV_DRAW_STEPS['quick'],
+  quick_steps: int = SIZES['quick'].conv_draw.num_steps,
 ) -> ConfigDict:
-  """Return the config of ConvDRAW on a data set, in one of four sizes.
+  """Return the config of ConvDRAW on a data set, in one of `SIZES`.
 
-  'medium' has the network of 'quick', on MNIST where that has 8x8 digits, and
-  steps enough to decide the paper's claims.
-  'gpu' and 'paper' compute in bfloat16; parameters, canvas, distributions and
-  KL are float32. On an H200 'quick' on CIFAR-10 (kappa 0.1, 3,000 steps, one
-  run each, results/gpu_bfloat16.json) ended at 79.2 nats and RMSE 0.1000 in
-  bfloat16, at 78.4 and 0.0999 in float32, whose products are tf32.
+  Large sizes compute in bfloat16; parameters, canvas, distributions and KL are
+  float32. On an H200 'quick' on CIFAR-10 (kappa 0.1, 3,000 steps, one run each,
+  results/gpu_bfloat16.json) ended at 79.2 nats and RMSE 0.1000 in bfloat16, at
+  78.4 and 0.0999 in float32, whose products are tf32.
 
   Args:
-    variant: 'quick', 'medium', 'gpu' or 'paper', and after a comma the
-      objective if it is not to be geco, like 'quick,elbo' or 'quick,geco+pncc'.
+    variant: the size, and after a comma the objective if it is not to be geco,
+      like 'quick,elbo' or 'quick,geco+pncc'.
     dataset: group of the data set.
     conditional: whether the data set has contexts.
     quick: keyword arguments of the model that 'quick' has differently.
@@ -203,71 +134,38 @@ def get_conv_draw_config(
   Raises:
     ValueError: if the variant is unknown.
   """
-  size, objective = split_variant(variant, CONV_DRAW_SIZES)
-  num_steps = {**_CONV_DRAW_STEPS, 'quick': quick_steps}[size]
-  config = get_base_config(
-    objective,
-    kappa=0.1,
-    num_steps=num_steps,
-    constraints=constraints_of(dataset),
-  )
-  config.dataset = dataset
-  config.model = group(
-    'conv_draw',
-    **{**CONV_DRAW_SIZES[size], **(quick if size == 'quick' else {})},
-    conditional=conditional,
-    likelihood_stddev=0.1,
-    # Only the likelihood's own objectives train sigma.
-    learn_likelihood_stddev=not objective.startswith('geco'),
-  )
+  size, objective = split_variant(variant, SIZES)
+  model = SIZES[size].conv_draw
+  if size == 'quick':
+    model = model._replace(
+      kwargs={**model.kwargs, **quick}, num_steps=quick_steps
+    )
+  config = _sized_config(size, objective, dataset, 'conv_draw', model)
+  config.model.kwargs.conditional = conditional
   config.batch_size = 64
-  config.max_gradient_norm = 100.0
-  if size in _LARGE:
+  if SIZES[size].is_large:
     config.policy = 'params=float32,compute=bfloat16,output=float32'
-  if size == 'medium':
-    config.checkpoint_every = 2_000
-  if size == 'paper':
-    config.learning_rate = group('constant', value=1e-5)
-    config.checkpoint_every = 10_000
   return config
 
 
 def get_nvp_config(variant: str, dataset: ConfigDict) -> ConfigDict:
-  """Return the config of VAE+NVP on a data set, in one of four sizes.
+  """Return the config of VAE+NVP on a data set, in one of `SIZES`.
 
-  'medium' has the network of 'quick', on MNIST where that has 8x8 digits.
   All compute in float32: on an H200 'quick' on CIFAR-10 (kappa 0.1, 10,000
   steps, one run each, results/gpu_bfloat16.json) ended at 166.5 nats and RMSE
   0.0970 in bfloat16, at 149.1 and 0.0967 in float32, whose products are tf32.
 
   Args:
-    variant: 'quick', 'medium', 'gpu' or 'paper', and after a comma the
-      objective if it is not to be geco, like 'quick,elbo'.
+    variant: the size, and after a comma the objective if it is not to be geco,
+      like 'quick,elbo'.
     dataset: group of the data set.
 
   Raises:
     ValueError: if the variant is unknown.
   """
-  size, objective = split_variant(variant, NVP_SIZES)
-  config = get_base_config(
-    objective,
-    kappa=0.1,
-    num_steps=_NVP_STEPS[size],
-    constraints=constraints_of(dataset),
-  )
-  config.dataset = dataset
-  config.model = group(
-    'vae_nvp',
-    **NVP_SIZES[size],
-    coupling_activation='tanh',
-    likelihood_stddev=0.1,
-    # Only the likelihood's own objectives train sigma.
-    learn_likelihood_stddev=not objective.startswith('geco'),
-  )
-  config.max_gradient_norm = 100.0
-  if size == 'paper':
-    config.learning_rate = group('constant', value=1e-6)
-    config.checkpoint_every = 10_000
+  size, objective = split_variant(variant, SIZES)
+  config = _sized_config(size, objective, dataset, 'vae_nvp', SIZES[size].nvp)
+  config.model.kwargs.coupling_activation = 'tanh'
   return config
 
 
@@ -321,6 +219,15 @@ def get_classifier_config(
   return config
 
 
+def size_of(variant: str) -> Size:
+  """Return the size that a variant names.
+
+  Raises:
+    ValueError: if it names none.
+  """
+  return SIZES[split_variant(variant, SIZES)[0]]
+
+
 def split_variant(variant: str, sizes: Iterable[str]) -> tuple[str, str]:
   """Return the size and the objective of 'size' or 'size,objective'.
 
@@ -341,6 +248,35 @@ def constraints_of(dataset: ConfigDict) -> Mapping[str, Mapping[str, Any]]:
   if 'digits' not in (dataset.name, dataset.kwargs.get('base')):
     return _NO_CHANGES
   return {n: entry.digits for n, entry in CONSTRAINTS.items() if entry.digits}
+
+
+def _sized_config(
+  size: str,
+  objective: str,
+  dataset: ConfigDict,
+  name: str,
+  model: ModelSize,
+) -> ConfigDict:
+  """Return what the configs of the paper's models share."""
+  config = get_base_config(
+    objective,
+    kappa=0.1,
+    num_steps=model.num_steps,
+    constraints=constraints_of(dataset),
+  )
+  config.dataset = dataset
+  config.model = group(
+    name,
+    **model.kwargs,
+    likelihood_stddev=0.1,
+    # Only the likelihood's own objectives train sigma.
+    learn_likelihood_stddev=not objective.startswith('geco'),
+  )
+  config.max_gradient_norm = 100.0
+  config.checkpoint_every = SIZES[size].checkpoint_every
+  if model.learning_rate is not None:
+    config.learning_rate = group('constant', value=model.learning_rate)
+  return config
 
 
 def _constraints(

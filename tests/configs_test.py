@@ -20,6 +20,7 @@ from geco_jax.build import build_dataset
 from geco_jax.build import build_optimizer
 from geco_jax.build import run_inputs
 from geco_jax.classifiers.networks import CLASSIFIERS
+from geco_jax.sizes import SIZES
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NAMES = sorted(
@@ -184,7 +185,7 @@ def test_large_sizes_of_conv_draw_compute_in_bfloat16_as_was_measured():
     for number in (f'{run["kl_nats"]:.1f}', f'{run["rmse"]:.4f}'):
       assert number in get_config.__doc__
   for name in (*CONV_DRAW, *NVP):
-    for size in base_config.CONV_DRAW_SIZES:
+    for size in SIZES:
       low = name in CONV_DRAW and size in ('gpu', 'paper')
       compute = 'compute=bfloat16' if low else 'compute=float32'
       policy = load(name).get_config(size).policy

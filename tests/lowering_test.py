@@ -16,7 +16,6 @@ import pytest
 
 from geco_jax import parallel
 from geco_jax import step as steps
-from geco_jax.base_config import CONV_DRAW_SIZES
 from geco_jax.build import build
 from geco_jax.build import COMPOSITIONS
 from geco_jax.build import run_inputs
@@ -26,6 +25,7 @@ from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.evaluation import measures
 from geco_jax.evaluation import pictures
+from geco_jax.sizes import SIZES
 
 SHAPES = {
   'celeb_a': (64, 64, 3),
@@ -36,7 +36,7 @@ SHAPES = {
 PRESETS = {
   **VARIANTS,
   'micro_mnist_nvp': [*VARIANTS['micro_mnist_nvp'], 'mnist'],
-  **{name: [*CONV_DRAW_SIZES, 'quick,elbo'] for name in [*CONV_DRAW, *NVP]},
+  **{name: [*SIZES, 'quick,elbo'] for name in [*CONV_DRAW, *NVP]},
 }
 FAST = [('digits_vae', 'geco'), ('mnist_rotate_conv_draw', 'quick')]
 FAST_CONV_DRAW = [('cifar10_conv_draw', 'gpu')]
@@ -127,7 +127,7 @@ def lowered_step(name, variant, **model_kwargs):
 
 @pytest.mark.parametrize(
   ('name', 'variant'),
-  choices(dict.fromkeys(CONV_DRAW, CONV_DRAW_SIZES), FAST_CONV_DRAW),
+  choices(dict.fromkeys(CONV_DRAW, SIZES), FAST_CONV_DRAW),
 )
 def test_conv_draw_has_no_loop_no_odd_channels_and_few_gradients(name, variant):
   text = lowered_step(name, variant)

@@ -9,15 +9,15 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from geco_jax import cli
-from geco_jax.base_config import CONV_DRAW_SIZES
 from geco_jax.evaluation import pictures
 from geco_jax.evaluation import verdicts
+from geco_jax.sizes import SIZES
 
 from . import runs
 from .runs import Result
 from .runs import Run
 
-PRESETS = (*CONV_DRAW_SIZES,)
+PRESETS = (*SIZES,)
 _COLUMNS = 8  # Images in a row of a panel.
 _PANELS_IN_ROW = 4  # The most panels side by side; six are two rows of three.
 

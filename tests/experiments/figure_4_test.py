@@ -11,8 +11,8 @@ from experiments.results import findings
 from experiments.shared import figure_4_plane
 from experiments.shared import runs
 from experiments.shared.runs import Run
-from geco_jax.base_config import CONV_DRAW_SIZES
 from geco_jax.base_config import PAPER_KAPPAS
+from geco_jax.sizes import SIZES
 
 
 def made_row(panel='ConvDRAW', scale=1.0, seeds=(0,)):
@@ -84,7 +84,7 @@ def test_the_table_has_the_frechet_distance_where_all_seeds_have_it():
   assert [line[end - 9 :].strip() for line in lines] == ['2', *[''] * 6]
 
 
-@pytest.mark.parametrize('preset', CONV_DRAW_SIZES)
+@pytest.mark.parametrize('preset', SIZES)
 @pytest.mark.parametrize('name', figure_4.ROWS)
 def test_every_point_of_every_row_has_a_config(name, preset):
   points = figure_4.ROWS[name].runs()
