@@ -15,6 +15,7 @@ from geco_jax.build import MODELS
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
+from geco_jax.evaluation import measures
 
 # Where the tests run in the background these are ignored, by their children too
 # unless something here handles them.
@@ -58,6 +59,12 @@ def compile_well(compile_fast):
   jax.config.update('jax_disable_most_optimizations', False)
   yield
   jax.config.update('jax_disable_most_optimizations', True)
+
+
+@pytest.fixture
+def draw_once(monkeypatch):
+  """Let evaluations draw each latent once."""
+  monkeypatch.setattr(measures, 'MIN_DRAWS', 1)
 
 
 @pytest.fixture

@@ -29,13 +29,8 @@ from tests.pages import commands_of
 from tests.pages import python_blocks
 from tests.pages import read
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
+pytestmark = pytest.mark.usefixtures('compile_fast', 'draw_once')
 DOCS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'docs')
-
-
-@pytest.fixture(autouse=True)
-def _draw_once(monkeypatch):
-  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
 
 
 def pages():

@@ -45,10 +45,9 @@ def write_digits(folder, num_pictures):
 
 
 @pytest.fixture
-def pictures(tmp_path, monkeypatch):
+def pictures(tmp_path, monkeypatch, draw_once):
   """Return the path of a folder of 30 pictures; nothing is slow or kept."""
   monkeypatch.setenv('GECO_JAX_CACHE', str(tmp_path / 'cache'))
-  monkeypatch.setattr(measures, 'MIN_DRAWS', 1)
   write_digits(tmp_path / 'pictures', 30)
   return tmp_path / 'pictures'
 

@@ -33,11 +33,7 @@ def taking_turns(folder: str) -> Iterator[None]:
   """
   handle = os.open(folder or os.curdir, os.O_RDONLY)
   try:
-    try:
-      fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError as error:
-      if error.errno not in _NO_LOCKS:
-        raise
+    _flock(handle, fcntl.LOCK_EX)
     yield
   finally:
     os.close(handle)
@@ -90,7 +86,7 @@ class Lock:
     with writing(self._path):
       file = open(self._path, 'a+b', buffering=0)
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      has_locks = _flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       file.seek(0)
       holder = file.read(1000).decode('utf-8', 'replace').strip()
@@ -99,10 +95,10 @@ class Lock:
         f'--workdir={self._folder} is in use by {holder or "another process"}; '
         'choose another workdir, or wait until that one ends'
       ) from error
-    except OSError as error:
-      if error.errno not in _NO_LOCKS:
-        file.close()
-        raise
+    except OSError:
+      file.close()
+      raise
+    if not has_locks:
       logging.warning(
         '%s is on a file system without locks: start one process there',
         self._folder,
@@ -112,3 +108,14 @@ class Lock:
       file.write(f'process {os.getpid()} on {socket.gethostname()}\n'.encode())
       remove_abandoned(self._folder)
     return file
+
+
+def _flock(handle: int, operation: int) -> bool:
+  """Lock an open file; return whether its file system has locks."""
+  try:
+    fcntl.flock(handle, operation)
+  except OSError as error:
+    if error.errno not in _NO_LOCKS:
+      raise
+    return False
+  return True

@@ -22,9 +22,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 
 
 @pytest.fixture
-def trained(tiny_config, make_dataset, monkeypatch, caplog, tmp_path):
+def trained(
+  tiny_config, make_dataset, monkeypatch, draw_once, caplog, tmp_path
+):
   """Return a run of each verdict, last lines of progress, warnings."""
-  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   monkeypatch.setattr(
     'geco_jax.sweep.local.build_dataset', lambda *_: make_dataset()
   )

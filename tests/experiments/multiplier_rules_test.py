@@ -272,12 +272,11 @@ def test_figure_has_a_row_a_line_and_hollow_marks_for_what_was_not_met(
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch):
+def command(tmp_path, monkeypatch, draw_once):
   """Return flags -> main with them, on a tiny task; `runs` is its folder."""
   multiplier_rules.define_flags()
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
-  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   monkeypatch.setattr(multiplier_rules, 'TASKS', {'digits_vae': TINY})
   monkeypatch.setitem(multiplier_rules.PRESETS, 'quick', (TINY,))
 

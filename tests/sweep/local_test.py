@@ -28,9 +28,8 @@ pytestmark = pytest.mark.usefixtures('compile_fast')
 
 
 @pytest.fixture
-def sweep(tiny_config, build_once, make_dataset, monkeypatch):
+def sweep(tiny_config, build_once, make_dataset, monkeypatch, draw_once):
   """Return (workdir, *groups) -> points, those that failed."""
-  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
   monkeypatch.setattr(
     'geco_jax.sweep.local.build_dataset', lambda *_: make_dataset()
   )

@@ -29,12 +29,7 @@ from geco_jax.step import train_steps
 from geco_jax.training import loop
 from geco_jax.training.recorder import Recorder
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
-
-@pytest.fixture(autouse=True)
-def _draw_once(monkeypatch):
-  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
+pytestmark = pytest.mark.usefixtures('compile_fast', 'draw_once')
 
 
 @pytest.fixture

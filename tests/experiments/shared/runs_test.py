@@ -167,8 +167,7 @@ def test_rows_saved_at_the_same_time_are_all_kept(tmp_path):
   assert os.listdir(tmp_path) == ['figure_4.json']
 
 
-def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch):
-  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
+def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch, draw_once):
   results = runs.train_all(RUNS, str(tmp_path), num_steps=100)
   text = runs.table(results).splitlines()
   assert len(text) == 3
