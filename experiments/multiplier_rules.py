@@ -44,6 +44,7 @@ from geco_jax.sweep.grid import Point
 
 from .shared import rival_multipliers
 from .shared import runs
+from .shared.multiplier_comparison import against
 from .shared.multiplier_comparison import compared
 from .shared.multiplier_comparison import figure
 from .shared.multiplier_comparison import table
@@ -339,6 +340,7 @@ def main(argv: Sequence[str]) -> None:
   if not content:
     raise UserError('all runs failed')
   print(table(content))
+  print(against(content))
   write_small_png(f'{path}.png', figure(content))
   print(f'\nnumbers: {path}.json\nfigure:  {path}.png')
 

@@ -134,6 +134,36 @@ def table(content: Mapping[str, Any]) -> str:
   return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
+def against(
+  content: Mapping[str, Any], rule: str = 'geco', other: str = 'clipped'
+) -> str:
+  """Return a sentence: a rule's KL at the constraint over another's.
+
+  Args:
+    content: of multiplier_rules.json.
+    rule: one of its rules.
+    other: one of its rules; lines that lack one of the two do not count.
+  """
+  _, lines = _grid(content)
+  changes = {
+    ' '.join(_titles(line)): line[rule]['kl_at_constraint']
+    / line[other]['kl_at_constraint']
+    - 1
+    for line in lines
+    if {rule, other} <= {*line}
+  }
+  if not changes:
+    return f'{rule} and {other} have no line in common.'
+  num_lower = sum(change < 0 for change in changes.values())
+  best, worst = min(changes, key=changes.get), max(changes, key=changes.get)
+  return (
+    f'KL at the constraint, {rule} over {other}: lower in {num_lower} of '
+    f'{len(changes)} lines, {np.median([*changes.values()]):+.1%} in the '
+    f'median, from {changes[best]:+.1%} ({best}) to {changes[worst]:+.1%} '
+    f'({worst}).'
+  )
+
+
 def _cell(record: Mapping[str, Any] | None) -> str:
   if record is None:
     return '-'

@@ -255,6 +255,18 @@ def test_table_has_a_line_a_problem_and_a_column_a_rule():
   ]
 
 
+def test_two_rules_are_compared_on_the_lines_that_both_have():
+  # 15.36 to 49.2, and 12 to 15.
+  assert multiplier_comparison.against(CONTENT, 'geco', 'mdmm') == (
+    'KL at the constraint, geco over mdmm: lower in 2 of 2 lines, -44.4% in '
+    'the median, from -68.8% (digits_vae re 0.1 1,000) to -20.0% '
+    '(digits_vae re 0.1 4,000).'
+  )
+  assert multiplier_comparison.against(CONTENT, 'mdmm', 'geco').count('0 of 2')
+  none = multiplier_comparison.against(CONTENT)
+  assert none == 'geco and clipped have no line in common.'
+
+
 def test_figure_has_a_row_a_line_and_hollow_marks_for_what_was_not_met(
   tmp_path,
 ):
