@@ -261,8 +261,8 @@ def record(job: Job, workdir: str) -> dict[str, Any]:
       'natural_multiplier': report['multiplier'] / report['saturation'],
       'scale': float(constraint.scale(report['kappa'])),
     }
-  violations = [log[f'{name}/violation'] for name in reports]
-  met = np.flatnonzero(np.max(violations, axis=0) <= job.config.tolerance)
+  worst = np.max([log[f'{name}/violation'] for name in reports], axis=0)
+  met = np.flatnonzero(verdicts.is_met(worst, job.config.tolerance))
   return {
     'run': job.name,
     'task': job.task.name,

@@ -52,7 +52,7 @@ def figure_3(content: Content) -> Iterator[Finding]:
     'C / scale at the end',
     'the constraint is still met',
     f'{violation:+.2%}',
-    violation <= verdicts.tolerance(content),
+    verdicts.is_met(violation, verdicts.tolerance(content)),
   )
   lowest = min(curve['beta'])
   yield Finding(

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 import numpy as np
 
+from geco_jax.evaluation import verdicts
+
 from .rival_multipliers import RULES
 
 CLOSE = 0.02  # The table shows C / scale only if it is further from 0.
@@ -63,7 +65,8 @@ def _kl_at_constraint(record, records) -> float:
   met_records = [
     other
     for other in records
-    if other['problem'] == record['problem'] and other['verdict'] == 'met'
+    if other['problem'] == record['problem']
+    and other['verdict'] == verdicts.MET
   ]
   geco_records = [other for other in met_records if other['rule'] == 'geco']
   reference = max(
@@ -155,7 +158,8 @@ def against(
   if not changes:
     return f'{rule} and {other} have no line in common.'
   num_lower = sum(change < 0 for change in changes.values())
-  best, worst = min(changes, key=changes.get), max(changes, key=changes.get)
+  by_change = sorted(changes, key=lambda title: changes[title])
+  best, worst = by_change[0], by_change[-1]
   return (
     f'KL at the constraint, {rule} over {other}: lower in {num_lower} of '
     f'{len(changes)} lines, {np.median([*changes.values()]):+.1%} in the '
@@ -169,13 +173,13 @@ def _cell(record: Mapping[str, Any] | None) -> str:
     return '-'
   ratio = '-' if record['relative'] is None else f'{record["relative"]:.2f}'
   notes = [f'{offset(record):+.1%}'] if abs(offset(record)) > CLOSE else []
-  if record['verdict'] != 'met':
+  if record['verdict'] != verdicts.MET:
     notes.append(record['verdict'])
   return f'{ratio} ({", ".join(notes)})' if notes else ratio
 
 
 def _summary(records: Sequence[Mapping[str, Any]]) -> str:
-  num_met = sum(record['verdict'] == 'met' for record in records)
+  num_met = sum(record['verdict'] == verdicts.MET for record in records)
   count = f'{num_met} of {len(records)} met'
   ratios = [r['relative'] for r in records if r['relative'] is not None]
   if not ratios:
@@ -207,7 +211,7 @@ def figure(content: Mapping[str, Any]) -> Figure:
           record['relative'],
           y + 0.12 * (i - (len(rules) - 1) / 2),
           **style,
-          fillstyle='full' if record['verdict'] == 'met' else 'none',
+          fillstyle='full' if record['verdict'] == verdicts.MET else 'none',
         )
   for y in range(0, len(lines), 2):
     axes.axhspan(y - 0.5, y + 0.5, color='0.95', zorder=0)

@@ -36,7 +36,7 @@ def verdict(
       speaks of (Eq. 1).
     log_multiplier: at the end.
   """
-  if violation <= inputs.tolerance:
+  if verdicts.is_met(violation, inputs.tolerance):
     return verdicts.MET
   highest = experiment.highest_log_multiplier
   if not math.isfinite(highest):  # Nothing moves it.
@@ -87,7 +87,7 @@ def constraint_report(
       'multiplier': math.exp(log_multipliers[name]),
       'saturation': saturation(experiment, inputs, name, log_multipliers[name]),
       'tolerance': inputs.tolerance,
-      'holds': violation <= inputs.tolerance,
+      'holds': verdicts.is_met(violation, inputs.tolerance),
     }
     if split == 'train':
       report[name]['verdict'] = verdict(

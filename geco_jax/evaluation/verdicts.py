@@ -11,8 +11,23 @@ import numpy as np
 
 MET, VIOLATED, INFEASIBLE = 'met', 'violated', 'infeasible'
 _FROM_BEST_TO_WORST = (MET, VIOLATED, INFEASIBLE)
-# What held for files of earlier versions, which do not store it.
+# Results of earlier versions store neither it nor, some, the verdict.
 _EARLIER_TOLERANCE = 0.02
+
+
+def is_met(violation: float, tolerance: float) -> bool:
+  """Return whether a constraint holds.
+
+  Args:
+    violation: C / scale of training data.
+    tolerance: up to which a violation counts as none.
+  """
+  return violation <= tolerance
+
+
+def level(verdict: str) -> int:
+  """Return a verdict's number in logs: 0 is met, 1 violated, 2 infeasible."""
+  return _FROM_BEST_TO_WORST.index(verdict)
 
 
 def read(
@@ -42,7 +57,7 @@ def tolerance(stored: Mapping[str, Any]) -> float:
 
 def worst(verdicts: Iterable[str]) -> str:
   """Return the verdict on several constraints, or runs, together."""
-  return max(verdicts, key=_FROM_BEST_TO_WORST.index)
+  return max(verdicts, key=level)
 
 
 def are_met(evaluation: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from geco_jax import config_tree
 from geco_jax import parallel
 from geco_jax.datasets import shapes
 from geco_jax.evaluation import pictures
+from geco_jax.evaluation import verdicts
 from geco_jax.evaluation.measures import placed
 from geco_jax.evaluation.measures import split_means
 from geco_jax.evaluation.reports import constraint_report
@@ -118,12 +119,28 @@ class Recorder(Run):
       values[f'{name}/saturation'] = saturation(
         self.experiment, self.inputs, name, values[f'{name}/log_multiplier']
       )
+    outcomes = self._verdicts(values)
+    for name, outcome in outcomes.items():
+      values[f'{name}/verdict'] = verdicts.level(outcome)
     if self._writes:
       self._writer.scalars(step, values)
     self._violations = {
       name: values[f'{name}/violation'] for name in self.inputs.kappas
     }
-    return self._progress_text(values)
+    return self._progress_text(values, outcomes)
+
+  def _verdicts(self, values: Mapping[str, Any]) -> dict[str, str]:
+    """Return each constraint's verdict by the means of a dispatch."""
+    return {
+      name: verdict(
+        self.experiment,
+        self.inputs,
+        name,
+        values[f'{name}/violation'],
+        values[f'{name}/log_multiplier'],
+      )
+      for name in self.inputs.kappas
+    }
 
   def _evaluate(self) -> float:
     means = self._validation_means(
@@ -161,21 +178,19 @@ class Recorder(Run):
     if self.is_finished:
       self._writer.hyperparameters(config_tree.flatten(self.config), results)
 
-  def _progress_text(self, values: Mapping[str, Any]) -> str:
+  def _progress_text(
+    self, values: Mapping[str, Any], outcomes: Mapping[str, str]
+  ) -> str:
     """Return KL and each constraint's value, verdict by now and lambda."""
     parts = [
       f'{values["steps_per_second"]:.0f} steps/s',
       f'KL {values["kl_nats"]:.2f}',
     ]
     for name, kappa in self.inputs.kappas.items():
-      violation = values[f'{name}/violation']
-      log_multiplier = values[f'{name}/log_multiplier']
-      outcome = verdict(
-        self.experiment, self.inputs, name, violation, log_multiplier
-      )
+      multiplier = math.exp(values[f'{name}/log_multiplier'])
       parts.append(
         f'{name} {values[f"{name}/value"]:.4f}/{kappa:g} '
-        f'{outcome} lambda {math.exp(log_multiplier):.3g}'
+        f'{outcomes[name]} lambda {multiplier:.3g}'
       )
     return ', '.join(parts)
 
@@ -193,4 +208,4 @@ def score(kl_nats: float, violations: Mapping[str, float], tolerance: float):
     tolerance: up to which a violation counts as none.
   """
   worst = max(violations.values())
-  return kl_nats if worst <= tolerance else 1e9 * (1 + worst)
+  return kl_nats if verdicts.is_met(worst, tolerance) else 1e9 * (1 + worst)

@@ -133,6 +133,11 @@ def test_constraints_are_met_together_or_not_and_none_is_met():
     assert not verdicts.are_met({'constraints': broken})
 
 
+def test_logs_number_verdicts_from_best_to_worst():
+  levels = [verdicts.level(v) for v in ('met', 'violated', 'infeasible')]
+  assert levels == [0, 1, 2]
+
+
 def test_the_worst_verdict_stands_for_several():
   assert verdicts.worst([verdicts.MET, verdicts.MET]) == verdicts.MET
   assert verdicts.worst(['violated', 'met']) == verdicts.VIOLATED

@@ -565,6 +565,7 @@ def test_a_saturated_multiplier_is_infeasible_in_bar_log_and_report(
   assert 're 1.0000/0.001 infeasible lambda 1.5e+06' in text
   logged = read_metrics(str(tmp_path))
   np.testing.assert_allclose(logged['re/saturation'], [3.0], rtol=1e-4)
+  np.testing.assert_array_equal(logged['re/verdict'], [2])
   (line,) = loop.infeasible(
     str(tmp_path), experiment, inputs, recorder.state.log_multipliers
   )
