@@ -92,6 +92,18 @@ def check_reals(name: str, tree: Any, kind: str = 'real numbers') -> None:
       )
 
 
+def check_naturals(naturals: Any, violation_clip: Any) -> None:
+  """Raise ValueError unless they are > 0 or None, and have a clip to lower."""
+  check_reals('natural_multiplier', naturals)
+  for leaf in jax.tree.leaves(naturals):
+    check_values('natural_multiplier', leaf, gt=0.0)
+  if naturals is not None and violation_clip is None:
+    raise ValueError(
+      'natural_multiplier lowers violation_clip, which must be a number then, '
+      'got None'
+    )
+
+
 def checked_state(rule: str, state: Any, expected: Any) -> Any:
   """Return a state as arrays; raise ValueError unless it is as expected.
 

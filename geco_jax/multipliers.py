@@ -143,14 +143,7 @@ def geco(
     )
   if damping is not None:
     checks.checked_number('damping', damping, ge=0.0, le=_FARTHEST)
-  checks.check_reals('natural_multiplier', natural_multiplier)
-  for leaf in jax.tree.leaves(natural_multiplier):
-    checks.check_values('natural_multiplier', leaf, gt=0.0)
-  if natural_multiplier is not None and violation_clip is None:
-    raise ValueError(
-      'natural_multiplier lowers violation_clip, which must be a number then, '
-      'got None'
-    )
+  checks.check_naturals(natural_multiplier, violation_clip)
   if not isinstance(error, str) or error not in ERRORS:
     raise ValueError(f'error must be one of {", ".join(ERRORS)}, got {error!r}')
   lowest, highest = checks.checked_range(
