@@ -90,6 +90,11 @@ def devices_in_words() -> str:
   return f'{num_devices()} x {jax.devices()[0].device_kind}'
 
 
+def device_name() -> str:
+  """Return what kind of device there is: 'CPU', or as its maker calls it."""
+  return jax.devices()[0].device_kind if on_accelerator() else 'CPU'
+
+
 def on_accelerator() -> bool:
   """Return whether what is traced is to run on a GPU or TPU.
 

@@ -11,7 +11,6 @@ import os
 from typing import Any, NamedTuple
 
 from absl import flags
-import jax
 from ml_collections.config_dict import ConfigDict
 
 from geco_jax import config_files
@@ -256,12 +255,11 @@ def table(results: Sequence[Result]) -> str:
 
 def provenance(preset: str | None) -> dict[str, Any]:
   """Return what a results file says of how its numbers came to be."""
-  device = jax.devices()[0]
   return {
     'preset': preset,
-    'device': 'CPU' if device.platform == 'cpu' else device.device_kind,
+    'device': parallel.device_name(),
     'num_devices': parallel.num_devices(),
-    'num_cores': os.cpu_count(),
+    'num_cores': parallel.num_cores(),
   }
 
 
