@@ -7,6 +7,7 @@ tests/layers_test.py checks.
 """
 
 from collections.abc import Mapping
+import json
 import os
 
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ from tests.import_graph import FOLDERS
 from tests.import_graph import ROOT
 
 _COMMANDS = 'experiments/*.py'
-_WIDTH = 2.1  # Of a room, in units of the axes.
+_WIDTH = 2.4  # Of a room, in units of the axes.
 _COLORS = {'experiments': 'tab:green', 'geco_jax': 'tab:blue'}
 
 
@@ -37,6 +38,11 @@ def rooms() -> dict[str, set[str]]:
       named = {room(target) for target in targets} - {None, source}
       graph.setdefault(source, set()).update(named)
   return graph
+
+
+def as_text(graph: Mapping[str, set[str]]) -> str:
+  """Return the graph in one line, which the picture's file keeps."""
+  return json.dumps({k: sorted(v) for k, v in graph.items()}, sort_keys=True)
 
 
 def level(graph: Mapping[str, set[str]], name: str) -> int:
@@ -87,5 +93,6 @@ def draw(graph: Mapping[str, set[str]]) -> Figure:
 
 if __name__ == '__main__':
   path = os.path.join(ROOT, 'docs', 'figures', 'architecture.png')
-  write_small_png(path, draw(rooms()))
+  graph = rooms()
+  write_small_png(path, draw(graph), {'rooms': as_text(graph)})
   print(path)

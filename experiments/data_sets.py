@@ -2,7 +2,7 @@ r"""Contact sheets of the composed data sets, to check them by eye.
 
   python -m experiments.data_sets --base=digits --output=runs/data_sets
 
-Writes NAME.png for every data set of `build.COMPOSITIONS`, and data_sets.png
+Writes NAME.png for every data set of `choices.COMPOSITIONS`, and data_sets.png
 with a panel for each. The examples are of the test split. Contexts stand above
 targets, an example's labels above both, in the order of its channels.
 """
@@ -22,7 +22,7 @@ from PIL import ImageFont
 from geco_jax import cli
 from geco_jax.base_config import group
 from geco_jax.build import build_dataset
-from geco_jax.build import COMPOSITIONS
+from geco_jax.choices import COMPOSITIONS
 from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError

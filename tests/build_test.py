@@ -10,10 +10,10 @@ from configs import digits_vae
 from geco_jax.base_config import group
 from geco_jax.build import build
 from geco_jax.build import build_dataset
-from geco_jax.build import COMPOSITIONS
 from geco_jax.build import experiment_key
 from geco_jax.build import MODELS
 from geco_jax.build import run_inputs
+from geco_jax.choices import COMPOSITIONS
 from geco_jax.classifiers import pretrained
 from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.constraints import CONSTRAINTS

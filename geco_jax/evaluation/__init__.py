@@ -1,5 +1,11 @@
 """What a model is worth: measures, verdicts, rates and pictures."""
 
-from geco_jax.evaluation.measures import evaluate
+import importlib
+from typing import Any
 
-__all__ = ['evaluate']
+
+def __getattr__(name: str) -> Any:
+  """Import `evaluate` when asked for it: pages need the verdicts alone."""
+  if name == 'evaluate':
+    return importlib.import_module('geco_jax.evaluation.measures').evaluate
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -10,7 +10,7 @@ import pytest
 import scipy.ndimage
 import scipy.stats
 
-from geco_jax.build import COMPOSITIONS
+from geco_jax.choices import COMPOSITIONS
 from geco_jax.datasets import compositions
 from geco_jax.datasets import sources
 from geco_jax.datasets.batches import fixed_batch

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from geco_jax.build import COMPOSITIONS
+from geco_jax.choices import COMPOSITIONS
 from geco_jax.datasets import sources
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import fixed_batch

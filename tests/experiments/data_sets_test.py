@@ -6,7 +6,7 @@ from PIL import Image
 import pytest
 
 from experiments import data_sets
-from geco_jax.build import COMPOSITIONS
+from geco_jax.choices import COMPOSITIONS
 from geco_jax.datasets import sources
 from geco_jax.errors import UserError
 from geco_jax.evaluation.pictures import shown_batch

@@ -15,9 +15,9 @@ from geco_jax.base_config import get_base_config
 from geco_jax.base_config import group
 from geco_jax.build import build
 from geco_jax.build import build_dataset
-from geco_jax.build import COMPOSITIONS
 from geco_jax.build import MODELS
 from geco_jax.build import run_inputs
+from geco_jax.choices import COMPOSITIONS
 from geco_jax.feed import fixed_examples
 
 FLOAT32 = jmp.get_policy('float32')
