@@ -27,6 +27,7 @@ from geco_jax.io import by_products
 from geco_jax.io.files import write_json
 from geco_jax.io.lock import taking_turns
 from geco_jax.io.logs import read_metrics
+from geco_jax.io.provenance import read as read_sessions
 from geco_jax.sweep import local
 from geco_jax.sweep import throughput
 from geco_jax.sweep.completion import read_evaluation
@@ -271,6 +272,7 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
       **result.run._asdict(),
       'steps': result.config.num_steps,
       'multiplier_rule': result.config.multipliers.name,
+      **_devices(result.folder),
       'infeasible': [*result.infeasible],
       'evaluation': result.evaluation,
       **{
@@ -281,6 +283,12 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
     }
     for result in results
   ]
+
+
+def _devices(folder: str) -> dict[str, str]:
+  """Return where a run was trained, if its folder says so."""
+  devices = dict.fromkeys(each['device'] for each in read_sessions(folder))
+  return {'device': ', '.join(devices)} if devices else {}
 
 
 def save_row(path: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -183,6 +183,7 @@ def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch, draw_once):
   assert [record['run'] for record in written['runs']] == [r.name for r in RUNS]
   for record in written['runs']:
     assert (record['steps'], record['seed']) == (100, 0)
+    assert record['device'] == '1 x cpu'
   table, other = str(tmp_path / 'table.json'), results[0].run._replace(seed=1)
   runs.save_records(table, [results[0]._replace(run=other)], keep=True)
   kept = json.loads((tmp_path / 'table.json').read_text())['runs']
@@ -201,7 +202,14 @@ def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch, draw_once):
   assert after == before
   assert [r.evaluation for r in again] == [r.evaluation for r in results]
   assert [r.sample_quality for r in again] == [measured, None]
+  moved = tmp_path / RUNS[1].name / 'run.json'
+  sessions = json.loads(moved.read_text())['sessions']
+  card = {**sessions[0], 'device': '1 x NVIDIA H200'}
+  files.write_json(str(moved), {'sessions': [card, *sessions, card]})
   with_it, without = runs.records(again)
+  assert without['device'] == '1 x NVIDIA H200, 1 x cpu'
+  (evaluated.parent / 'run.json').unlink()
+  assert 'device' not in runs.records(again)[0]
   assert with_it['sample_quality'] == measured
   assert 'sample_quality' not in without
   asked = []
