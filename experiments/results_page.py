@@ -27,16 +27,16 @@ from .results.findings import Finding
 _WORDS = {True: 'holds', False: '**does not hold**', None: ''}
 _INTRODUCTION = """# The paper's claims
 
-The claims of *Taming VAEs* (Rezende & Viola, 2018) beside what came of our
-runs. `python -m experiments.results_page` writes this page from the files in
-`results/`, which the commands below wrote: no number of ours is typed, and a
-verdict is computed from the numbers. Presets are the configs' variants; `quick`
-is minutes on two CPU cores and far from the paper's models and 2e6 steps. Steps
-that are not a preset's own were asked for with `--num_steps`, several seeds
-with `--num_seeds`; ± is the standard deviation between seeds. Multipliers moved
-by `clipped` are GECO's under its former default, which
-[docs/multipliers.md](docs/multipliers.md) compares with today's, `geco`.
-Tables and pictures: [docs/results.md](docs/results.md).
+The claims of *Taming VAEs* (Rezende & Viola, 2018) compared with our runs.
+`python -m experiments.results_page` writes this page from the files in
+`results/`, which the commands below wrote: none of our numbers is typed by
+hand, and each verdict is computed from the numbers. Presets are the configs'
+variants; `quick` takes minutes on two CPU cores and is far from the paper's
+models and 2e6 steps. Steps that differ from the preset's were set with
+`--num_steps`, several seeds with `--num_seeds`; ± is the standard deviation
+across seeds. Runs with the multipliers `clipped` used GECO's former default,
+which [docs/multipliers.md](docs/multipliers.md) compares with the current
+default, `geco`. Tables and pictures are in [docs/results.md](docs/results.md).
 """
 
 
