@@ -40,7 +40,7 @@ def train_kappas(
   workdir: str,
   data_dir: str | None = None,
 ) -> list[Result]:
-  """Trains and evaluates the config at each kappa, compiled once.
+  """Train and evaluate the config at each kappa, compiled once.
 
   Raises:
     UserError: if a kappa failed.
@@ -57,7 +57,7 @@ def train_kappas(
 
 
 def as_row(result: Result) -> dict[str, Any]:
-  """Return what is kept of a kappa, a row of the table."""
+  """Return the record of a kappa, a row of the table."""
   config, evaluation = result.point.config, result.evaluation
   infeasible = verdicts.infeasible(evaluation['constraints'], result.logged)
   return {

@@ -2,9 +2,9 @@
 
 Runs end a little off their constraint, some far off, and a KL alone would
 flatter those that violate it. So each KL is carried to C = 0 along a
-multiplier, `KL + sum lambda C`. At the multiplier that the constraint needs
-this is a tangent of the rate-distortion function, which is convex: a run that
-is off is never shown better than one on the curve.
+multiplier, `KL + sum lambda C`. At the multiplier that the constraint needs,
+this is a tangent of the rate-distortion function, which is convex: a run off
+its constraint never looks better than one on the curve.
 """
 
 from collections.abc import Mapping, Sequence
