@@ -62,7 +62,7 @@ def load(reference: str) -> ConfigDict:
 
 
 def _files_like(path: str) -> str:
-  """Return which configs there are where one was looked for."""
+  """Return a phrase that lists the configs where one was looked for."""
   parent = os.path.dirname(path)
   beside = sorted(glob.glob('*.py', root_dir=parent)) if parent else []
   place, choices = (parent, beside) if beside else ('configs', names())

@@ -100,7 +100,7 @@ class ClassifierRun(Run):
   def _evaluate(self) -> float:
     results = self.evaluate(self.state, self._validation_images)
     if not np.isfinite(results['mean_probability']):
-      # The last update broke what its own loss did not see yet.
+      # The last update broke the parameters: its own loss came before.
       self._stop_not_finite(self.step + 1)
     if self._writes:
       self._writer.scalars(
