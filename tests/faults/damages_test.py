@@ -101,8 +101,8 @@ def outcome(damaged: pathlib.Path, path: str, commands: list[Command], whole):
   )
   assert not is_read and unit(path) != newest, f'{wrong} differ: {printed}'
   is_said = name in printed or unit(path) in printed
-  what = 'an older checkpoint' if 'checkpoints' in path else name
-  return f'equal but for {what}, ' + (
+  lost = 'an older checkpoint' if 'checkpoints' in path else name
+  return f'equal but for {lost}, ' + (
     'which a warning names' if is_said else 'which was not read'
   )
 
