@@ -32,7 +32,7 @@ from .shared import theory_panels
 
 _NUM_BETAS = flags.DEFINE_integer('num_betas', 200, 'Of the curve, >= 10.')
 
-HALF_DISTANCES = (0.3, 0.14, 0.05)  # The planted levels.
+HALF_DISTANCES = (0.3, 0.14, 0.05)  # One for each planted level.
 STDDEV = 0.012  # Standard deviation of each cluster.
 BETA_RANGE = (3e-4, 0.6)
 NUM_BETAS_AROUND = 64  # Betas around the last transition.

@@ -3,7 +3,7 @@ r"""A sweep of kappa and where its runs end in the information plane.
   python -m experiments.information_plane --config=configs/digits_vae.py \
       --workdir=runs/demo --kappas=0.06,0.08,0.1,0.15
 
-Trains the config once per kappa (what is trained already is not trained again),
+Trains the config once per kappa (finished runs are not trained again),
 evaluates it, prints a table and writes information_plane.png,
 reconstructions.png and information_plane.json: compression against
 reconstruction, as in the paper's Figure 4.

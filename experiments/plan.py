@@ -11,7 +11,7 @@ again. A row whose data set or classifier is not at hand is named.
 Hours are of training and compilation, one run after another; evaluations and
 pictures come on top. On an accelerator `run_all` trains several small runs at
 once and is faster. With --until_rest Figure 4 is counted as if no baseline
-rested before the cap. What is compiled here stays in --compilation_cache, for
+rested before the cap. Programs compiled here stay in --compilation_cache, for
 `run_all`.
 """
 
@@ -105,7 +105,7 @@ def _module(figure: str) -> Any:
 
 
 def _points(options, each, variant, folder='', changes=None) -> list[Point]:
-  """Return what `runs.train_all` trains in a folder below the workdir."""
+  """Return the points that `runs.train_all` trains below a folder."""
   listed = runs.points_of(each, variant, options.num_steps, changes or {})
   return [_below(folder, point) for point in listed.values()]
 
@@ -370,7 +370,7 @@ def rows(options: Options, only: Sequence[str] | None = None) -> list[Row]:
   """Return the rows in the order of their worth.
 
   Args:
-    options: what is asked for.
+    options: see `Options`.
     only: figures, names of `WORTH`; None is all.
   """
   return [

@@ -43,7 +43,7 @@ class Claim(NamedTuple):
 
   @property
   def holds(self) -> bool:
-    """Whether what was measured is what the theory says."""
+    """Whether the measured number is what the theory says."""
     return self.least <= self.measured and (
       self.most is None or self.measured <= self.most
     )

@@ -9,8 +9,8 @@ them. When the hours are over, the rows under way are saved and ended, and the
 same command goes on from there: rows that are done are not run again. A row
 that fails is named, the others go on, and the exit code is 1.
 
-With --at_once=8 up to eight rows that share no run go on side by side, and what
-they print is in WORKDIR/logs: on an accelerator some compile, which takes a
+With --at_once=8 up to eight rows that share no run go on side by side, and
+their output is in WORKDIR/logs: on an accelerator some compile, which takes a
 core each, while others train.
 """
 

@@ -24,7 +24,7 @@ def group(name: str, **kwargs: Any) -> ConfigDict:
 
 
 def own_pictures() -> ConfigDict:
-  """Return the group of a folder of pictures, whose path is to be given."""
+  """Return the group of a folder of pictures, whose path must be given."""
   return group(
     'image_folder',
     path='',

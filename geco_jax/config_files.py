@@ -35,7 +35,7 @@ def find(reference: str) -> str:
 
   Args:
     reference: a path, or a name as `names` lists them, both with or without
-      configs/ before and .py behind; then maybe a colon and a variant. A file
+      configs/ before and .py after it; then maybe a colon and a variant. A file
       comes before a config of the package.
 
   Raises:

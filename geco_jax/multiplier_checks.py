@@ -202,7 +202,7 @@ def _type(array):
 
 
 def _array(leaf):
-  """Return a leaf as an array of JAX or NumPy, of objects if it is none."""
+  """Return a leaf as an array of JAX or NumPy, of objects if it is not one."""
   if isinstance(leaf, jax.Array):
     return leaf
   if isinstance(leaf, np.ma.MaskedArray):  # JAX takes none.

@@ -91,7 +91,7 @@ def devices_in_words() -> str:
 
 
 def on_accelerator() -> bool:
-  """Return whether what is traced is to run on a GPU or TPU.
+  """Return whether the program being traced will run on a GPU or TPU.
 
   Decided while tracing: `jax.lax.platform_dependent` would decide by the
   platform for which a program is lowered, but trace a training step twice,

@@ -161,7 +161,7 @@ def raised() -> Iterator[None]:
     try:
       yield
     except BaseException:
-      if _state.raised is not None:  # Even if it was lost on its way.
+      if _state.raised is not None:  # Even if it became another error.
         end(_state.raised)
       raise
     finally:

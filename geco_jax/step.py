@@ -268,13 +268,13 @@ def train_steps_together(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Return the compiled program that takes steps of several runs at once.
 
-  Like `train_steps`, but for the leading axes of states, inputs and metrics,
+  Like `train_steps`, except for the leading axes of states, inputs and metrics,
   which are [num_devices, runs per device]; the images are replicated, or with
   the same axes where they stay on the host. Every device has the whole batches
   of its own runs.
 
   Args:
-    experiment: what is trained, the same for all runs but for their inputs.
+    experiment: what is trained, the same for all runs except their inputs.
     num_steps: steps per call, K.
 
   Returns:

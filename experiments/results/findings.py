@@ -25,7 +25,7 @@ class Finding(NamedTuple):
   paper: str
   ours: str
   holds: bool | None  # None if the number decides nothing.
-  verdict: str | None = None  # Verdict on a constraint, for `holds`.
+  verdict: str | None = None  # A constraint's verdict, in place of `holds`.
 
 
 def figure_3(content: Content) -> Iterator[Finding]:
@@ -167,7 +167,7 @@ def figure_5(content: Content) -> Iterator[Finding]:
   for name, row in content.items():
     elbo, geco = (run['evaluation'] for run in row['runs'])
     difference = geco['rmse'] / elbo['rmse'] - 1
-    # What the multipliers of earlier versions were given for this figure.
+    # Arguments of the multipliers that earlier versions set for this figure.
     changed = ''.join(
       f', {leaf} {value:g}'
       for leaf, value in row.get('multipliers', {}).items()

@@ -1,8 +1,8 @@
 """Runs of one model on one data set with one objective, by name.
 
 They live in `WORKDIR/DATASET_MODEL_OBJECTIVE_KAPPAS`, with `_seed_SEED` at the
-end unless the seed is 0. Runs that are there are neither trained nor evaluated
-again, and experiments that share a workdir share their runs.
+end unless the seed is 0. Existing runs are neither trained nor evaluated again,
+and experiments that share a workdir share their runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,7 +96,7 @@ class Run(NamedTuple):
 
 
 class Result(NamedTuple):
-  """What became of a run."""
+  """The outcome of a run."""
 
   run: Run
   config: ConfigDict
@@ -109,7 +109,7 @@ class Result(NamedTuple):
   folder: str = ''
 
   def params(self) -> Any:
-    """Return the parameters of the last checkpoint, read anew at each call."""
+    """Return the parameters of the last checkpoint, read again at each call."""
     return restore_state(self.folder, self.experiment).params
 
 

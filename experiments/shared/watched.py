@@ -24,7 +24,7 @@ def run(
 ) -> tuple[int, bool]:
   """Run `python -m WORDS...`; stop it by SIGTERM when the seconds are over.
 
-  A signal that this process takes as an exception is handed on, and the
+  A signal that this process takes as an exception is passed on, and the
   exception is raised when the other has ended. In a session of its own, the
   other gets none from the terminal.
 

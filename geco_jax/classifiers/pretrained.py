@@ -115,7 +115,7 @@ def load(name: str) -> Network:
 
 
 def sha256(name: str) -> str:
-  """Return the digest of a classifier's file: a name may be trained anew.
+  """Return the digest of a classifier's file: a name may be trained again.
 
   Raises:
     UserError: if it is not there or cannot be read.

@@ -123,7 +123,7 @@ def extractor(
 
 
 def _default_layer(network):
-  """Return the only layer that is a vector, but for the logits."""
+  """Return the only layer that is a vector, except the logits."""
   image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
 
   def num_axes(layer):

@@ -41,7 +41,7 @@ FILE = 'sample_quality.json'
 NUM_DRAWS = 100
 NUM_IMAGES = 1_000  # Test images whose NLL is estimated, if there are as many.
 _BATCH, _NLL_BATCH = 256, 32
-# Composed sets have any number of examples: so many are taken at least.
+# Fewest examples of a composed set, which has any number of them.
 _EXAMPLES_PER_FEATURE = 10
 
 

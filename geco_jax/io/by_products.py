@@ -1,4 +1,4 @@
-"""JSON files that can be rewritten or spared: a damaged one stops nothing.
+"""JSON files that can be made again or done without: damage stops nothing.
 
 Since a person or a crash may have changed such a file, its form is checked.
 """

@@ -58,7 +58,7 @@ class Lock:
     self._file = self._take()
 
   def keep(self) -> None:
-    """Take the lock anew if its file has been deleted.
+    """Take the lock again if its file has been deleted.
 
     Raises:
       InUse: if another process took it first: this one's files would mix with

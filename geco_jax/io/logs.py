@@ -194,7 +194,7 @@ class _TensorBoard:
 def write_evaluation(
   workdir: str, step: int, results: Mapping[str, float]
 ) -> None:
-  """Write what was measured of a finished run among its TensorBoard curves.
+  """Write the measures of a finished run among its TensorBoard curves.
 
   A second call replaces the values of the first.
 

@@ -1,4 +1,4 @@
-"""run.json: with what a run was trained, for whoever reads its numbers later.
+"""run.json: what a run was trained with, for whoever reads its numbers later.
 
 A by-product: nothing reads it to train. Every time that the run begins or goes
 on is a session of it, with its own command, version and device.

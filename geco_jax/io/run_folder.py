@@ -34,7 +34,7 @@ _TRY_FILES = (
   *('run.json', 'tensorboard', 'trackers.json', _CONFIG),
 )
 _RESULTS = ('evaluation.json', 'network.npz')
-# Values that configs of earlier versions, which lack these keys, stood for.
+# Values of keys that are missing in configs of earlier versions.
 FORMER = {'imports': [], 'dataset.placement': 'device'}
 
 
@@ -206,7 +206,7 @@ def begins_anew(workdir: str, config: ConfigDict) -> bool:
 
 
 def mend(workdir: str, config: ConfigDict) -> None:
-  """Write the config of a run anew where its file is missing or damaged.
+  """Write the config of a run again where its file is missing or damaged.
 
   Args:
     workdir: of a run that has this config (`check_same`).

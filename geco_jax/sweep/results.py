@@ -141,7 +141,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def numbers(result: Result) -> dict[str, float]:
-  """Return what was measured of a run, as it was measured, by name."""
+  """Return the measures of a run, not rounded, by name."""
   values = {}
   for split in SPLITS:
     for name in ('rmse', 'kl_nats', 'nll_nats_per_dim'):

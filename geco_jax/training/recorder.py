@@ -190,7 +190,7 @@ def score(kl_nats: float, violations: Mapping[str, float], tolerance: float):
     kl_nats: mean KL, of held-out data.
     violations: relative ones by constraint, of the training data, which is
       what the constraints speak of.
-    tolerance: up to which a violation counts as none.
+    tolerance: the largest violation that counts as none.
   """
   worst = max(violations.values())
   return kl_nats if worst <= tolerance else 1e9 * (1 + worst)

@@ -34,7 +34,7 @@ BY_PRODUCTS = (
   'best.json',
   'data.json',
 )
-# What is drawn of the logs of a sweep's runs, no line of which has a digest.
+# Files made from the logs of a sweep's runs, whose lines have no digests.
 DRAWN = {
   *('constraints.png', 'multipliers.png', 'report.html'),
   'information_plane.json',
@@ -149,7 +149,7 @@ def test_what_is_damaged_is_mended_or_refused(
     folder = tmp_path / 'damaged'
     shutil.copytree(sound, folder)
     DAMAGES[damage](folder / path, rng)
-    # What the first mends the second need not see.
+    # The second need not see what the first has mended.
     again = commands[:1] if 'checkpoints' in path else commands
     try:
       count(
