@@ -270,7 +270,7 @@ def _check_ranges(where, kwargs, ranges):
 
 
 def _check_dtypes_and_masks(kwargs):
-  """Refuse moments that are no floats, and masks of single parameters."""
+  """Refuse moments that are not floats, and masks of single parameters."""
   for argument in kwargs:
     value, where = kwargs[argument], f'config.optimizer.kwargs.{argument}'
     if 'dtype' in argument and value not in _MOMENTS:

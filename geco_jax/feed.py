@@ -83,7 +83,7 @@ def fixed_batches(
   Returns:
     (images on the host, first example, last example + 1, period) -> yields what
     `Dataset.compose` takes, leaves [devices, per_call, local, ...], with its
-    share on every device. Example i is that of index i modulo the period; the
+    share on every device. Example i has index i modulo the period; the
     last batches are padded by further examples.
   """
   choose, places = _fixed_choice(dataset), parallel.host_places(batch_size)

@@ -74,7 +74,7 @@ class ClassifierRun(Run):
     super().__init__(config, workdir, like, first_state)
 
   def claim(self) -> None:
-    """Make the folder this run's; refuse that of a run on other data."""
+    """Make the folder this run's; refuse one of a run on other data."""
     sha256 = fingerprint(self._dataset.splits)
     run_folder.check_data(self.workdir, self._dataset.name, sha256)
     super().claim()

@@ -385,7 +385,7 @@ def _checked_key(key: Any) -> jax.Array:
 
 
 def _at_least(least: int, name: str, num: Any) -> int:
-  """Return a number that is asked for; refuse an invalid one."""
+  """Return a requested number; refuse an invalid one."""
   if isinstance(num, bool) or not isinstance(num, (int, np.integer)):
     raise UserError(f'{name} must be an integer, got {num!r}')
   if num < least:

@@ -33,8 +33,8 @@ _TICKS = (1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1_000)
 def compared(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   """Return the records with their KLs where C = 0.
 
-  `kl_at_constraint` is KL + sum lambda C in nats, lambda that of the longest
-  run of `geco` that met the same constraints, else of the longest of any rule
+  `kl_at_constraint` is KL + sum lambda C in nats, with lambda from the longest
+  run of `geco` that met the same constraints, else from the longest of any rule
   that did, else the run's own; at most the natural multiplier, above which no
   rate-distortion function is as steep, however far a multiplier has wound up.
   `relative` is its ratio to the best of the same problem, steps and seed, among

@@ -64,7 +64,7 @@ def train_steps(
   Returns:
     (state, training images, both replicated, num_steps) -> (state, metrics of
     each step). Where the images stay on the host, they are the batches of
-    steps, that of step i at i modulo `config.steps_per_dispatch`.
+    steps, step i's at i modulo `config.steps_per_dispatch`.
   """
   data_key, augmentation_key = _keys(config.seed)
   length = config.steps_per_dispatch

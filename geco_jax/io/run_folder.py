@@ -191,8 +191,8 @@ def check_same(workdir: str, config: ConfigDict) -> None:
 def begins_anew(workdir: str, config: ConfigDict) -> bool:
   """Return whether a run of a config would begin in another's folder.
 
-  That is so where the other's never saved anything: it failed or was killed
-  before its first checkpoint.
+  It would if the other run never saved anything: it failed or was killed before
+  its first checkpoint.
 
   Raises:
     UserError: if the folder cannot be read.
