@@ -74,7 +74,7 @@ setuptools.setup(
   package_data={'geco_jax': ['py.typed']},
   entry_points={'console_scripts': ['geco-jax = geco_jax.__main__:main']},
   python_requires='>=3.11',
-  # Of `import geco_jax`: geco, lagrangian and the other updates.
+  # What `import geco_jax` needs: geco, lagrangian and the other updates.
   install_requires=['jax>=0.9', 'numpy>=1.26', 'optax>=0.2.4'],
   extras_require={
     'train': _TRAIN,

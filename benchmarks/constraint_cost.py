@@ -60,7 +60,7 @@ def network_passes(model, batch_size: int, num_steps: int) -> Contender:
         logits, label
       ).mean()
 
-    # Descended, so that no pass is left out as equal to the last one.
+    # A step of descent: otherwise all passes would be equal, and one might do.
     gradient = parallel.mean(jax.grad(loss)(params))
     return jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradient), None
 
@@ -126,7 +126,7 @@ def main(argv: Sequence[str]) -> None:
     model, config.batch_size, flags.FLAGS.steps_per_round
   )
   rates = side_by_side.measure(programs, flags.FLAGS.rounds)
-  # Of seconds per step: how many times the baseline's the contender's are.
+  # Each ratio is the contender's seconds per step over the baseline's.
   rows = [
     side_by_side.compare(flags.FLAGS.size, rates, 'geco+re', name)
     for name in programs

@@ -5,8 +5,8 @@
 One step is forward, backward, Adam and the multiplier. Same architecture, with
 fused gates on both sides; PyTorch takes the best of its forms (eager or
 `torch.compile`, channels_last or not) row by row. Images are random bytes.
-Compilation and memory are those of a fresh process: JAX says itself how long it
-traces, lowers and compiles; of PyTorch it is the first step less a later one.
+Compilation and memory are those of a fresh process: JAX itself says how long it
+traces, lowers and compiles; for PyTorch it is the first step less a later one.
 Run it on an idle machine.
 """
 
@@ -79,7 +79,7 @@ def contender(
 
 
 def _measure_cold(name, size_name, model, num_devices, queue):
-  """In a process of its own: seconds to compile, peak memory in MiB."""
+  """Put a process's seconds to compile and peak memory in MiB into a queue."""
   jax.config.update('jax_num_cpu_devices', num_devices)
   program = contender(name, SIZES[size_name], 1, **model)
   compiling = []

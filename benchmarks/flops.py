@@ -13,8 +13,8 @@ def count(function: Callable, *args: Any) -> int:
 
   Nothing is compiled or run. A multiplication and an addition are two
   operations, as hardware's peaks are stated; taps that meet padding count, and
-  what is no product (activations, noise, the optimizer) does not. Of branches
-  the most expensive counts.
+  everything else (activations, noise, the optimizer) does not. Of branches the
+  most expensive counts.
 
   Args:
     function: can be traced by JAX.
@@ -23,16 +23,16 @@ def count(function: Callable, *args: Any) -> int:
   Raises:
     ValueError: if a loop without a fixed number of rounds holds products.
   """
-  return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+  return _jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _of_jaxpr(jaxpr):
-  return sum(_of_equation(equation) for equation in jaxpr.eqns)
+def _jaxpr_flops(jaxpr):
+  return sum(_equation_flops(equation) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation):
+def _equation_flops(equation):
   params = equation.params
-  inner = [_of_jaxpr(jaxpr) for jaxpr in _inner_jaxprs(params)]
+  inner = [_jaxpr_flops(jaxpr) for jaxpr in _inner_jaxprs(params)]
   match equation.primitive.name:
     case 'dot_general':
       (contracted, _), _ = params['dimension_numbers']

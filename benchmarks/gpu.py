@@ -12,7 +12,7 @@ too, and stand beside those of an 8192^3 matrix product on the same card.
 
 XLA chooses algorithms by timing them while other programs compile;
 --at_once=1 gives it the card alone and takes several times as long.
---dry_run goes through everything in small, on a CPU.
+--dry_run goes through everything in small sizes, on a CPU.
 """
 
 from collections.abc import Mapping, Sequence

@@ -44,10 +44,10 @@ class Workload(NamedTuple):
   """A model and the images that it is trained on."""
 
   config: str  # A module's name in `configs`.
-  variant: str  # The config's, with {} for the objective.
+  variant: str  # Variant of the config, with {} for the objective.
   image_shape: tuple[int, int, int]
   steps_per_call: int
-  tiny: dict[str, Any]  # What the model has differently in a dry run.
+  tiny: dict[str, Any]  # Changes to the model in a dry run.
 
 
 _TINY_CONV_DRAW = dict(num_steps=2, hidden_channels=4, latent_channels=2)
@@ -91,7 +91,7 @@ _PAIRS_SIZES = marginal_kl.Sizes(
 _TINY_PAIRS_SIZES = marginal_kl.Sizes(
   latent_size=4, num_couplings=2, width=8, num_samples=16, num_data=512
 )
-_PAIRS_TILE = 256  # Data points at once, of the programs that are not ours.
+_PAIRS_TILE = 256  # Data points at once, in the programs that are not ours.
 
 
 class Switch(NamedTuple):
@@ -195,7 +195,7 @@ def training(
     contender.run()  # Traced here.
   if objective != 'geco' or num_runs > 1 or switches is not None:
     return contender
-  with switched(()):  # Channels that a program pads are no use.
+  with switched(()):  # Padded channels do no work.
     counted = contenders.flops_of_step(config, images)
   return contender._replace(flops=counted)
 

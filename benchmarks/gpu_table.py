@@ -21,7 +21,7 @@ def table(report: Mapping[str, Any]) -> str:
   over the program's: the median of the rounds' ratios.
 
   Args:
-    report: what the command wrote.
+    report: content of the file that the command wrote.
   """
   rows = report['programs']
   peaks = {r['precision']: r['tflops'] for r in rows if r['model'] == MATMUL}

@@ -34,7 +34,7 @@ from geco_jax.models.base import Posterior
 from geco_jax.models.nvp import ConditionalRealNVP
 from geco_jax.models.nvp import standard_normal_log_prob
 
-_FEATURES_SHAPE = (16, 16, 1)  # Of the "images" that are the features.
+_FEATURES_SHAPE = (16, 16, 1)  # Shape of the "images" that are the features.
 _BOUND = 2.0
 _LOOP_PAIRS = 400
 
@@ -42,7 +42,7 @@ _OURS = 'geco_jax'
 
 
 class Sizes(NamedTuple):
-  """Of the flow and of the pairs."""
+  """The sizes of the flow and of the pairs."""
 
   latent_size: int
   num_couplings: int
@@ -52,7 +52,7 @@ class Sizes(NamedTuple):
 
 
 class Weights(NamedTuple):
-  """Of one coupling's network, that sees the kept half and the features."""
+  """Weights of a coupling's network, which sees its kept half and features."""
 
   w_in: Any  # [kept + features, width].
   b_in: Any
@@ -212,7 +212,7 @@ def double_vmap(sizes: Sizes, tile: int) -> Callable[[], np.ndarray]:
 
 
 def double_loop(sizes: Sizes) -> Callable[[], None]:
-  """Return the loop over pairs of a compiled log density, of some pairs."""
+  """Return the loop over some pairs that calls a compiled log density."""
   _, params = flow(sizes)
   weights = concatenated(params, sizes)
   features = jnp.asarray(random_features(sizes).reshape(-1, 256) / 255.0)

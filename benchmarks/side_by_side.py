@@ -30,7 +30,7 @@ class Contender(NamedTuple):
 
   run: Callable[[], Any]  # Takes its steps and waits until they are done.
   num_steps: int  # How many steps `run` takes.
-  flops: float | None = None  # A step's, where they were counted.
+  flops: float | None = None  # Operations of a step, if counted.
 
 
 class Row(NamedTuple):
@@ -43,7 +43,7 @@ class Row(NamedTuple):
   baseline_steps_per_second: float
   ratio: float  # Median over the rounds of the ratio of steps per second.
   rounds: int
-  ratios: Sequence[float]  # Of every round.
+  ratios: Sequence[float]  # The ratio in every round.
 
 
 def measure(

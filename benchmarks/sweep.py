@@ -40,7 +40,7 @@ def _python(module: str, *arguments: str) -> None:
 
 
 def in_one(executor: str, steps: Sequence[str]) -> Callable[[], None]:
-  """Return what runs the sweep in one process."""
+  """Return a function that runs the sweep in one process."""
 
   def run():
     grid = [{'constraints.re.kappa': [*PAPER_KAPPAS]}, {'seed': [*_SEEDS]}]
@@ -58,7 +58,7 @@ def in_one(executor: str, steps: Sequence[str]) -> Callable[[], None]:
 
 
 def one_by_one(steps: Sequence[str]) -> Callable[[], None]:
-  """Return what runs a command line for each run, and evaluates it."""
+  """Return a function that trains and evaluates each run by command lines."""
 
   def run():
     with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,7 @@
 
 Same models, batches and optimizer; images are random bytes in MNIST's numbers.
 The ratio is the contender's steps per second over the baseline's: the median
-over rounds in which all take their turn, the lowest and highest behind it. Run
+over rounds in which all take their turn, then the lowest and highest. Run
 it on an idle machine: contention slows PyTorch's threads down far more than
 ours.
 """

@@ -19,7 +19,7 @@ NUM_WARMUPS = 3  # CUDA graphs are recorded in the second call.
 class _Ready(NamedTuple):
   """A process's first answer: its program can run."""
 
-  seconds: float  # To build, compile and warm it.
+  seconds: float  # Time to build, compile and warm it.
   flops: float | None
 
 
@@ -30,7 +30,7 @@ class _Failure(NamedTuple):
 
 
 class Worker:
-  """One program's process; what came of it stays when the process is gone."""
+  """One program's process; its results stay when the process is gone."""
 
   def __init__(self, build: Callable[[], Any]):
     """Prepare the worker without starting it.
@@ -43,7 +43,7 @@ class Worker:
     self._process: Any = None
     self.connection: Any = None  # None unless the process runs.
     self.ready_seconds: float | None = None  # From its start to the first run.
-    self.flops: float | None = None  # A step's, where they were counted.
+    self.flops: float | None = None  # Operations of a step, if counted.
     self.rates: list[float] = []  # Steps per second of every round.
     self.error: str | None = None  # Why it was given up.
 
@@ -89,7 +89,7 @@ class Worker:
     self.connection = None
 
   def end(self, grace_s: float) -> None:
-    """Wait until the process has ended, which is killed after a while."""
+    """Wait until the process has ended; kill it after a while."""
     if self._process is None:
       return
     self._process.join(grace_s)

@@ -7,7 +7,7 @@ Cost of quick: 12 minutes on two CPU cores. Expect, trained on 5,000 images,
 RMSE 0.100 (kappa 0.1) at a KL of 45.8 nats; test RMSE 0.100. gpu and paper have
 not been run.
 
-Variants: quick, medium, gpu, paper; behind a comma the objective, if it is not
+Variants: quick, medium, gpu, paper; after a comma the objective, if it is not
 geco: quick,elbo. `base_config.get_conv_draw_config` says what they are.
 """
 

@@ -7,7 +7,7 @@ Cost of quick: 7 minutes on two CPU cores. Expect RMSE 0.100 (kappa 0.1) at a KL
 of 42.2 nats; test RMSE 0.099; the ELBO (quick,elbo) ends at RMSE 0.036 and 238
 nats. gpu and paper have not been run.
 
-Variants: quick, medium, gpu, paper; behind a comma the objective, if it is not
+Variants: quick, medium, gpu, paper; after a comma the objective, if it is not
 geco: quick,elbo. `base_config.get_conv_draw_config` says what they are.
 """
 

@@ -8,7 +8,7 @@ KL of 8.2 nats; test RMSE 0.109. Then `python -m experiments.arithmetic
 --workdir=runs/mnist_sum` reads 94% of the samples given unseen contexts as (l0
 + l1) mod 10. gpu and paper have not been run.
 
-Variants: quick, medium, gpu, paper; behind a comma the objective, if it is not
+Variants: quick, medium, gpu, paper; after a comma the objective, if it is not
 geco: quick,elbo. `base_config.get_conv_draw_config` says what they are.
 """
 

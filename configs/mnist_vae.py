@@ -8,7 +8,7 @@ images, at RMSE 0.100 with a KL of 27 nats and lambda 3.3 (measured with the
 former update of the multiplier); 3,000 steps end at 39.8 nats.
 
 Variants, after a colon: geco (the default), geco_literal, elbo, beta_vae,
-annealed_beta; with `,conv` behind it the convolutional model takes the place of
+annealed_beta; with `,conv` after it the convolutional model takes the place of
 the fully connected one, e.g. configs/mnist_vae.py:geco,conv.
 """
 
@@ -18,7 +18,7 @@ from geco_jax import base_config
 
 
 def get_config(variant: str = 'geco') -> ConfigDict:
-  """Return the config; `variant` is the objective, `,conv` behind it or not."""
+  """Return the config; `variant` is the objective, `,conv` after it or not."""
   objective, _, architecture = variant.partition(',')
   config = base_config.get_base_config(
     objective,

@@ -13,7 +13,7 @@ so that two cores train for about 4 or 20 minutes. What to expect depends on the
 pictures; `geco-jax choose_kappa` with this config says what a kappa costs.
 
 Variants: folder (the default), npz, whose images keep their size unless
-`image_size` says another; behind a comma the objective, if it is not geco:
+`image_size` says another; after a comma the objective, if it is not geco:
 npz,elbo or folder,geco+pncc.
 """
 

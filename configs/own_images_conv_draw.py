@@ -10,7 +10,7 @@ the patches of the model's grid follow `config.dataset.kwargs.image_size`.
 Cost of quick: at 32x32 that of celeb_a_conv_draw, 12 minutes on two CPU cores;
 time grows with the number of pixels.
 
-Variants: quick, medium, gpu, paper; behind a comma the objective, if it is not
+Variants: quick, medium, gpu, paper; after a comma the objective, if it is not
 geco: quick,elbo. `base_config.get_conv_draw_config` says what they are.
 """
 

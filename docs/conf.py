@@ -19,7 +19,7 @@ myst_fence_as_directive = ['math']
 myst_heading_anchors = 3
 nb_execution_mode = 'off'  # What a notebook printed is stored in it.
 
-default_role = 'code'  # Of docstrings' backticks.
+default_role = 'code'  # Role of single backticks in docstrings.
 autodoc_default_options = {'members': True, 'member-order': 'bysource'}
 autodoc_typehints = 'description'
 autodoc_typehints_description_target = 'documented_params'

@@ -17,7 +17,7 @@ from tests.import_graph import FOLDERS
 from tests.import_graph import ROOT
 
 _COMMANDS = 'experiments/*.py'
-_WIDTH = 2.4  # Of a room, in units of the axes.
+_WIDTH = 2.4  # Width of a room, in units of the axes.
 _COLORS = {'experiments': 'tab:green', 'geco_jax': 'tab:blue'}
 
 

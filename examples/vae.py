@@ -3,9 +3,9 @@
   python examples/vae.py [NUM_STEPS]
 
 minimizes the KL of a small VAE on scikit-learn's 8x8 handwritten digits under
-`RMSE per pixel <= 0.1`, in under a minute, and prints what came of it. Of
-geco_jax it takes `geco` and `lagrangian` alone. `pip install dm-haiku
-scikit-learn` beside the core.
+`RMSE per pixel <= 0.1`, in under a minute, and prints the result. From
+geco_jax it takes `geco` and `lagrangian` alone. Beside the core it needs
+`pip install dm-haiku scikit-learn`.
 """
 
 import sys
@@ -26,7 +26,7 @@ BATCH_SIZE = 128
 
 
 class Output(NamedTuple):
-  """Of a batch."""
+  """The model's output for a batch."""
 
   reconstruction: jax.Array  # [batch, pixels], in [0, 1].
   kl: jax.Array  # KL[q(z|x); N(0, I)] in nats [batch].

@@ -1,4 +1,4 @@
-r"""Does a conditional model add? Reads its samples of MNIST-sum.
+r"""Does a conditional model add? Read its samples of MNIST-sum.
 
   python -m geco_jax.train --config=configs/mnist_sum_conv_draw.py:quick \
       --workdir=runs/mnist_sum
@@ -72,7 +72,7 @@ def draw(
 
   @jax.jit
   def chunk(params, images, numbers):
-    # Beyond the split's end its digits come again, in other compositions.
+    # Past the end of the split its digits come again, in other compositions.
     batch = experiment.dataset.assemble(
       images,
       numbers % images.image.shape[0],

@@ -3,8 +3,8 @@
   python -m experiments.constraint_table --data=digits --workdir=runs/table
 
 It trains the VAE of configs/digits_vae.py or configs/mnist_vae.py seven times
-and prints what each run was asked and what it reached. Rows can be run one by
-one, `--only=re+cla`, each as long as there is time for: the file of numbers
+and prints what each run was asked and what it reached. Rows can be run one
+by one, `--only=re+cla`, each for as long as time allows: the file of numbers
 keeps those that it has. The classifiers must have been trained:
 `python -m geco_jax.train_classifier`.
 """

@@ -33,7 +33,7 @@ _IMAGES_IN_LINE = 12
 _LINES = 4  # Lines of a data set's own sheet.
 _PANEL_LINES = 2  # Lines of its panel in data_sets.png.
 _PANELS_IN_ROW = 2
-# In pixels.
+# Sizes in pixels.
 _TITLE_SIZE = 18
 _LABEL_SIZE = 15
 _MARGIN = 12

@@ -7,8 +7,8 @@ square each. Two rectangles overlap, and the four leave a hole. The optimal
 decoder (Eq. 4) is evaluated at every tile of a grid and drawn: in the overlap
 it is the average of Eq. 17, and in the hole the objective's gradient is exactly
 0, so that anything may be there. The table compares the average KL with that of
-an equiprobable partition, log 4, the least that is to be had without overlap:
-here it is lower, and what was saved is paid in blur. Takes seconds.
+an equiprobable partition, log 4, the least that is possible without overlap:
+here it is lower, at the price of blur. Takes seconds.
 """
 
 from collections.abc import Sequence
@@ -123,7 +123,7 @@ def figure_1(
 
 
 def _blend(supports):
-  """Return colors [tiles, 3] as Eq. 17 mixes the data's; black in holes."""
+  """Return colors [tiles, 3], the data's mixed by Eq. 17; black in holes."""
   masses = supports.mean(axis=0)
   mixed = propositions.overlap_reconstruction(COLORS, masses, supports)
   return np.nan_to_num(mixed)

@@ -10,8 +10,8 @@ them. Half a minute on two idle CPU cores.
 The table then holds the last transition of four data sets against the largest
 eigenvalue of their covariance, above which the mean attracts: the ratio should
 be within 5% of 1 where the variance proxy agrees with the eigenvalue. For the
-circles, which are skewed, the proxy is 6% larger, and the transition is about
-there. It comes from 64 betas around the eigenvalue, without smoothing, since at
+circles, which are skewed, the proxy is 6% larger, and the transition is near
+it. It comes from 64 betas around the eigenvalue, without smoothing, since at
 a transition convergence is slow.
 """
 
@@ -32,8 +32,8 @@ from .shared import theory_panels
 
 _NUM_BETAS = flags.DEFINE_integer('num_betas', 200, 'Of the curve, >= 10.')
 
-HALF_DISTANCES = (0.3, 0.14, 0.05)  # The planted hierarchy's, level by level.
-STDDEV = 0.012  # The clusters' own.
+HALF_DISTANCES = (0.3, 0.14, 0.05)  # One for each planted level.
+STDDEV = 0.012  # Standard deviation of each cluster.
 BETA_RANGE = (3e-4, 0.6)
 NUM_BETAS_AROUND = 64  # Betas around the last transition.
 

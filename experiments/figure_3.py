@@ -94,7 +94,7 @@ def figure_3(
 def numbers(
   metrics: Mapping[str, np.ndarray], kappa: float, name: str
 ) -> dict[str, Any]:
-  """Return what is drawn, for figure_3.json."""
+  """Return the numbers that are drawn, for figure_3.json."""
   return {
     **runs.provenance(None),
     'dataset': name,

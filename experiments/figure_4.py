@@ -50,7 +50,7 @@ class Row(NamedTuple):
   model: str
 
   def runs(self, objectives: Sequence[str] = OBJECTIVES) -> list[Run]:
-    """Return its points of the figure, those of some objectives."""
+    """Return the runs of its points in the figure, for the objectives."""
     return [
       Run(self.data, objective, kappas, self.model)
       for objective in OBJECTIVES
@@ -68,7 +68,7 @@ ROWS = {
   for panel, names in figure_4_plane.PANELS.items()
   for name in names
 }
-# Changes to the configs of ConvDRAW on 8x8 digits. The latents are no fewer.
+# Changes to the configs of ConvDRAW on 8x8 digits; there are no fewer latents.
 SHORT = {
   'num_steps': 2_000,
   'batch_size': 32,
@@ -79,7 +79,7 @@ SHORT = {
 
 
 def is_short(row: Row, preset: str) -> bool:
-  """Return whether the row is one of those that `SHORT` is for."""
+  """Return whether `SHORT` applies to the row."""
   dataset = row.runs()[0].config(preset).dataset
   return row.model == 'conv_draw' and dataset.kwargs.get('base') == 'digits'
 
@@ -94,7 +94,7 @@ def points(
   until_rest: bool = False,
   max_steps: int | None = None,
 ) -> list[Point]:
-  """Return what `run_row` trains at most, named below the workdir."""
+  """Return the most that `run_row` trains, named by folder."""
   folder, changes = _short(short)
   if until_rest:
     folder_path = os.path.join(workdir, folder)
@@ -108,7 +108,7 @@ def points(
 
 
 def _short(short: bool) -> tuple[str, Mapping[str, Any]]:
-  """Return where a row's runs are and what their configs have differently."""
+  """Return the subfolder of a row's runs, and the changes to their configs."""
   return ('short', SHORT) if short else ('', {})
 
 
@@ -124,7 +124,7 @@ def run_row(
   max_steps: int | None = None,
   network: str | None = None,
 ) -> dict[str, Any]:
-  """Train a row's runs, or reuse them; return what the figure shows of it.
+  """Train a row's runs, or reuse them; return what the figure shows.
 
   Args:
     name: of `ROWS`.
@@ -135,7 +135,7 @@ def run_row(
     data_dir: of TFDS.
     short: whether the runs are shortened by `SHORT`.
     until_rest: whether the steps are doubled until the baselines rest.
-    max_steps: up to which; None is 16 times the first.
+    max_steps: the cap of these; None is 16 times the first number.
     network: of `runs.with_sample_quality`.
   """
   folder, changes = _short(short)

@@ -35,7 +35,7 @@ from .shared.runs import Run
 DATA = ('cifar10', 'mnist', 'digits')
 _DIGITS = 4  # Significant digits of kappa, which is in the run's name.
 _MAX_POINTS = 200  # Points of a curve; more would not show.
-_COLORS = {'elbo': 'tab:green', 'geco': 'tab:blue'}  # The paper's.
+_COLORS = {'elbo': 'tab:green', 'geco': 'tab:blue'}  # The paper's colors.
 
 
 def run_row(
@@ -74,13 +74,13 @@ def variant_of(data: str, preset: str) -> str | None:
 
 
 def elbo_run(data: str, seed: int = 0) -> Run:
-  """Return the run that comes first."""
+  """Return the run under the ELBO, which comes first."""
   model = 'vae' if data == 'digits' else 'conv_draw'
   return Run(data, 'elbo', model=model, seed=seed)
 
 
 def geco_run(elbo: Run, rmse: float) -> Run:
-  """Return the run at the RMSE that the first one ended with."""
+  """Return the run of GECO at the RMSE that the ELBO's run ended with."""
   kappa = float(f'{rmse:.{_DIGITS}g}')
   return elbo._replace(objective='geco', kappas={'re': kappa})
 
@@ -112,7 +112,7 @@ def table(rows: Mapping[str, Any]) -> str:
 
 
 def figure(rows: Mapping[str, Any]) -> Figure:
-  """Return the KLs against iterations, and below them the RMSEs."""
+  """Return the figure: KLs against iterations, and RMSEs below them."""
   seeds: dict[str, list] = {}
   for name, row in rows.items():
     seeds.setdefault(name.partition(',')[0], []).append(row)
@@ -152,7 +152,7 @@ def _draw_row(
 
 
 def _asked(same: Sequence[Mapping[str, Any]]) -> str:
-  """Return what the seeds of a data set were asked, and if it was not met."""
+  """Return the kappas of a data set's seeds, and whether any was not met."""
   kappas = ', '.join(f'{row["runs"][1]["kappas"]["re"]:g}' for row in same)
   outcomes = [
     verdicts.read(

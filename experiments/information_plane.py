@@ -3,7 +3,7 @@ r"""A sweep of kappa and where its runs end in the information plane.
   python -m experiments.information_plane --config=configs/digits_vae.py \
       --workdir=runs/demo --kappas=0.06,0.08,0.1,0.15
 
-Trains the config once per kappa (what is trained already is not trained again),
+Trains the config once per kappa (finished runs are not trained again),
 evaluates it, prints a table and writes information_plane.png,
 reconstructions.png and information_plane.json: compression against
 reconstruction, as in the paper's Figure 4.
@@ -40,7 +40,7 @@ def train_kappas(
   workdir: str,
   data_dir: str | None = None,
 ) -> list[Result]:
-  """Trains and evaluates the config at each kappa, compiled once.
+  """Train and evaluate the config at each kappa, compiled once.
 
   Raises:
     UserError: if a kappa failed.
@@ -57,7 +57,7 @@ def train_kappas(
 
 
 def as_row(result: Result) -> dict[str, Any]:
-  """Return what is kept of a kappa, a row of the table."""
+  """Return the record of a kappa, a row of the table."""
   config, evaluation = result.point.config, result.evaluation
   infeasible = verdicts.infeasible(evaluation['constraints'], result.logged)
   return {

@@ -8,8 +8,8 @@ Compares `rival_multipliers.RULES`, of which `geco` is each config as it stands,
 over `TASKS`: both can be chosen, with --rules and --only, as comma lists of
 names. multiplier_rules.json and multiplier_rules.png keep the runs that they
 have, and the same command goes on with an interrupted one. A run lives in
-WORKDIR/RULE/STEPS/RUN and is an ordinary one, but that a rival's rule is known
-to this command alone. `multiplier_comparison` says what is compared.
+WORKDIR/RULE/STEPS/RUN and is an ordinary one, except that only this command
+knows a rival's rule. `multiplier_comparison` says what is compared.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ from .shared.rival_multipliers import RULES
 from .shared.runs import Run
 from .shared.small_png import write_small_png
 
-# So that a run of a rival is one like any other, its config.json included.
+# A rival's run is then like any other, its config.json included.
 rules.MULTIPLIERS |= rival_multipliers.CONSTRUCTORS
 
 
@@ -62,9 +62,9 @@ class Task(NamedTuple):
   name: str
   data: str  # The DATA in configs/DATA_MODEL.py.
   model: str
-  kappas: Sequence[Mapping[str, float]]  # A run each.
-  steps: Sequence[int]  # And each at these lengths.
-  variant: str | None = None  # The config's.
+  kappas: Sequence[Mapping[str, float]]  # One run for each.
+  steps: Sequence[int]  # Each run is trained for each of these lengths.
+  variant: str | None = None  # Variant of the config.
 
 
 class Job(NamedTuple):
@@ -83,7 +83,7 @@ class Job(NamedTuple):
 
   @property
   def point(self) -> Point:
-    """The run as a sweep's."""
+    """The run as a point of a sweep."""
     return Point(self.name, {}, self.config)
 
 
@@ -108,7 +108,7 @@ _QUICK = (
   ),
   Task('mnist_vae', 'mnist', 'vae', _re(0.1), (3_000,)),
 )
-# What takes over half an hour on two CPU cores is in full alone.
+# Tasks of over half an hour on two CPU cores are only in full.
 PRESETS = {
   'quick': _QUICK,
   'full': (
@@ -140,9 +140,9 @@ def jobs(
   num_steps: int | None = None,
   data_dir: str | None = None,
 ) -> list[Job]:
-  """Return the runs of tasks under rules, those of one experiment together.
+  """Return the runs of tasks under rules, grouped by experiment.
 
-  A task whose data set is not at hand is left out, and that is printed.
+  A task whose data set is not at hand is left out with a printed line.
 
   Args:
     tasks: those of `TASKS`, or others.
@@ -186,10 +186,10 @@ def jobs(
 def _experiment(
   config: ConfigDict, dataset: Dataset, shared: dict[str, Experiment]
 ) -> Experiment:
-  """Return a run's experiment, entered in those that its task's runs share.
+  """Return a run's experiment, and add it to those that its task's runs share.
 
-  Neither the model nor its evaluation depends on rule and steps: what is
-  compiled of them, half of all, is that of the task's first experiment.
+  Neither the model nor its evaluation depends on rule and steps: their
+  programs, half of all, are compiled for the task's first experiment alone.
   """
   key = build.experiment_key(config)
   if key not in shared:
@@ -207,7 +207,7 @@ def _experiment(
 
 
 def config_of(task: Task, rule: str, run: Run, steps: int) -> ConfigDict:
-  """Return the config of a task's run under a rule, of so many steps."""
+  """Return the config of a task's run under a rule, for a number of steps."""
   config = run.config(task.variant, steps)
   multipliers = RULES[rule].multipliers(config)
   if multipliers is not None:
@@ -224,23 +224,23 @@ def train_all(listed: Sequence[Job], workdir: str) -> Iterator[dict[str, Any]]:
     workdir: parent of the rules' folders.
   """
   for _, group in itertools.groupby(listed, lambda job: job.task):
-    of_task = [*group]
+    task_jobs = [*group]
     failed = local.run_here(
-      [job.point for job in of_task],
+      [job.point for job in task_jobs],
       workdir,
       throughput.on_accelerators(workdir),
       splits=runs.SPLITS,
-      experiments={job.experiment.key: job.experiment for job in of_task},
+      experiments={job.experiment.key: job.experiment for job in task_jobs},
     )
-    for job in of_task:
-      if job.name in failed:  # As by a loss that is not finite.
+    for job in task_jobs:
+      if job.name in failed:  # For instance by a loss that is not finite.
         print(f'{job.name} failed: {failed[job.name]}')
       else:
         yield record(job, workdir)
 
 
 def record(job: Job, workdir: str) -> dict[str, Any]:
-  """Return what is written of a finished run, all of it from its folder.
+  """Return the record of a finished run, read from its folder.
 
   Raises:
     UserError: if its log is gone.
@@ -271,13 +271,13 @@ def record(job: Job, workdir: str) -> dict[str, Any]:
     'kappas': dict(job.run.kappas),
     'steps': job.config.num_steps,
     'seed': job.run.seed,
-    # The others in a file may be another machine's.
+    # Other records of the file may be from another machine.
     'device': runs.provenance(None)['device'],
     'kl_nats': evaluation['kl_nats'],
     'constraints': reports,
     'verdict': verdicts.worst(report['verdict'] for report in reports.values()),
     'first_met': int(log['step'][met[0]]) if len(met) else None,
-    # Training alone: a dispatch that compiles is no median one.
+    # Training alone: the median leaves out the dispatch that compiles.
     'seconds': job.config.num_steps / float(np.median(log['steps_per_second'])),
   }
 
@@ -296,7 +296,7 @@ def save(path: str, each: Mapping[str, Any], preset: str) -> dict[str, Any]:
 
 
 def _place(each: Mapping[str, Any]) -> tuple[Any, ...]:
-  """Return where a record stands in the file."""
+  """Return the sort key of a record in the file."""
   return (
     [*TASKS].index(each['task']),
     *each['kappas'].values(),

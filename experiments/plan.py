@@ -11,7 +11,7 @@ again. A row whose data set or classifier is not at hand is named.
 Hours are of training and compilation, one run after another; evaluations and
 pictures come on top. On an accelerator `run_all` trains several small runs at
 once and is faster. With --until_rest Figure 4 is counted as if no baseline
-rested before the cap. What is compiled here stays in --compilation_cache, for
+rested before the cap. Programs compiled here stay in --compilation_cache, for
 `run_all`.
 """
 
@@ -44,7 +44,7 @@ from .shared.runs import Run
 class Preset(NamedTuple):
   """How large everything is."""
 
-  variant: str  # The configs'.
+  variant: str  # Variant of the configs.
   short: bool  # Whether Figure 4's rows of 8x8 digits have short runs.
   micro_mnist: Sequence[str]  # Presets of Figure 8.
   rules: str  # The preset of `multiplier_rules`.
@@ -61,19 +61,19 @@ PRESETS = {
 
 
 class Options(NamedTuple):
-  """What rows are asked for."""
+  """The options of the rows that are asked for."""
 
   preset: str
   workdir: str  # Empty if there is none yet.
   num_steps: int | None = None
   num_seeds: int = 1
   data_dir: str | None = None
-  until_rest: bool = False  # In Figure 4.
-  max_steps: int | None = None  # Up to which.
+  until_rest: bool = False  # Whether Figure 4 trains baselines until rest.
+  max_steps: int | None = None  # The cap of that training.
 
   @property
   def sizes(self) -> Preset:
-    """The preset's."""
+    """The sizes of the preset."""
     return PRESETS[self.preset]
 
   def path(self, *parts: str) -> str:
@@ -105,7 +105,7 @@ def _module(figure: str) -> Any:
 
 
 def _points(options, each, variant, folder='', changes=None) -> list[Point]:
-  """Return what `runs.train_all` trains in a folder below the workdir."""
+  """Return the points that `runs.train_all` trains below a folder."""
   listed = runs.points_of(each, variant, options.num_steps, changes or {})
   return [_below(folder, point) for point in listed.values()]
 
@@ -178,7 +178,7 @@ def _figure_5(options: Options) -> Iterator[Row]:
 
 
 def _panels(figure: str) -> ListRows:
-  """Return what yields the row of a figure of panels."""
+  """Return a function that yields the row of a figure of panels."""
 
   def list_rows(options):
     variant = options.sizes.variant
@@ -256,8 +256,8 @@ def _config(name: str, num_steps: int | None) -> ConfigDict:
   return config
 
 
-def _of_one_run(figure: str, data: str) -> ListRows:
-  """Return what yields the row of what is read from a run of ConvDRAW."""
+def _single_run(figure: str, data: str) -> ListRows:
+  """Return a function that yields the row of what a ConvDRAW run shows."""
 
   def list_rows(options):
     run, variant = Run(data, 'geco', {'re': 0.1}), options.sizes.variant
@@ -310,7 +310,7 @@ def _multiplier_rules(options: Options) -> Iterator[Row]:
 
 
 def _computed(figure: str, seconds: float, flag: str = '') -> ListRows:
-  """Return what yields the row of a figure that trains no model."""
+  """Return a function that yields the row of a figure that trains nothing."""
 
   def list_rows(options):
     own_flags = [f'--workdir={options.path(figure)}', *([flag] if flag else [])]
@@ -332,10 +332,10 @@ def _rate_distortion(options: Options) -> Iterator[Row]:
     yield from _computed('rate_distortion', 60, '--robustness')(options)
 
 
-# What is worth most comes first: the paper's claims by weight (how much lower
-# the KL is in the plane of all models and data sets, what it is between
-# aggregate posterior and prior, and at one error), then what shows them,
-# then what is computed in minutes, then what is ours.
+# The most valuable rows come first: the paper's claims by weight (how much
+# lower the KL is in the plane of all models and data sets, what it is between
+# aggregate posterior and prior, how it compares at one error), then the
+# pictures of these, then figures computed in minutes, then our own.
 WORTH: dict[str, ListRows] = {
   'figure_4': _figure_4,
   'table_2': _table_2,
@@ -346,7 +346,7 @@ WORTH: dict[str, ListRows] = {
   'figure_11': _panels('figure_11'),
   'figure_3': _figure_3,
   'figure_8': _figure_8,
-  'arithmetic': _of_one_run('arithmetic', 'mnist_sum'),
+  'arithmetic': _single_run('arithmetic', 'mnist_sum'),
   'constraint_table': _constraint_table,
   'figure_1': _computed('figure_1', 5),
   'figure_2': _computed('figure_2', 30),
@@ -354,7 +354,7 @@ WORTH: dict[str, ListRows] = {
   'propositions': _computed('propositions', 30),
   'rate_distortion': _rate_distortion,
   'information_plane': _information_plane,
-  'conceptual_compression': _of_one_run('conceptual_compression', 'mnist'),
+  'conceptual_compression': _single_run('conceptual_compression', 'mnist'),
   'multiplier_rules': _multiplier_rules,
 }
 # The other commands, and why they are in no plan.
@@ -370,7 +370,7 @@ def rows(options: Options, only: Sequence[str] | None = None) -> list[Row]:
   """Return the rows in the order of their worth.
 
   Args:
-    options: what is asked for.
+    options: see `Options`.
     only: figures, names of `WORTH`; None is all.
   """
   return [

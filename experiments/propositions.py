@@ -43,15 +43,15 @@ class Claim(NamedTuple):
 
   @property
   def holds(self) -> bool:
-    """Whether what was measured is what the theory says."""
+    """Whether the measured number is what the theory says."""
     return self.least <= self.measured and (
       self.most is None or self.measured <= self.most
     )
 
 
-def _zero(proposition, what, measured):
+def _zero(proposition, subject, measured):
   """Return the claim that a number is 0."""
-  return Claim(proposition, what, measured, '0', -_ROUNDING, _ROUNDING)
+  return Claim(proposition, subject, measured, '0', -_ROUNDING, _ROUNDING)
 
 
 class _Setting(NamedTuple):
@@ -97,10 +97,10 @@ def _stationarity(setting):
     gradients = jax.grad(propositions.lagrangian, argnums=(0, 1))(
       logits, psi, data, log_prior, 0.5 / BETA
     )
-    for what, gradient in zip(('encoder', 'decoder'), gradients, strict=True):
-      line = f'largest gradient, {what}, at the {name}'
+    for part, gradient in zip(('encoder', 'decoder'), gradients, strict=True):
+      line = f'largest gradient, {part}, at the {name}'
       largest = float(jnp.abs(gradient).max())
-      if (name, what) == ('start', 'decoder'):
+      if (name, part) == ('start', 'decoder'):
         yield Claim(1, line, largest, '> 0', least=_ROUNDING)
       else:
         yield _zero(1, line, largest)

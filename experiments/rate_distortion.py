@@ -15,9 +15,9 @@ for every D at 1e-3 and 3e-3, `geco` from 3e-3, 36 over the number of steps, to
 the step size.
 
 KL and distortion are exact expectations at the final parameters, lambda is the
-final one. Training sees random batches and posterior samples only, all runs the
-same ones. Adam's rate falls to 0; so does the multiplier's step size, over the
-last fifth of the steps, else the noise of single batches would stay in lambda.
+final one. Training sees only random batches and posterior samples, the same in
+all runs. Adam's rate falls to 0, and so does the multiplier's step size, over
+the last fifth of the steps: otherwise lambda would keep the noise of batches.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,9 +45,9 @@ from .shared import rate_distortion_figures as figures
 EIGENVALUES = np.geomspace(0.05, 4.0, 16)  # Variances of the source.
 DISTORTIONS = (8.0, 4.0, 2.0, 1.0)  # Total squared errors to reach.
 STEP_SIZES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-LEARNING_RATE = 1e-2  # Adam's, at the start of a cosine to 0.
+LEARNING_RATE = 1e-2  # Rate of Adam at the start of a cosine to 0.
 
-# (step size's schedule, natural multiplier) -> the update.
+# (schedule of the step size, natural multiplier) -> the update.
 UPDATES: dict[str, Callable[[Any, Any], optax.GradientTransformation]] = {
   'literal': lambda schedule, natural: algorithm_1(schedule),
   'geco': lambda schedule, natural: geco(schedule, natural_multiplier=natural),
@@ -58,7 +58,7 @@ DEFAULT_STEP_SIZES = {'literal': 1e-3, 'geco': None}
 
 KL_TOLERANCE = 0.01
 MULTIPLIER_TOLERANCE = 0.02
-DIVERGED = 10.0  # The multiplier is off by more than this factor.
+DIVERGED = 10.0  # Factor by which a diverged multiplier is off, at least.
 _NUM_TRACE_POINTS = 600
 
 

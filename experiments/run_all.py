@@ -9,8 +9,8 @@ them. When the hours are over, the rows under way are saved and ended, and the
 same command goes on from there: rows that are done are not run again. A row
 that fails is named, the others go on, and the exit code is 1.
 
-With --at_once=8 up to eight rows that share no run go on side by side, and what
-they print is in WORKDIR/logs: on an accelerator some compile, which takes a
+With --at_once=8 up to eight rows that share no run go on side by side, and
+their output is in WORKDIR/logs: on an accelerator some compile, which takes a
 core each, while others train.
 """
 
@@ -42,12 +42,13 @@ from .shared.planning import Row
 
 EXIT_FAILED = 1
 _DONE = 'run_all.json'  # The commands of rows that are done, in the workdir.
-_LOGS = 'logs'  # What rows that are run side by side print, in the workdir.
-# Of an accelerator's memory, which each process would take three quarters of.
+_LOGS = 'logs'  # Output of rows that run side by side, in the workdir.
+# Share of an accelerator's memory that the rows take together; by default each
+# process would take three quarters.
 _MEMORY = 0.9
-_SECONDS = 0.5  # Between two looks at whether a signal came.
+_SECONDS = 0.5  # Time between two checks for a signal.
 
-# `watched.run`, or what takes its arguments.
+# `watched.run`, or a function of the same arguments.
 Start = Callable[..., tuple[int, bool]]
 
 
@@ -76,11 +77,11 @@ class Session:
     Args:
       workdir: of the runs.
       results: folder of the files of numbers.
-      hours: after which nothing is begun and what runs is stopped.
+      hours: time after which nothing is begun and running rows are stopped.
       data_dir: of TFDS.
       at_once: rows that are run side by side, at most.
-      start: what runs a command line.
-      clock: seconds that pass.
+      start: runs a command line, like `watched.run`.
+      clock: () -> seconds, from any start.
     """
     self._workdir = workdir
     self._results = results
@@ -139,7 +140,7 @@ class Session:
         yield number, row
 
   def _run(self, row: Row, place: str) -> None:
-    """Run a row, unless it is done, there is no time or its data are away."""
+    """Run a row unless it is done, time is up or its data are missing."""
     if self._is_done(row):
       self._try(row, self._collect)  # The results may be in a new folder.
       say(f'{place}: {self._outcome(row)} before')
@@ -157,7 +158,7 @@ class Session:
       self.failed[row.title] = ' '.join(str(error).split())
 
   def _run_row(self, row: Row) -> None:
-    """Run a row's commands; bring its numbers into the results."""
+    """Run a row's commands; copy its numbers into the results."""
     for command in row.commands:
       if (seconds := self._seconds_left()) <= 0:
         self.left.append(row.title)
@@ -179,7 +180,7 @@ class Session:
         files.write_json(os.path.join(self._workdir, _DONE), self._done)
 
   def _log(self, row: Row) -> str | None:
-    """Return the file of what a row prints, beside that of others."""
+    """Return the file of a row's output; None if rows run one by one."""
     if self._at_once == 1:
       return None
     folder = os.path.join(self._workdir, _LOGS)
@@ -196,13 +197,13 @@ class Session:
     return True
 
   def _is_done(self, row: Row) -> bool:
-    """Return whether the row is done by the same commands, its files there."""
+    """Return whether these commands have done the row, and its files exist."""
     return self._done.get(row.title) == _commands(row) and all(
       os.path.exists(os.path.join(self._workdir, name)) for name in row.numbers
     )
 
   def _collect(self, row: Row) -> None:
-    """Bring the row's numbers, as far as there are some, into the results."""
+    """Copy the row's numbers, as far as there are any, into the results."""
     for source, name in row.numbers.items():
       path = os.path.join(self._workdir, source)
       numbers = by_products.read(path, _rows if row.by_row else _anything)
@@ -264,7 +265,7 @@ def _anything(content: Any) -> Any:
 
 
 def summary(session: Session, num_rows: int) -> str:
-  """Return what became of the rows, as text."""
+  """Return how the rows ended, as text."""
   lost = {'failed': session.failed, 'left out': session.left_out}
   num_done = num_rows - len(session.left) - sum(map(len, lost.values()))
   lines = [f'{num_done} of {num_rows} rows are done']

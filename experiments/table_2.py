@@ -4,9 +4,9 @@
 
 Trains VAE+NVP twice on each of Color-MNIST and CIFAR-10 (`--only` chooses) and
 prints KL[q(z); p(z)] beside the paper's numbers. q(z) is of the whole training
-split, or of 60,000 compositions. The longer both train, the further they part:
-on Color-MNIST in quick 10,000 steps give a ratio of 3, --num_steps=60000 one of
-24, in half an hour on two CPU cores.
+split, or of 60,000 compositions. The longer both train, the more they differ:
+on Color-MNIST in quick, 10,000 steps give a ratio of 3, --num_steps=60000 one
+of 24, in half an hour on two CPU cores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,7 +73,7 @@ def row(
 
 
 def _num_data(dataset: Dataset) -> int:
-  """Return how many examples make q(z): as many as MNIST has, if composed."""
+  """Return how many examples make q(z): if composed, as many as MNIST has."""
   if dataset.is_composed:
     return _NUM_COMPOSED
   return len(dataset.splits['train'].label)

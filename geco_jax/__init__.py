@@ -1,7 +1,7 @@
 """Training latent-variable models by constraints: GECO in JAX.
 
-The public list is short; everything else is imported from its module. `load`,
-of a trained run, and `dataset_from_arrays` need what training does.
+The public list is short; everything else is imported from its module. `load`
+(of a trained run) and `dataset_from_arrays` need what training needs.
 """
 
 import importlib
@@ -29,7 +29,7 @@ __all__ = [
 __version__ = '0.1.0'
 
 
-# Imported when asked for: the core does without their needs.
+# Imported on first use: the core does not need what these need.
 _LAZY = {
   'dataset_from_arrays': 'geco_jax.datasets.arrays',
   'load': 'geco_jax.trained',

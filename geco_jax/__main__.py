@@ -51,7 +51,7 @@ def overview() -> str:
 
 
 def _first_line(module: str) -> str:
-  """Return the first line of a module's docstring, which is not run."""
+  """Return the first line of a module's docstring, without running it."""
   spec = importlib.util.find_spec(module)
   if spec is not None and spec.submodule_search_locations:
     spec = importlib.util.find_spec(f'{module}.__main__')

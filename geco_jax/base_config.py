@@ -12,7 +12,7 @@ from geco_jax.sizes import ModelSize
 from geco_jax.sizes import Size
 from geco_jax.sizes import SIZES
 
-# The RE constraint's, in Figure 4.
+# Kappas of the RE constraint in Figure 4.
 PAPER_KAPPAS = (0.06, 0.08, 0.1, 0.125, 0.175)
 OBJECTIVES = ('geco', 'geco_literal', 'elbo', 'beta_vae', 'annealed_beta')
 _NO_CHANGES: Mapping[str, Any] = {}
@@ -24,7 +24,7 @@ def group(name: str, **kwargs: Any) -> ConfigDict:
 
 
 def own_pictures() -> ConfigDict:
-  """Return the group of a folder of pictures, whose path is to be given."""
+  """Return the group of a folder of pictures, whose path must be given."""
   return group(
     'image_folder',
     path='',
@@ -50,7 +50,7 @@ def get_base_config(
     kappa: of GECO's RE constraint, the RMSE per pixel to reach.
     num_steps: training steps; the learning rate's decay follows it, also where
       the command line changes it.
-    constraints: what is to be different in their `Entry.defaults`, by name.
+    constraints: changes to their `Entry.defaults`, by name.
     imports: modules with parts of one's own, which the objective may name.
 
   Raises:
@@ -81,7 +81,7 @@ def get_base_config(
   )
   config.multipliers = _multipliers(objective)
   if objective == 'geco':
-    # The largest move of log lambda a step: it may travel 40 nepers in a run.
+    # The largest change of log lambda per step: it may travel 40 nepers a run.
     # (0 steps are refused by `build`, not here by a division.)
     config.multipliers.kwargs.step_size = 40.0 / (
       config.get_oneway_ref('num_steps').to_float() + 1e-30
@@ -128,7 +128,7 @@ def get_conv_draw_config(
       like 'quick,elbo' or 'quick,geco+pncc'.
     dataset: group of the data set.
     conditional: whether the data set has contexts.
-    quick: keyword arguments of the model that 'quick' has differently.
+    quick: changes to the model's keyword arguments in 'quick'.
     quick_steps: training steps of 'quick'.
 
   Raises:
@@ -244,7 +244,7 @@ def split_variant(variant: str, sizes: Iterable[str]) -> tuple[str, str]:
 
 
 def constraints_of(dataset: ConfigDict) -> Mapping[str, Mapping[str, Any]]:
-  """Return what differs in constraints' defaults on a data set, by name."""
+  """Return a data set's changes to the constraints' defaults, by name."""
   if 'digits' not in (dataset.name, dataset.kwargs.get('base')):
     return _NO_CHANGES
   return {n: entry.digits for n, entry in CONSTRAINTS.items() if entry.digits}
@@ -257,7 +257,7 @@ def _sized_config(
   name: str,
   model: ModelSize,
 ) -> ConfigDict:
-  """Return what the configs of the paper's models share."""
+  """Return the part that the configs of the paper's models share."""
   config = get_base_config(
     objective,
     kappa=0.1,
@@ -311,8 +311,8 @@ def _multipliers(objective: str) -> ConfigDict:
   )
   match objective:
     case 'geco':
-      # What is None follows: the first multiplier from the natural one
-      # (`rules.INITIAL_SHARE`), the rest from the step size, that from the run.
+      # None is derived: the first multiplier from the natural one
+      # (`rules.INITIAL_SHARE`), the rest from the step size.
       return group(
         'geco',
         initial=placeholder(float),

@@ -1,4 +1,4 @@
-"""From a config to the parts of a run, which it names."""
+"""From a config to the parts of a run that it names."""
 
 import copy
 import functools
@@ -56,7 +56,7 @@ MODELS = Registry(
     'conv_draw': conv_draw,
   },
 )
-# Valid configs, which have the keys of all and values of their types.
+# Valid configs: every config has these keys, with values of these types.
 _TEMPLATE = base_config.get_base_config('geco', kappa=0.1, num_steps=1)
 _TEMPLATE.dataset = base_config.group('digits')
 _TEMPLATE.model = base_config.group('mlp_vae')
@@ -72,8 +72,8 @@ _RATE_ARGUMENTS = {
   'exponential': 'init_value',
   'linear': 'init_value',
 }
-# Keys that no compiled program depends on: the loop reads them, or the first
-# state.
+# Keys that no compiled program depends on: only the loop or the first state
+# reads them.
 _HOST_KEYS = (
   'seed',
   'num_steps',
@@ -85,7 +85,7 @@ _HOST_KEYS = (
 
 
 def check_config(config: Any) -> None:
-  """Check a run's config, whole, before anything is built of it.
+  """Check the whole config of a run before anything is built from it.
 
   No device is asked for anything: a sweep splits the CPU afterwards.
 
@@ -147,14 +147,14 @@ def _check_counts(config):
 
 
 def build(config: ConfigDict, dataset: Dataset) -> Experiment:
-  """Build what is compiled of the run that the config describes.
+  """Build the compiled part of the run that the config describes.
 
   Args:
     config: see `base_config`, which names every key.
-    dataset: from `build_dataset`, which is slow where this is quick.
+    dataset: from `build_dataset`, which is slow while this is quick.
 
   Raises:
-    UserError: if a name is unknown or a value out of its range, also one of
+    UserError: if a name is unknown or a value out of its range, including
       those that `run_inputs` returns.
   """
   check_config(config)
@@ -165,12 +165,12 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     dataset = dataset._replace(placement=batches.HOST)
   kappas, step_sizes = _kappas(config), _step_sizes(config)
   constraints = _constraints(config, dataset)
-  config = copy.deepcopy(config)  # What is built reads it when it is called.
+  config = copy.deepcopy(config)  # The parts read it when they are called.
 
   def multipliers_at(step_sizes, kappas):
     return _multipliers(config, step_sizes, kappas, constraints, dataset)
 
-  build_optimizer(config)  # So that bad values are refused here.
+  build_optimizer(config)  # Refuses bad values here.
   model = choices.construct(
     'model',
     MODELS,
@@ -202,7 +202,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
 
 
 def run_inputs(config: ConfigDict, experiment: Experiment) -> RunInputs:
-  """Return what the config's run adds to what is compiled.
+  """Return the inputs that the config's run adds to its experiment.
 
   Args:
     config: of the run.
@@ -250,7 +250,7 @@ def experiment_key(config: ConfigDict) -> str:
     ),
   }
   leaves = {k: v for k, v in flatten(config).items() if k not in inputs}
-  if leaves.get(choices.PLACEMENT) == batches.DEVICE:  # The former alone.
+  if leaves.get(choices.PLACEMENT) == batches.DEVICE:  # As in former configs.
     del leaves[choices.PLACEMENT]
   # A constraint that has no argument but kappa would leave no trace.
   leaves = {'constraints': sorted(config.constraints), **leaves}
@@ -265,8 +265,8 @@ def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
     data_dir: of TFDS; None is TFDS's own default or TFDS_DATA_DIR.
 
   Raises:
-    UserError: if it is unknown, not prepared, its options are wrong, or what
-      it holds is no data set of images.
+    UserError: if it is unknown or not prepared, its options are wrong, or it
+      is no data set of images.
   """
   config_schema.check_is_config(config)
   if data_dir is not None:
@@ -290,7 +290,7 @@ def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
 
 
 def _check_is(where: str, part: Any, kind: type) -> None:
-  """Refuse what a function of one's own returned, unless it is of a kind."""
+  """Refuse the return value of an own part unless it is of a kind."""
   if not isinstance(part, kind):
     raise UserError(
       f'config.{where}: its function must return a {kind.__module__}.'
@@ -342,13 +342,13 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   schedule = _learning_rate(config, {})
   for step in sorted({0, config.num_steps // 2, config.num_steps - 1}):
     rate = float(schedule(step))
-    if not 0 <= rate <= _HIGHEST_RATE:  # What the arguments come to together.
+    if not 0 <= rate <= _HIGHEST_RATE:  # The arguments' joint effect.
       raise UserError(
         f'config.learning_rate must be in [0, {_HIGHEST_RATE}], is {rate:g} at '
         f'step {step}'
       )
   optimizer = _optimizer(config, {})
-  try:  # Some arguments are looked at in its first step only.
+  try:  # Some arguments are only checked in its first step.
     jax.eval_shape(
       lambda params: optimizer.update(params, optimizer.init(params), params),
       jnp.zeros([1]),
@@ -371,7 +371,7 @@ def build_classifier(config: ConfigDict, num_classes: int) -> Classifier:
 
 
 def _step_size_arguments(config):
-  """Return the argument that is the step size, by group of the config."""
+  """Return the name of the argument that is the step size, by config group."""
   arguments = {
     'learning_rate': _RATE_ARGUMENTS.get(config.learning_rate.name),
     'multipliers': 'step_size',
@@ -390,7 +390,7 @@ def _step_sizes(config):
 
 
 def _kwargs_at(config, kind, step_sizes):
-  """Return a group's arguments, its step size that of `step_sizes`."""
+  """Return a group's arguments, with its step size from `step_sizes`."""
   kwargs = dict(config[kind].kwargs)
   if kind in step_sizes:
     kwargs[_step_size_arguments(config)[kind]] = step_sizes[kind]
@@ -398,7 +398,7 @@ def _kwargs_at(config, kind, step_sizes):
 
 
 def _multipliers(config, step_sizes, kappas, constraints, dataset):
-  """Return how the multipliers of a run start and move."""
+  """Return the start and the update of a run's multipliers."""
   num_dims = math.prod(dataset.image_shape)
   naturals = {
     name: natural_multiplier(constraint, kappas[name], num_dims)

@@ -1,8 +1,8 @@
 """What the groups of a config can name, and the checks of the groups.
 
 To add an optimizer, a schedule or a data set, enter it here: its signature says
-what the config's group may hold. Optimizers and schedules of optax have its own
-names besides.
+what the config's group may hold. Optimizers and schedules of optax can also be
+named as in optax.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,13 +46,13 @@ _UNFIT = ('lbfgs', 'noisy_sgd', 'optimistic_adam', 'rprop', 'sm3')
 
 
 def _optax_functions(is_wanted: Callable[[str, inspect.Signature], bool]):
-  """Return the functions of optax that are wanted, by optax's own names."""
+  """Return the wanted functions of optax, by optax's own names."""
   functions = {}
   for name, function in vars(optax).items():
     if inspect.isfunction(function) and not name.startswith('_'):
       try:
         signature = inspect.signature(function, eval_str=True)
-      except NameError:  # An annotation of types that optax alone imports.
+      except NameError:  # An annotation whose types only optax imports.
         continue
       if is_wanted(name, signature):
         functions[name] = function
@@ -78,7 +78,7 @@ def _is_schedule(name, signature):
 
 
 def _checked_step(text: str) -> int:
-  """Return a step; 010 is refused, which would hide 10 or be hidden by it."""
+  """Return a step; refuse 010, which could hide 10 or be hidden by it."""
   if not re.fullmatch('0|[1-9][0-9]{0,8}', text):
     raise ValueError(
       f'keys of boundaries_and_scales must be steps, like 1000, got {text!r}'
@@ -96,7 +96,7 @@ def _checked_scale(step: str, scale: Any) -> float:
 
 
 def _with_integer_steps(function: Callable) -> Callable:
-  """Have a schedule take steps as a config has them, whose keys are text."""
+  """Make a schedule take steps as text, as the keys of a config are."""
   if 'boundaries_and_scales' not in inspect.signature(function).parameters:
     return function
 
@@ -127,7 +127,7 @@ COMPOSITIONS = Registry(
     'mnist_triplets': compositions.mnist_triplets,
   },
 )
-# (**options) -> ImageSet. TFDS's come behind them.
+# (**options) -> ImageSet. TFDS's sets come after them.
 IMAGE_SETS = Registry(
   'data set',
   {
@@ -152,8 +152,8 @@ SCHEDULES = Registry(
 )
 
 
-# What a group's name stands for, and how many of its first arguments are not
-# the config's.
+# Functions by the names of a group, and how many of their first arguments do
+# not come from the config.
 Choices = tuple[Mapping[str, Callable], int]
 
 
@@ -193,7 +193,7 @@ def check_dataset_group(config: Any) -> None:
 
 
 def placement(config: Any) -> str:
-  """Return `config.dataset.placement`, 'device' where it is not there.
+  """Return `config.dataset.placement`, 'device' where it is missing.
 
   Configs of earlier versions do not have it.
 
@@ -212,10 +212,10 @@ def placement(config: Any) -> str:
 def image_sets(
   name: str, data_dir: str | None
 ) -> Mapping[str, Callable[..., ImageSet]]:
-  """Return what reads image sets, by name, one called `name` among them.
+  """Return the functions that read image sets, by name, `name` included.
 
   Args:
-    name: TFDS's to know or to refuse if none of the others has it.
+    name: left to TFDS, to know or refuse, if no other set has it.
     data_dir: of TFDS.
   """
   return {
@@ -226,7 +226,7 @@ def image_sets(
 
 
 def composed_sets(data_dir: str | None) -> Mapping[str, Callable[..., Dataset]]:
-  """Return what composes data sets of the images of a base, by name."""
+  """Return the functions that compose data sets of a base's images, by name."""
   return {
     name: functools.partial(_composed, function, data_dir)
     for name, function in COMPOSITIONS.items()
@@ -241,8 +241,8 @@ def policy(text: str) -> jmp.Policy:
   """Return the precision that `config.policy` names.
 
   Raises:
-    UserError: if there is none, it names a part twice, would need loss scaling,
-      or 64 bits that JAX does not have switched on.
+    UserError: if there is none, it names a part twice, or it would need loss
+      scaling or 64-bit types, which JAX has switched off.
   """
   try:
     named = jmp.get_policy(text)
@@ -251,7 +251,7 @@ def policy(text: str) -> jmp.Policy:
       f'config.policy must be one of jmp, like '
       f'"params=float32,compute=bfloat16,output=float32", got "{text}"'
     ) from error
-  # Parts go by their first letters too.
+  # Parts may be named by their first letters.
   parts = [part.strip()[:1] for part in text.split(',')]
   if len({*parts}) < len(parts):
     raise UserError(f'config.policy names a part twice, got "{text}"')
@@ -298,7 +298,7 @@ def check_constraints(groups: Mapping[str, Any]) -> None:
 
 
 def _kappa_of(kappa: float) -> float:
-  """Have the parameter that every constraint has in a config."""
+  """Take the parameter that every constraint has in a config."""
   return kappa
 
 
@@ -312,7 +312,7 @@ def construct(
   """Call a constructor by name.
 
   Raises:
-    UserError: if it complains of its arguments; names the config's group.
+    UserError: if it rejects its arguments; names the config's group.
   """
   try:
     return constructors[name](*args, **kwargs)

@@ -1,4 +1,4 @@
-r"""Shows what tolerances mean on a data set, before anything is trained.
+r"""Show what tolerances mean on a data set, before anything is trained.
 
   python -m geco_jax.choose_kappa --config=configs/digits_vae.py \
       --workdir=runs/digits_kappas
@@ -134,7 +134,7 @@ def main(argv: Sequence[str]) -> None:
       f'kappas must be finite and > 0, got {", ".join(map(str, kappas))}'
     )
   dataset = build_dataset(config, cli.DATA_DIR.value)
-  create(workdir)  # Refused here, not after minutes.
+  create(workdir)  # Fails here, not after minutes.
   spectrum = gaussian_rate.spectrum(dataset)
   description = summary(dataset, spectrum, kappas)
   print(table(description))

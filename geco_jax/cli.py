@@ -34,7 +34,7 @@ _MAX_SHOWN = 200  # Characters of a message that may be long.
 
 
 class _PathParser(flags.ArgumentParser):
-  """Takes a path of this machine and expands its `~`."""
+  """A parser of local paths that expands `~`."""
 
   def parse(self, argument):
     """Return the path."""
@@ -48,7 +48,7 @@ class _PathParser(flags.ArgumentParser):
 def define_path(
   name: str, default: str | None, help_text: str
 ) -> flags.FlagHolder:
-  """Define a flag that is a path of this machine."""
+  """Define a flag that is a local path."""
   return flags.DEFINE(_PathParser(), name, default, help_text)
 
 
@@ -74,7 +74,7 @@ def run(
 ) -> None:
   """Run `main` under absl; a `UserError` becomes one line and exit code 2.
 
-  So does a signal: its exit code is 128 and its number.
+  So does a signal, whose exit code is 128 plus its number.
 
   Args:
     main: takes argv, returns the exit code or None.
@@ -82,7 +82,7 @@ def run(
       program can import several commands.
     takes_config: whether the command has --config, read by `config`.
     default_config: path of the config where --config is not given.
-    compilation_cache: what --compilation_cache is where it is not given.
+    compilation_cache: default of --compilation_cache.
   """
   flags.set_default(COMPILATION_CACHE, compilation_cache)
   if define_flags is not None:
@@ -94,13 +94,13 @@ def run(
     if isinstance(stream, io.TextIOWrapper):
       with contextlib.suppress(OSError):  # A pipe in the place of a file.
         stream.reconfigure(errors=PATHS_AS_THEY_ARE)
-  search_here()  # For config files, which import what they like.
+  search_here()  # For config files, which may import anything.
 
   def reporting_main(argv):
     if not flags.FLAGS['verbosity'].present:
       # Orbax and TFDS log every step of theirs at INFO.
       logging.set_verbosity(logging.WARNING)
-      # What Orbax's reads of a damaged checkpoint raise is said in a sentence.
+      # Errors of Orbax about damaged checkpoints are reported in a sentence.
       python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
     try:
       if len(argv) > 1:
@@ -186,7 +186,7 @@ def _use_compilation_cache() -> None:
   try:
     folder = os.path.abspath(folder or cache_folder() / 'compiled')
     os.makedirs(folder, exist_ok=True)
-    # Once for all: JAX would warn of every program.
+    # Checked once: JAX would warn about every program.
     with tempfile.TemporaryFile(dir=folder):
       pass
   except (OSError, UserError) as error:
@@ -203,7 +203,7 @@ def _set_in_jax(option, value) -> None:
 
 
 def _show_own_flags() -> None:
-  """Let --help show the flags of this package's modules, with all of theirs."""
+  """Let --help show all flags that this package's modules define."""
   for module, defined in flags.FLAGS.flags_by_module_dict().items():
     if module.partition('.')[0] in ('geco_jax', 'experiments'):
       for flag in defined:
@@ -211,7 +211,7 @@ def _show_own_flags() -> None:
 
 
 def _name_commands_as_installed() -> None:
-  """Have a wheel's command show itself by the name that it has there."""
+  """Make a wheel's command show the name that it has there."""
   module = sys.modules['__main__']
   if (module.__package__ or '').startswith('geco_jax.experiments'):
     module.__doc__ = (module.__doc__ or '').replace(
@@ -235,7 +235,7 @@ def _parse_flags(argv, default_config):
 
 
 def _shortage(error: Exception) -> str:
-  """Return what the machine lacks; raise the error if it is another one."""
+  """Return what the machine lacks; raise any other error."""
   text = str(error)
   if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text:
     return (

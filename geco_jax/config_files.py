@@ -35,7 +35,7 @@ def find(reference: str) -> str:
 
   Args:
     reference: a path, or a name as `names` lists them, both with or without
-      configs/ before and .py behind; then maybe a colon and a variant. A file
+      configs/ before and .py after it; then maybe a colon and a variant. A file
       comes before a config of the package.
 
   Raises:
@@ -62,7 +62,7 @@ def load(reference: str) -> ConfigDict:
 
 
 def _files_like(path: str) -> str:
-  """Return which configs there are where one was looked for."""
+  """Return a phrase that lists the configs where one was looked for."""
   parent = os.path.dirname(path)
   beside = sorted(glob.glob('*.py', root_dir=parent)) if parent else []
   place, choices = (parent, beside) if beside else ('configs', names())

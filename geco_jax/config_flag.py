@@ -1,7 +1,7 @@
 """The flag --config: a config file, and overrides of its leaves.
 
-`ml_collections` reads both. What stands here is what it does not say: which
-files there are, where a file went wrong, which key was meant, and None.
+`ml_collections` reads both. This module adds what it lacks: which files there
+are, where a file failed, which key was meant, and None.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def define() -> None:
 
 
 class _OrNone(flags.ArgumentParser):
-  """Takes None for a value that is absent, else what another parser takes."""
+  """A parser that takes None, or whatever another parser takes."""
 
   def __init__(self, parser: flags.ArgumentParser):
     self._parser = parser
@@ -71,7 +71,7 @@ class _OrNone(flags.ArgumentParser):
 
 
 class _ConfigParser(flags.ArgumentParser):
-  """Loads a config file and checks which keys are overridden."""
+  """A parser that loads a config file and checks which keys are overridden."""
 
   def parse(self, argument):
     """Return the config that `config_files.find` finds."""
@@ -79,7 +79,7 @@ class _ConfigParser(flags.ArgumentParser):
       path, *variant = config_files.find(local_path(argument)).split(':', 1)
     except UserError as error:
       raise UserError(f'--config={error}') from error
-    # First, as the file's variant may name what they enter.
+    # First, since the file's variant may name the parts that they enter.
     import_all(_imports(sys.argv))
     config = _load(argument, path, variant)
     if not isinstance(config, ConfigDict):
@@ -126,7 +126,7 @@ def _load(argument: str, path: str, variant: Sequence[str]) -> Any:
 
 
 def _complete(config: ConfigDict) -> None:
-  """Give a config the key that it need not have, to be overridden."""
+  """Add the optional key to a config, so that it can be overridden."""
   if isinstance(dataset := config.get('dataset'), ConfigDict):
     with dataset.unlocked():
       dataset.placement = dataset.get('placement', FORMER['dataset.placement'])
@@ -135,7 +135,7 @@ def _complete(config: ConfigDict) -> None:
 def _overrides(argv: Sequence[str]) -> list[tuple[str, str]]:
   """Return the dotted names that a command line overrides, and their values.
 
-  A value that is an argument of its own is the next one.
+  A value that is an argument of its own is the next argument.
   """
   argv = argv[: argv.index('--')] if '--' in argv else argv
   matches = map(_OVERRIDE.match, argv)

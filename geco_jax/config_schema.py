@@ -1,9 +1,9 @@
 """The form of a config, checked before anything is built of it.
 
 Keys and types of the top level are those of a template, a valid config. What a
-group's `kwargs` may hold is read off the signature of what its `name` stands
-for: the names, which of them must be there, and their types. Only the ranges
-that no constructor checks stand here.
+group's `kwargs` may hold is read off the signature of the function that its
+`name` stands for: the names, which of them must be there, and their types. Only
+the ranges that no constructor checks are written here.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,15 +24,15 @@ _F = TypeVar('_F', bound=Callable[..., Any])
 Parameters = dict[str, inspect.Parameter]
 OWN_PARTS = 'or name the module of your own one in config.imports'
 
-# What float32 holds, and no further integer than a seed.
+# The range of float32, and of integers: seeds are the largest.
 _SMALLEST, _LARGEST = 1.2e-38, 3.4e38
 _MAX_INTEGER = 2**32
-_MAX_DEPTH = 20  # Of groups and lists in each other.
+_MAX_DEPTH = 20  # Most levels of nested groups and lists.
 _MOMENTS = None, 'float32', 'bfloat16'
 
 # Intervals of arguments that no constructor checks, by group. Adam without its
 # eps divides by zero, a rate below 0 trains uphill, exp(80) is about the
-# largest number that float32 holds; rates above 1000 are slips of the pen.
+# largest number that float32 holds; rates above 1000 are typing errors.
 _RANGES: Mapping[str, Mapping[str, str]] = {
   'optimizer': {
     'b1': '[0, 1)',
@@ -90,11 +90,11 @@ _RANGES: Mapping[str, Mapping[str, str]] = {
 def passes_to(
   target: Callable, filled_in: Sequence[str] = ()
 ) -> Callable[[_F], _F]:
-  """Make a function's `**kwargs` known to be arguments of another one.
+  """Declare that a function's `**kwargs` are arguments of another one.
 
   Args:
     target: the other one.
-    filled_in: those that the function gives itself.
+    filled_in: arguments of it that the function gives itself.
   """
 
   def decorate(function):
@@ -151,7 +151,7 @@ def check_keys(config: Any, template: ConfigDict, optional: Iterable[str] = ()):
   for name in groups:
     _check_is_group(f'config.{name}', config[name])
   for name in [n for n in kinds if n not in groups]:
-    # First of all leaves, as others are computed from them.
+    # Before other leaves, which are computed from these.
     value = _value_at('config', config, name)
     may_be_none = template[name] is None
     kind = kinds[name] | None if may_be_none else kinds[name]
@@ -177,8 +177,8 @@ def check_leaves(where: str, value: Any, depth: int = 0) -> None:
   """Check that a config holds nothing but groups, lists and plain values.
 
   Raises:
-    UserError: if a value could not stand in JSON, or not in float32, or groups
-      and lists stand in each other without an end.
+    UserError: if JSON or float32 cannot hold a value, or groups and lists are
+      nested without end.
   """
   if depth > _MAX_DEPTH:
     start = where.split('[')[0][:60]
@@ -210,7 +210,7 @@ def _value_at(where, group, name):
     raise UserError(f'{where}: keys must be strings, got {shown(name)}')
   try:
     return group[name]
-  except Exception as error:  # It is computed from another one, or to be given.
+  except Exception as error:  # A value computed from others, or a missing one.
     raise UserError(
       f'{where}.{name} cannot be computed: {type(error).__name__}: {error}'
     ) from error
@@ -240,7 +240,7 @@ def check_choice(
   check_group(where, group, more)
   name = group['name']
   if name not in constructors:
-    # What has two names is shown by the shorter.
+    # A function of two names is shown under the shorter.
     shown = {
       id(constructors[n]): n for n in sorted(constructors, key=len)[::-1]
     }
@@ -270,7 +270,7 @@ def _check_ranges(where, kwargs, ranges):
 
 
 def _check_dtypes_and_masks(kwargs):
-  """Refuse moments that are no floats, and masks of single parameters."""
+  """Refuse moments that are not floats, and masks of single parameters."""
   for argument in kwargs:
     value, where = kwargs[argument], f'config.optimizer.kwargs.{argument}'
     if 'dtype' in argument and value not in _MOMENTS:
@@ -283,21 +283,21 @@ def parameters(function: Callable, num_given: int) -> Parameters:
   """Return the parameters that a config gives a function, by name."""
   try:
     named = inspect.signature(function, eval_str=True).parameters
-  except Exception:  # Own parts may have annotations that no type checker ran.
+  except Exception:  # Own parts may have wrong annotations.
     named = inspect.signature(function).parameters
   given = filled_in(function, num_given)
   return {name: p for name, p in named.items() if name not in given}
 
 
 def filled_in(function: Callable, num_given: int) -> set[str]:
-  """Return the names of what a builder gives a function, not a config.
+  """Return the names of the arguments that a builder gives, not a config.
 
   Args:
-    function: that is called with the config's arguments.
+    function: called with the config's arguments.
     num_given: how many of its first parameters are not the config's.
   """
   first = [*inspect.signature(function).parameters][:num_given]
-  bound = getattr(function, 'keywords', {})  # Of a functools.partial.
+  bound = getattr(function, 'keywords', {})  # Arguments of a functools.partial.
   return {*first, *bound, *getattr(function, 'filled_in', ())}
 
 

@@ -1,4 +1,4 @@
-"""Configs as trees: their leaves, and what of them is a single run."""
+"""Configs as trees: their leaves, and the part that is a single run."""
 
 import copy
 import json

@@ -45,7 +45,7 @@ def _any_kind(annotations):
   if Any in annotations:
     return kind_of(Any)
   known = [a for a in annotations if a in _KINDS or _is_container_type(a)]
-  if float in known:  # An array's union has bool and int besides.
+  if float in known:  # The union of an array has bool and int too.
     known = [a for a in known if a in (float, types.NoneType)]
   kinds = [kind_of(a) for a in known]
   return (

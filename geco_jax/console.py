@@ -17,8 +17,8 @@ def say(line: str) -> None:
 def bar(show: bool = True, **kwargs: Any) -> tqdm.tqdm:
   """Return a progress bar, drawn every half second at a terminal.
 
-  In a file, as a cluster's log, every drawing stays: there is one every half
-  minute.
+  In a file, such as a cluster's log, every drawing stays: there is one every
+  half minute.
   """
   at_terminal = sys.stderr is not None and sys.stderr.isatty()
   seconds = 0.5 if at_terminal else 30
@@ -28,7 +28,7 @@ def bar(show: bool = True, **kwargs: Any) -> tqdm.tqdm:
 
 
 class Progress:
-  """A progress bar of steps, behind it the numbers that matter."""
+  """A progress bar of steps, followed by the numbers that matter."""
 
   def __init__(
     self, num_steps: int, first_step: int, show: bool, unit: str = 'step'
@@ -45,12 +45,12 @@ class Progress:
     )
 
   def update(self, step: int, text: str) -> None:
-    """Move the bar to `step`, with `text` behind it."""
+    """Move the bar to `step`, with `text` after it."""
     self._bar.set_postfix_str(text, refresh=False)
     self._bar.update(step - self._bar.n)
 
   def part(self, text: str) -> Callable[[int], None]:
-    """Return what moves the bar on from where it is, to so many of a part."""
+    """Return a function that moves the bar from here by the steps of a part."""
     start = self._bar.n
     return lambda done: self.update(start + done, text)
 

@@ -26,7 +26,7 @@ from geco_jax.own_parts import Registry
 # much.
 _EPSILON = 1e-4
 
-# Of kappas: their squares, and one minus them, are numbers of float32.
+# The range of kappas: float32 can hold their squares, and one minus them.
 _SMALLEST, _LARGEST = 1e-6, 1e6
 
 # A number, or a traced array [] within a compiled program.
@@ -36,20 +36,20 @@ Scalar = float | jax.Array
 class Constraint(NamedTuple):
   """One inequality E[statistic(x, g)] <= bound(kappa).
 
-  C = statistic - bound, so that C <= 0 holds. What is to be large enters by its
-  negative: then the sign stands in the constraint, and neither the Lagrangian
-  nor the evaluation needs to know of it.
+  C = statistic - bound, so that C <= 0 holds. A quantity that must be large
+  enters as its negative: the sign is part of the constraint, and neither the
+  Lagrangian nor the evaluation needs to know about it.
 
   Attributes:
-    statistic: (batch, output) -> what is to be small, per example [batch].
+    statistic: (batch, output) -> what must be small, per example [batch].
     bound: kappa -> the largest mean of the statistic that is allowed [].
     scale: kappa -> a positive number [], in the statistic's unit; C / scale has
-      no dimension and is what runs show and `config.tolerance` is for.
+      no dimension; runs show it, and `config.tolerance` is its bound.
     measure: mean statistic [] -> the measured quantity in kappa's unit [], for
       people. The inverse of `bound`.
     unit: name of the measured quantity and its unit.
-    budget: kappa -> -C of a perfect reconstruction [], > 0: what there is to be
-      lost. `geco` is fed C / budget, so that one step size serves every data
+    budget: kappa -> -C of a perfect reconstruction [], > 0: how much it can
+      lose. `geco` is fed C / budget, so that one step size serves every data
       set, constraint and kappa. None is `scale`, as for constraints on a
       squared error.
   """
@@ -62,7 +62,7 @@ class Constraint(NamedTuple):
   budget: Callable[[Scalar], Scalar] | None = None
 
   def to_be_lost(self, kappa: Scalar) -> Scalar:
-    """Return the budget [], or the scale where that is it."""
+    """Return the budget [], or the scale if there is none."""
     return (self.budget or self.scale)(kappa)
 
   def violation(
@@ -80,9 +80,9 @@ class Entry(NamedTuple):
       option is out of range. An option called `network` is a trained classifier
       (`Network`), which configs give by name or path.
     title: for people.
-    defaults: kappa and options where a config names the constraint and no more.
-    digits: those that differ where the images are the 8x8 digits.
-    kappa_range: kappas (low, high) that are allowed, without the ends.
+    defaults: kappa and options where a config gives nothing but the name.
+    digits: changes to these where the images are the 8x8 digits.
+    kappa_range: (low, high), the open interval of allowed kappas.
     needs_labels: whether it reads `batch.label`.
   """
 
@@ -96,7 +96,7 @@ class Entry(NamedTuple):
   def check_kappa(self, kappa: Any) -> None:
     """Raise ValueError if kappa is not a number within `kappa_range`.
 
-    It may neither be so near to an end that float32 cannot tell them apart, nor
+    It must be neither so near an end that float32 cannot tell them apart, nor
     so large that it overflows.
     """
     low, high = self.kappa_range
@@ -127,7 +127,7 @@ def natural_multiplier(
   most, so that no rate-distortion function of D dimensions falls faster than
   D / (2 D1). A model that needs a larger multiplier is short of training or of
   capacity, not of nats. For the other constraints it is the same measure, D / 2
-  nats for a relative change of what there is to be lost, without that proof.
+  nats for a relative change of the budget, without that proof.
 
   Args:
     constraint: any.
@@ -195,7 +195,7 @@ def feature_error(
 
   f is a layer's features, each channel divided by its standard deviation over
   the network's training images. So kappa > 0 is a root-mean-square error per
-  feature in standard deviations: always answering with the mean features has 1.
+  feature in standard deviations: a model of constant, mean features has 1.
   The network is a constant: gradients pass through it, never into it.
 
   Departs from the paper: it gives neither the normalization nor D_f, the number
@@ -274,10 +274,10 @@ def classification_accuracy(
 ) -> Constraint:
   """Return CLA, `kappa - l(x)^T c(g(z))` (Table 1).
 
-  c is a classifier's probabilities, l the one-hot label: C <= 0 where the right
-  label's probability is at least kappa, in (0, 1), in the mean. Where the
-  channels of an image are digits of their own, each with a label, they are
-  classified each and the mean over them counts.
+  c is a classifier's probabilities, l the one-hot label: C <= 0 if the right
+  label's probability is on average at least kappa, in (0, 1). Where the
+  channels of an image are digits of their own, each with a label, each is
+  classified and the mean over them counts.
 
   Departs from the paper, whose Table 1 has the opposite sign; its Appendix E.1
   (a smaller kappa is weaker) agrees with this one.
@@ -327,9 +327,8 @@ def patch_cross_correlation(
 
   psi(x, i) is x's whitened patch i: mean removed, unit norm, all channels
   together. kappa, in (0, 1), is the least mean correlation of the patches. See
-  `patches.normalized_cross_correlation` for what becomes of flat patches; the
-  brightness of a patch is free, and so is its contrast as far as its variance
-  is above 1e-4.
+  `patches.normalized_cross_correlation` on flat patches; the brightness of a
+  patch is free, and so is its contrast while its variance is above 1e-4.
 
   Args:
     image_shape: (height, width, channels).

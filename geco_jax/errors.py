@@ -4,7 +4,7 @@ import signal
 
 
 class UserError(Exception):
-  """Bad input: says what was wrong, what was got and what is allowed."""
+  """Bad input: says what is wrong, what was given and what is allowed."""
 
 
 class Interrupted(Exception):

@@ -1,4 +1,4 @@
-r"""Evaluates a run on whole splits.
+r"""Evaluate a run on whole splits.
 
   python -m geco_jax.evaluate --workdir=runs/digits [--split=train,test]
 
@@ -38,7 +38,7 @@ def summary(evaluation: Mapping[str, Any]) -> str:
 
 
 def _reached(name: str, report: Mapping[str, Any]) -> str:
-  """Return what a split reached of a constraint, and the verdict if any."""
+  """Return a constraint's value on a split, and the verdict if any."""
   more = [f'C/scale {report["violation"]:+.2%}']
   if 'verdict' in report:
     more += [report['verdict'], f'lambda {report["multiplier"]:.4g}']

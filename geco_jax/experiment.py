@@ -1,7 +1,7 @@
 """The two parts of a run: what is compiled, and what the run adds.
 
 Runs that differ in their `RunInputs` alone share one `Experiment`, so that
-whatever is compiled of it is compiled once.
+whatever is compiled for it is compiled once.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ class Experiment:
     highest_log_multiplier: its upper clip, inf if nothing moves them.
     batch_size: of all devices together.
     steps_per_dispatch: training steps per call of a compiled program.
-    programs: what functions decorated by `once_per_experiment` returned.
+    programs: the results of functions decorated by `once_per_experiment`.
   """
 
   key: str
@@ -61,7 +61,7 @@ class Experiment:
 
 
 class RunInputs(NamedTuple):
-  """What a run has of its own: what its `Experiment` is not compiled for.
+  """The inputs of a run: the values for which no `Experiment` is compiled.
 
   Attributes:
     seed: in [0, 2**32); uint32 [] in a compiled program.
@@ -69,7 +69,7 @@ class RunInputs(NamedTuple):
     step_sizes: 'learning_rate' and 'multipliers', those of the two that have
       one; float32 [] in a compiled program.
     initial_log_multipliers: by constraint, floats or arrays []; the host's.
-    tolerance: up to which C / scale a constraint is met; the host's.
+    tolerance: largest C / scale at which a constraint is met; the host's.
   """
 
   seed: Any
@@ -79,7 +79,7 @@ class RunInputs(NamedTuple):
   tolerance: Any
 
   def as_arrays(self) -> 'RunInputs':
-    """Return what enters a compiled program, without what is the host's."""
+    """Return the inputs of a compiled program, without those of the host."""
     return RunInputs(
       seed=jnp.uint32(self.seed),
       kappas={k: jnp.float32(v) for k, v in self.kappas.items()},
@@ -94,7 +94,7 @@ def once_per_experiment(
 ) -> Callable[Concatenate[Experiment, _P], _T]:
   """Make a function return the same object whenever an experiment asks again.
 
-  So whoever shares an experiment shares the programs compiled of it.
+  So whoever shares an experiment shares its compiled programs.
   """
 
   @functools.wraps(make)
@@ -109,7 +109,7 @@ def once_per_experiment(
 
 @once_per_experiment
 def compiled_layouts(experiment: Experiment) -> set[Any]:
-  """Return a set of layouts to which whoever compiles training steps adds."""
+  """Return the layouts whose training steps are compiled; callers add to it."""
   del experiment
   return set()
 

@@ -27,15 +27,15 @@ def step_images(
   most: int,
   runs: Sequence[tuple[ahead.Choose, int]],
 ) -> Iterator[Feed]:
-  """Yield what hands training images to runs that take steps together.
+  """Yield a function that hands out training images to runs that step together.
 
   Args:
-    dataset: says where its images are to be.
+    dataset: says where its images are kept.
     layout: how the runs lie on the devices.
     batch_size: of all devices together.
-    most: steps that are taken at once.
-    runs: of each, (positions of its data [m]) -> which images, and the steps
-      that it has taken.
+    most: largest number of steps that are taken at once.
+    runs: for each, (positions of its data [m]) -> which images, and the number
+      of steps that it has taken.
 
   Yields:
     (number of steps) -> the images for so many; call it once for each dispatch.
@@ -59,7 +59,7 @@ def fixed_examples(
 ) -> Callable[[Images, np.ndarray], Batch]:
   """Return (images on the host, indices [batch]) -> their `fixed_batch`.
 
-  No device sees more of the images than the batch, wherever they are to be.
+  No device sees more of the images than the batch, wherever they are kept.
   """
   choose, compose = _fixed_choice(dataset), jax.jit(dataset.compose)
 
@@ -73,7 +73,7 @@ def fixed_examples(
 def fixed_batches(
   dataset: Dataset, batch_size: int, per_call: int
 ) -> Callable[..., Iterator[Any]]:
-  """Return what yields batches of examples as `fixed_batch` makes them.
+  """Return the function that yields batches as `fixed_batch` makes them.
 
   Args:
     dataset: makes the batches.
@@ -82,9 +82,9 @@ def fixed_batches(
 
   Returns:
     (images on the host, first example, last example + 1, period) -> yields what
-    `Dataset.compose` takes, leaves [devices, per_call, local, ...], on every
-    device its share. Example i is that of index i modulo the period; the last
-    batches are filled up by further ones.
+    `Dataset.compose` takes, leaves [devices, per_call, local, ...], with its
+    share on every device. Example i has index i modulo the period; the
+    last batches are padded by further examples.
   """
   choose, places = _fixed_choice(dataset), parallel.host_places(batch_size)
 

@@ -138,7 +138,7 @@ def checked_state(rule: str, state: Any, expected: Any) -> Any:
 
 
 def at(path: Iterable[Any]) -> str:
-  """Return where in a tree a leaf is, nothing if it is the tree."""
+  """Return where in a tree a leaf is, '' if it is the whole tree."""
   path = tuple(path)
   return f' at {jax.tree_util.keystr(path)}' if path else ''
 
@@ -186,7 +186,7 @@ def _is_like(leaf, wanted):
   array = _array(leaf)
   if not is_real(leaf) or array.shape != wanted.shape:
     return False
-  if type(leaf) is float:  # Takes any float's dtype.
+  if type(leaf) is float:  # It takes any float's dtype.
     return jnp.issubdtype(wanted.dtype, jnp.floating)
   dtype = array.dtype
   if not isinstance(array, jax.Array):
@@ -200,7 +200,7 @@ def _is_like(leaf, wanted):
 
 
 class _Words(str):
-  """Is printed without quotes, in a tree too."""
+  """A text that is printed without quotes, in a tree too."""
 
   __repr__ = str.__str__
 
@@ -214,7 +214,7 @@ def _type(array):
 
 
 def _array(leaf):
-  """Return a leaf as an array of JAX or NumPy, of objects if it is none."""
+  """Return a leaf as an array of JAX or NumPy, of objects if it is not one."""
   if isinstance(leaf, jax.Array):
     return leaf
   if isinstance(leaf, np.ma.MaskedArray):  # JAX takes none.
@@ -230,7 +230,7 @@ def _array(leaf):
 @functools.cache
 def _is_real_dtype(dtype, kind):
   if jnp.issubdtype(dtype, jnp.floating):
-    # Of 8 bits there are no sums with others, of 128 there are no arrays.
+    # Floats of 8 bits have no sums with others, floats of 128 have no arrays.
     return 16 <= jnp.finfo(dtype).bits <= 64
   return kind != 'floats' and jnp.issubdtype(dtype, jnp.integer)
 

@@ -2,7 +2,7 @@
 
 `config.imports` names modules, which every command that builds from the config
 imports; each enters its constraints, models and so on in the package's dicts
-(docs/own_parts.md). So they are there in whatever process a run is in.
+(docs/own_parts.md). So every process of a run has them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ _T = TypeVar('_T')
 
 
 class Registry(dict[str, _T]):
-  """What configs can name, by name; what is there is not replaced.
+  """The parts that configs can name, by name; they are not replaced.
 
   A function that is defined again, by a module or a notebook's cell that is run
   again, takes the place of the one before.
@@ -33,12 +33,12 @@ class Registry(dict[str, _T]):
     form: type | None = None,
     beside: Iterable[str] = (),
   ):
-    """Enter the package's own.
+    """Enter the package's own parts.
 
     Args:
       kind: what people call one of them.
       parts: by name.
-      form: the type that one has; None is a function.
+      form: the type of a part; None is a function.
       beside: names that are taken elsewhere.
     """
     super().__init__(parts)
@@ -48,7 +48,8 @@ class Registry(dict[str, _T]):
     """Enter a part.
 
     Raises:
-      UserError: if the name is another part's, or either has another form.
+      UserError: if the name is another part's, or name or part is of another
+        form.
     """
     if not isinstance(name, str) or not name.isidentifier():
       raise UserError(
@@ -70,12 +71,12 @@ class Registry(dict[str, _T]):
     super().__setitem__(name, part)
 
   def update(self, *args: Any, **kwargs: _T) -> None:
-    """Enter parts as one by one."""
+    """Enter several parts."""
     for name, part in dict(*args, **kwargs).items():
       self[name] = part
 
   def __ior__(self, parts: Any) -> 'Registry[_T]':
-    """Enter parts as one by one."""
+    """Enter several parts."""
     self.update(parts)
     return self
 
@@ -88,9 +89,9 @@ def _origin(part) -> str:
 
 
 def search(folders: Iterable[str]) -> None:
-  """Find modules in these folders too, behind where they are found by now.
+  """Also find modules in these folders, after all others.
 
-  In front of it a file's name could hide an installed module.
+  Before others, a file could hide an installed module.
   """
   sys.path.extend(f for f in folders if f not in sys.path)
 
@@ -125,7 +126,7 @@ def import_all(names: Iterable[str]) -> None:
   search_here()
   for name in names:
     _check_name(name)
-    importlib.invalidate_caches()  # It may be younger than this process.
+    importlib.invalidate_caches()  # It may be newer than this process.
     try:
       importlib.import_module(name)
     except (Exception, SystemExit) as error:
@@ -145,7 +146,7 @@ def import_all(names: Iterable[str]) -> None:
 
 
 def _check_name(name):
-  """Refuse what is no dotted name; a path is answered by its module's."""
+  """Refuse what is no dotted name; suggest the module of a path."""
   if not isinstance(name, str):
     raise UserError(
       f'config.imports must be names of modules, got {name!r} among them'
@@ -163,7 +164,7 @@ def _check_name(name):
 
 
 def _absence(name: str, absent: str) -> str:
-  """Return that a module is not there, where it was looked for, what is."""
+  """Return a sentence: the missing module, where we looked, a close match."""
   parent, _, last = absent.rpartition('.')
   if parent:
     paths = list(getattr(sys.modules[parent], '__path__', []))
@@ -178,15 +179,15 @@ def _absence(name: str, absent: str) -> str:
   close = difflib.get_close_matches(last, choices, n=1, cutoff=0.8)
   prefix = f'{parent}.' if parent else ''
   hint = f' (did you mean {prefix}{close[0]}?)' if close else ''
-  of_name = '' if absent == name else f', of {name},'
+  full_name = '' if absent == name else f', of {name},'
   return (
-    f'there is no module {absent!r}{of_name} {where}{hint}; start the command '
-    'in the folder that holds it, or name that folder in PYTHONPATH'
+    f'there is no module {absent!r}{full_name} {where}{hint}; start the '
+    'command in the folder that holds it, or name that folder in PYTHONPATH'
   )
 
 
 def _place(error: BaseException) -> str:
-  """Return file and line of a module that failed, as near to its cause."""
+  """Return file and line of a module's failure, near its cause."""
   if isinstance(error, SyntaxError) and error.filename:
     return f' ({error.filename}, line {error.lineno})'
   frames = [
@@ -203,7 +204,7 @@ def _place(error: BaseException) -> str:
 
 
 def _check_not_hidden(name):
-  """Refuse an installed module in the place of one of the working folder."""
+  """Refuse an installed module that hides one of the working folder."""
   top = name.partition('.')[0]
   file = getattr(sys.modules[top], '__file__', None)
   for folder in _here():

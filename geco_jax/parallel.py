@@ -26,10 +26,10 @@ def initialize_distributed(
 ) -> None:
   """Join this process to the others of the run; call it before any other.
 
-  With no argument the cluster's own environment (TPU pods, Slurm, ...) tells.
+  Without arguments the cluster's environment (TPU pods, Slurm, ...) decides.
 
   Raises:
-    UserError: if nothing tells of the others, or they cannot be reached.
+    UserError: if nothing names the others, or they cannot be reached.
   """
   if coordinator_address is not None:
     _check_address(coordinator_address)
@@ -51,7 +51,7 @@ def initialize_distributed(
 
 
 def _check_address(address: str) -> None:
-  """Refuse an address at which JAX would wait for minutes, or end by force."""
+  """Refuse an address at which JAX would wait for minutes, or abort."""
   host, _, port = address.rpartition(':')
   if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
     raise UserError(f'--coordinator must be HOST:PORT, got {address!r}')
@@ -65,7 +65,7 @@ def _check_address(address: str) -> None:
 def split_cpu(num_devices: int) -> None:
   """Make XLA see the host's CPU as several devices; call it before others.
 
-  Nothing happens where XLA_FLAGS say already how many.
+  Nothing happens where XLA_FLAGS already say how many.
   """
   if 'xla_force_host_platform_device_count' not in os.environ.get(
     'XLA_FLAGS', ''
@@ -96,11 +96,11 @@ def device_name() -> str:
 
 
 def on_accelerator() -> bool:
-  """Return whether what is traced is to run on a GPU or TPU.
+  """Return whether the program being traced will run on a GPU or TPU.
 
-  Decided while tracing: `jax.lax.platform_dependent` would let the platform
-  decide that a program is lowered for, but trace a training step twice, which
-  costs half as much time again.
+  Decided while tracing: `jax.lax.platform_dependent` would decide by the
+  platform for which a program is lowered, but trace a training step twice,
+  which costs half as much time again.
   """
   return jax.default_backend() != 'cpu'
 
@@ -226,7 +226,7 @@ class Layout(NamedTuple):
 
 
 def host_places(batch_size: int) -> np.ndarray:
-  """Return which of a global batch are those of this process's devices."""
+  """Return which examples of a global batch this process's devices have."""
   devices = jax.devices()
   numbers = np.array([devices.index(d) for d in jax.local_devices()])
   starts = numbers * local_batch_size(batch_size)

@@ -2,7 +2,7 @@
 
 The sum over a patch is a separable box filter. Each of its two 1-D filters is a
 product with a banded matrix of zeros and ones: for image sizes this is faster
-than a convolution, forwards and backwards, for any patch size and stride.
+than a convolution, forward and backward, for any patch size and stride.
 """
 
 import jax

@@ -28,7 +28,7 @@ class Multipliers(NamedTuple):
 
   transformation: optax.GradientTransformation
   initial_log_multipliers: dict[str, Any]  # By constraint, floats or arrays [].
-  relative: bool = True  # Whether it is fed C / budget or C.
+  relative: bool = True  # Whether it is fed C / budget, not C.
   highest_log_multiplier: float = math.inf  # Its upper clip.
 
 

@@ -1,4 +1,4 @@
-r"""Draws images of a trained run, or a line between two images.
+r"""Draw images of a trained run, or a line between two images.
 
   python -m geco_jax.sample --workdir=runs/digits --output=samples.png
   python -m geco_jax.sample --workdir=runs/digits --output=line.png \
@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
   """Draw what the flags ask for."""
   del argv
   values = flags.FLAGS
-  output = output_path(values.output)  # Refused here, not after a minute.
+  output = output_path(values.output)  # Fails here, not after a minute.
   run = load(cli.workdir(), step=values.step, data_dir=cli.DATA_DIR.value)
   images = np.asarray(draw(run, values.num, values.seed, values.interpolate))
   num_columns = min(math.ceil(math.sqrt(len(images))), 16)

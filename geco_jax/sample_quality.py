@@ -1,4 +1,4 @@
-r"""Measures a run's samples: Frechet distances, importance-weighted NLL.
+r"""Measure a run's samples: Frechet distances, importance-weighted NLL.
 
   python -m geco_jax.sample_quality --workdir=runs/digits --network=digits_cnn
 

@@ -19,8 +19,8 @@ def scan(
 ) -> tuple[Any, Any]:
   """Take `length` steps, or the first `limit` of them.
 
-  With a limit, one compiled program takes any number of steps, each to the bit
-  as without (measured on CPUs).
+  With a limit, one compiled program takes any number of steps, bit for bit as
+  without (measured on CPUs).
 
   Args:
     step: (state, *args) -> (state, metrics).
@@ -57,9 +57,9 @@ def dispatcher(
 ) -> Callable[..., tuple[Any, Any]]:
   """Return a pmapped program as a function that takes up to `most` steps.
 
-  On CPUs it is compiled once, for any number. An accelerator, which knows a
-  loop of fixed length to be faster, compiles that of `most` steps, and the
-  other for a run only that a CPU left between two lines of its log.
+  On CPUs it is compiled once, for any number. On accelerators a loop of fixed
+  length is faster: the one of `most` steps is compiled, and the other only for
+  a run that a CPU left between two lines of its log.
 
   Args:
     program: (states, *args) or (states, *args, limit), see `scan`.

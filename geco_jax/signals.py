@@ -24,7 +24,7 @@ _SCRIPT = 'geco-jax'
 # give for minutes.
 _SECONDS_OF_GRACE = 0.3
 _SECONDS_TO_UNWIND = 3.0
-# Within these a SIGTERM or SIGHUP is the same one: a shell that ends sends it
+# Within this time SIGTERM or SIGHUP counts once: a shell that ends sends it
 # again.
 _SECONDS_OF_ONE = 1.0
 _OVER = 0  # No signal has this number.
@@ -42,7 +42,7 @@ class Memory:
   """What `remembered` remembers.
 
   Attributes:
-    number: of the first signal that came, None before.
+    number: number of the first signal, None before it.
     keeps: whether there are steps to finish. A command whose training has not
       taken any yet, as it compiles them, is stopped at once.
   """
@@ -54,16 +54,16 @@ class Memory:
 
 @dataclasses.dataclass
 class _State:
-  """What there is once in a process, as its signals are.
+  """State that exists once in a process, as its signals do.
 
   Attributes:
-    memory: of the training that goes on.
+    memory: of the training in progress.
     watched: whether a command's `_watch` answers.
     kept: whether a signal came that a training remembers.
     raised: number of the signal that `Stopped` was raised for.
-    outlook: what is said besides.
+    outlook: what is added to an answer.
     num_bars: progress bars that are open.
-    printed: whether the last line is.
+    printed: whether the last line has been printed.
     unfinished: files that are being written, under temporary names.
   """
 
@@ -85,9 +85,9 @@ _ending = threading.Lock()
 def handled_by(
   handler: Callable[[int, Any], None],
 ) -> Iterator[dict[int, Any]]:
-  """Handle signals so, and as before afterwards; yield the handlers before.
+  """Handle signals by `handler`, then as before; yield the former handlers.
 
-  Outside of the main thread, whose the signals are, nothing changes. A SIGHUP
+  Outside of the main thread, which gets the signals, nothing changes. A SIGHUP
   that nohup ignores stays ignored.
   """
   previous = {}
@@ -120,7 +120,7 @@ def remembered(speak: bool = True) -> Iterator[Memory]:
       return
     _state.kept = True
     memory.number = memory.number or number
-    if _state.watched:  # It answers, and ends the process at a second one.
+    if _state.watched:  # `_watch` answers, and ends it at a second one.
       return
     for other, before in previous.items():
       signal.signal(other, before)
@@ -139,8 +139,8 @@ def remembered(speak: bool = True) -> Iterator[Memory]:
 def raised() -> Iterator[None]:
   """Raise a command's signals as `Stopped`, and end it by a line.
 
-  It has some seconds to leave what it does; where Python does not get its turn,
-  or at a second signal, none. A training is `remembered`.
+  The command has some seconds to stop, and none where Python does not get its
+  turn or at a second signal. A training is `remembered`.
   """
 
   def raise_stopped(number, frame):
@@ -161,12 +161,12 @@ def raised() -> Iterator[None]:
     try:
       yield
     except BaseException:
-      if _state.raised is not None:  # Whatever became of it on its way.
+      if _state.raised is not None:  # Even if it became another error.
         end(_state.raised)
       raise
     finally:
       _state.watched = False
-      if sys.unraisablehook is own:  # What others put over it stays.
+      if sys.unraisablehook is own:  # A hook set over it stays.
         sys.unraisablehook = hook
       signal.set_wakeup_fd(-1)
       os.close(writer)
@@ -180,7 +180,7 @@ def _end_if_lost(lost, hook) -> None:
 
 
 def _watch(reader: int) -> None:
-  """Answer a command's signals at once, whatever Python does meanwhile."""
+  """Answer a command's signals at once, whatever Python is doing."""
   number = _next(reader, None)
   came = time.monotonic()
   if _state.kept or (_state.memory is not None and _state.memory.keeps):
@@ -213,7 +213,7 @@ def _next(reader: int, seconds: float | None) -> int | None:
 
 @contextlib.contextmanager
 def outlook(text: str) -> Iterator[None]:
-  """Say so where a signal is answered: what becomes of the rest of the work."""
+  """Add to a signal's answer what becomes of the rest of the work."""
   before, _state.outlook = _state.outlook, f'; {text}'
   try:
     yield
@@ -223,7 +223,7 @@ def outlook(text: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ctrl_c_ignored() -> Iterator[None]:
-  """Ignore Ctrl-C, and so in processes that are started here and go on.
+  """Ignore Ctrl-C, also in processes that are started here, which go on.
 
   A terminal sends it to all of them.
   """
@@ -248,12 +248,12 @@ def removed_by_end(path: str) -> Iterator[None]:
 
 
 def bar_is_open(is_open: bool) -> None:
-  """Take in that the last line on stderr is a progress bar, or no longer."""
+  """Note that the last line on stderr is a progress bar, or no longer is."""
   _state.num_bars += 1 if is_open else -1
 
 
 def _answer(number: int) -> str:
-  """Return what is said to a signal that a training remembers."""
+  """Return the answer to a signal that a training remembers."""
   is_typed = number == signal.SIGINT
   name = 'Ctrl-C' if is_typed else signal.Signals(number).name
   return f'stopping after these steps{_state.outlook}; {name} again to stop now'
@@ -261,15 +261,15 @@ def _answer(number: int) -> str:
 
 def _write(line: str) -> None:
   """Write a line on stderr, in a handler or beside what Python writes there."""
-  start = '\n' if _state.num_bars or os.isatty(2) else ''  # Behind bar or ^C.
+  start = '\n' if _state.num_bars or os.isatty(2) else ''  # After bar or ^C.
   with contextlib.suppress(OSError):  # A terminal that is gone.
     os.write(2, f'{start}{line}\n'.encode())
 
 
 def end(number: int, frame: object = None, at_once: bool = False) -> NoReturn:
-  """End the process by a line, without Python's own end.
+  """End the process with a line, without Python's own shutdown.
 
-  XLA may be compiling in threads that do not survive it.
+  XLA may be compiling in threads that do not survive that.
 
   Args:
     number: of the signal.
@@ -278,7 +278,7 @@ def end(number: int, frame: object = None, at_once: bool = False) -> NoReturn:
   """
   del frame
   if not _ending.acquire(blocking=False):
-    time.sleep(0.1)  # Another thread is about to.
+    time.sleep(0.1)  # Another thread is ending it.
   if not _state.printed:
     lost = ' at once; the same command goes on from the latest checkpoint'
     _write(f'{Stopped(number)}{lost if at_once else _state.outlook}')
@@ -287,7 +287,7 @@ def end(number: int, frame: object = None, at_once: bool = False) -> NoReturn:
     with contextlib.suppress(OSError):
       os.remove(path)
   if threading.current_thread() is threading.main_thread():
-    with contextlib.suppress(Exception):  # It may be what was interrupted.
+    with contextlib.suppress(Exception):  # A flush may be what was interrupted.
       sys.stdout.flush()
   os._exit(128 + number)
 

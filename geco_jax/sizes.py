@@ -32,8 +32,8 @@ class Size(NamedTuple):
       (8x8).
     celeb_a: height and width of CelebA's images.
     checkpoint_every: steps between checkpoints.
-    is_large: whether it is a match for tensor cores: ConvDRAW computes in
-      bfloat16 then.
+    is_large: whether it can use tensor cores: ConvDRAW then computes in
+      bfloat16.
   """
 
   conv_draw: ModelSize
@@ -64,7 +64,7 @@ SIZES = {
     ModelSize(_SMALL_NVP, 10_000),
     mnist='digits',
   ),
-  # The networks of 'quick', and steps enough to decide the paper's claims.
+  # The networks of 'quick', and enough steps to decide the paper's claims.
   'medium': Size(
     ModelSize(_SMALL_CONV_DRAW, 8_000),
     ModelSize(_SMALL_NVP, 20_000),

@@ -51,8 +51,8 @@ def init_state(experiment: Experiment, inputs: RunInputs) -> TrainState:
 @once_per_experiment
 def _init(experiment: Experiment) -> Callable[[RunInputs], TrainState]:
   """Return the compiled program of a run's first state."""
-  # It runs once, so that what counts is how fast it compiles. Measured on CPUs,
-  # where compiling ConvDRAW's takes a fifth of the time so.
+  # It runs once, so only its compilation time counts: on CPUs, ConvDRAW's was
+  # measured to take a fifth of the time with these options.
   options = {'xla_backend_optimization_level': 0}
   return jax.jit(
     functools.partial(_first_state, experiment),
@@ -67,12 +67,12 @@ def state_like(experiment: Experiment) -> TrainState:
 
 @once_per_experiment
 def _shapes(experiment: Experiment) -> TrainState:
-  """Return a state's shapes and types, for which nothing is compiled."""
+  """Return a state's shapes and types, without compiling anything."""
   scalars = dict.fromkeys(experiment.constraints, np.float32(0))
   inputs = RunInputs(
     seed=np.uint32(0),
     kappas=scalars,
-    step_sizes={},  # Those of the experiment's config.
+    step_sizes={},  # The experiment has them.
     initial_log_multipliers=scalars,
     tolerance=None,
   )
@@ -107,7 +107,7 @@ def loss_and_metrics(
   keys: jax.Array,
   batch: batches.Batch,
 ):
-  """Return the Lagrangian of a batch (Eq. 2) and what is reported of it.
+  """Return the Lagrangian of a batch (Eq. 2), and its metrics.
 
   Args:
     experiment: model and constraints.
@@ -173,7 +173,7 @@ def training_images(
     experiment: of the runs.
     layout: how they lie on the devices.
     seeds: of the runs.
-    steps: that each has taken.
+    steps: number of steps that each has taken.
   """
   runs = []
   if experiment.dataset.is_on_host:
@@ -200,7 +200,7 @@ def _choose(experiment: Experiment):
 def dispatch(
   experiment: Experiment, layout: parallel.Layout
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-  """Return what takes steps of runs that lie so on the devices.
+  """Return the function that takes steps of runs in a layout.
 
   Returns:
     (states, inputs, what `training_images` yields, num_steps=
@@ -221,7 +221,8 @@ def examples_at(
 ) -> jax.Array:
   """Return which images make the examples at positions of a run's data.
 
-  It is the same on the devices and, where the images stay there, on the host.
+  The answer is the same on the devices and, if the images stay there, on the
+  host.
 
   Args:
     experiment: of the run.
@@ -267,13 +268,13 @@ def train_steps_together(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Return the compiled program that takes steps of several runs at once.
 
-  Like `train_steps`, but for the leading axes of states, inputs and metrics,
+  Like `train_steps`, except for the leading axes of states, inputs and metrics,
   which are [num_devices, runs per device]; the images are replicated, or with
   the same axes where they stay on the host. Every device has the whole batches
   of its own runs.
 
   Args:
-    experiment: what is trained, the same for all runs but for their inputs.
+    experiment: what is trained, the same for all runs except their inputs.
     num_steps: steps per call, K.
 
   Returns:

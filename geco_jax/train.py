@@ -1,4 +1,4 @@
-r"""Trains a model under constraints.
+r"""Train a model under constraints.
 
   python -m geco_jax.train --config=configs/digits_vae.py --workdir=runs/a \
       --config.constraints.re.kappa=0.1

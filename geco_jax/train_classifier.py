@@ -74,7 +74,7 @@ class ClassifierRun(Run):
     super().__init__(config, workdir, like, first_state)
 
   def claim(self) -> None:
-    """Make the folder this run's; refuse that of a run on other data."""
+    """Make the folder this run's; refuse one of a run on other data."""
     sha256 = fingerprint(self._dataset.splits)
     run_folder.check_data(self.workdir, self._dataset.name, sha256)
     super().claim()
@@ -100,7 +100,7 @@ class ClassifierRun(Run):
   def _evaluate(self) -> float:
     results = self.evaluate(self.state, self._validation_images)
     if not np.isfinite(results['mean_probability']):
-      # The last update broke what its own loss did not see yet.
+      # The last update broke the parameters: its own loss came before.
       self._stop_not_finite(self.step + 1)
     if self._writes:
       self._writer.scalars(

@@ -33,8 +33,8 @@ def load(
 ) -> 'TrainedRun':
   """Return the run in a folder; `geco_jax.load`.
 
-  It reads no data set: what the model needs to know of its images stands in the
-  folder. Folders of earlier versions, which do not have it, need theirs.
+  It reads no data set: the folder records what the model needs to know about
+  its images. Folders of earlier versions, which lack this, need their data set.
 
   Args:
     workdir: of the run.
@@ -57,15 +57,16 @@ def load(
 class TrainedRun:
   """The functions of a run's model, at the parameters of a checkpoint.
 
-  Images go in as uint8, bool or float in [0, 1], [n, height, width, channels];
-  without the axis of channels where there is one alone. They come out float32
-  in [0, 1]. Contexts, which conditional models alone take, are like images.
-  What is random takes a key, and without one is what its mean gives.
+  Images go in as uint8, bool or float in [0, 1], [n, height, width, channels],
+  or without the axis of a single channel. They come out as float32 in [0, 1].
+  Contexts, which only conditional models take, are like images. Random
+  functions take a key; `encode` and `reconstruct` without one use the center of
+  q(z|x).
 
   Attributes:
     workdir: the folder.
     config: of the run.
-    experiment: what its programs are compiled of.
+    experiment: what its programs are compiled from.
     params: Haiku's parameters, NumPy arrays.
     step: training steps taken.
     log_multipliers: by constraint.
@@ -226,12 +227,12 @@ class TrainedRun:
     TPUs, without this package. It takes any number n of examples.
 
     Args:
-      name: of the function. They take float32, but for keys their data, uint32
+      name: of the function. All take float32, except keys as their data, uint32
         [n, 2]: 'encode' images, 'decode' latents, 'reconstruct' images,
         'sample' keys, 'elbo' images, keys of z and the stddev of p(x|z) [],
         'interpolate' the first image and the last [height, width, channels]
-        and the last one's weights [n]. Behind them, where the model is
-        conditional, come contexts [n, ...] (of an interpolation: one).
+        and the last one's weights [n]. Conditional models take contexts
+        [n, ...] after these (an interpolation takes one).
       path: of the file.
 
     Raises:
@@ -362,7 +363,7 @@ def _functions(model: Model) -> dict[str, Callable]:
 
 
 def _checked_evaluation(content: Any) -> Mapping[str, Any]:
-  """Return what evaluation.json holds; refuse what is no evaluation."""
+  """Return what evaluation.json holds; refuse anything but an evaluation."""
   by_products.check(content, dict, 'the content')
   by_products.check(content['sigma_opt'], (int, float), 'sigma_opt')
   if not 0 < content['sigma_opt'] < np.inf:
@@ -371,7 +372,7 @@ def _checked_evaluation(content: Any) -> Mapping[str, Any]:
 
 
 def _checked_key(key: Any) -> jax.Array:
-  """Return a random key, `jax.random.key(0)` for None; refuse what is none."""
+  """Return a random key, `jax.random.key(0)` for None; refuse anything else."""
   if key is None:
     return jax.random.key(0)
   try:
@@ -384,7 +385,7 @@ def _checked_key(key: Any) -> jax.Array:
 
 
 def _at_least(least: int, name: str, num: Any) -> int:
-  """Return how many are asked for; refuse what is no such number."""
+  """Return a requested number; refuse an invalid one."""
   if isinstance(num, bool) or not isinstance(num, (int, np.integer)):
     raise UserError(f'{name} must be an integer, got {num!r}')
   if num < least:

@@ -30,7 +30,7 @@ def test_channels_that_are_images_stand_side_by_side():
   spectrum = gaussian_rate.spectrum(dataset)
   rows = choose_kappa.rows(dataset, spectrum, [0.1, 0.2])
   assert rows.shape == (3, 12, 8, 24, 1)
-  # What is asked more strictly is nearer to the data in the row above all.
+  # The stricter kappa is nearer to the data, which are the first row.
   near, far = (np.square(rows[i] - rows[0]).mean() for i in (1, 2))
   assert near < far
 

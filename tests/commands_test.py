@@ -79,7 +79,7 @@ def test_help_shows_the_commands_own_flags(module):
   for flag in SHOWN[module]:
     assert re.search(rf'^  --{re.escape(flag)}: ', out, re.MULTILINE), flag
   own = re.findall(r'^  --(?:\[no\])?(\w+)', out, re.MULTILINE)
-  assert not {'alsologtostderr', 'pdb', 'v'} & set(own)  # absl's.
+  assert not {'alsologtostderr', 'pdb', 'v'} & set(own)  # Flags of absl.
 
 
 def test_print_config_prints_what_would_be_trained(tmp_path):

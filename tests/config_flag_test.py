@@ -60,7 +60,7 @@ FILES = {
   'nothing': ('def get_config(): pass', 'return a ConfigDict, got NoneType'),
   'plain': ('def get_config(): return {}', 'return a ConfigDict, got dict'),
   'binary': ('\0', 'source code string cannot contain null bytes'),
-  'of_no_keys': (
+  'no_keys': (
     'from ml_collections.config_dict import ConfigDict\n'
     'def get_config(): return ConfigDict()',
     'config.batch_size is missing',

@@ -149,6 +149,6 @@ def count_builds(monkeypatch):
       builds.append(args)
       return constructor(*args, **kwargs)
 
-    monkeypatch.delitem(MODELS, name)  # What is there is not replaced.
+    monkeypatch.delitem(MODELS, name)  # Existing entries are not replaced.
     monkeypatch.setitem(MODELS, name, counted)
   return builds

@@ -145,7 +145,7 @@ def digits(num=3, shape=LARGE, seed=0):
   return Batch(image=image, label=label)
 
 
-MADE = {
+BUILT = {
   're': reconstruction_error(LARGE),
   'nll': negative_log_likelihood(LARGE),
   'fre': feature_error(LARGE, network=network(), layer='halved'),
@@ -312,7 +312,7 @@ def test_shares_of_one_are_within_the_unit_interval(name, kappa):
 
 
 def test_every_constraint_is_made_here():
-  assert set(MADE) == set(CONSTRAINTS)
+  assert set(BUILT) == set(CONSTRAINTS)
 
 
 @pytest.mark.parametrize('name', CONSTRAINTS)
@@ -322,7 +322,7 @@ class TestContract:
   def values(self, name, image, dtype=jnp.float32):
     """Return C of reconstructions of the digits, per example."""
     output = as_output(image.astype(dtype))
-    return MADE[name].violation(digits(), output, 0.5)
+    return BUILT[name].violation(digits(), output, 0.5)
 
   def test_perfect_reconstructions_hold_and_noise_violates(self, name):
     image = digits().image
@@ -338,9 +338,9 @@ class TestContract:
     together = self.values(name, image)
     assert together.shape == (3,)
     batch = jax.tree.map(lambda x: x[1:2], digits())
-    alone = MADE[name].violation(batch, as_output(image[1:2]), 0.5)
+    alone = BUILT[name].violation(batch, as_output(image[1:2]), 0.5)
     np.testing.assert_allclose(alone[0], together[1], rtol=1e-4)
-    assert MADE[name].scale(0.5) > 0
+    assert BUILT[name].scale(0.5) > 0
 
   def test_gradient_is_that_of_finite_differences(self, name):
     image = 0.8 * digits().image + 0.1
@@ -357,7 +357,7 @@ class TestContract:
     batch = Batch(jnp.full((1, *LARGE), 0.5), jnp.zeros(1, jnp.int32))
 
     def value(image):
-      return MADE[name].violation(batch, as_output(image), 0.5).sum()
+      return BUILT[name].violation(batch, as_output(image), 0.5).sum()
 
     for level in (0.5, 0.0):
       flat = jnp.full((1, *LARGE), level)
@@ -370,7 +370,7 @@ class TestContract:
     jitted = jax.jit(lambda image: self.values(name, image))(image)
     np.testing.assert_allclose(jitted, exact, rtol=1e-3, atol=1e-4)
     rounded = self.values(name, image, jnp.bfloat16)
-    scale = MADE[name].scale(0.5)
+    scale = BUILT[name].scale(0.5)
     np.testing.assert_allclose(rounded / scale, exact / scale, atol=0.1)
 
   def test_kappa_may_be_traced(self, name):
@@ -378,8 +378,8 @@ class TestContract:
     output = as_output(0.7 * batch.image)
 
     def relative(kappa):
-      violation = MADE[name].violation(batch, output, kappa)
-      return (violation / MADE[name].scale(kappa)).mean()
+      violation = BUILT[name].violation(batch, output, kappa)
+      return (violation / BUILT[name].scale(kappa)).mean()
 
     assert jax.jit(relative)(0.2) == pytest.approx(
       float(relative(0.2)), rel=1e-4
@@ -390,7 +390,9 @@ class TestContract:
 
   def test_measure_is_the_inverse_of_the_bound(self, name):
     for kappa in (0.1, 0.9):
-      assert MADE[name].measure(MADE[name].bound(kappa)) == pytest.approx(kappa)
+      assert BUILT[name].measure(BUILT[name].bound(kappa)) == pytest.approx(
+        kappa
+      )
 
   def test_defaults_of_configs_are_options_and_a_kappa_in_its_range(self, name):
     entry = CONSTRAINTS[name]
@@ -404,7 +406,7 @@ class TestContract:
   [('re', 0.1), ('fre', 0.3), ('fre_stats', 0.05), ('pncc', 0.8)],
 )
 def test_budget_is_what_a_perfect_reconstruction_has_to_spare(name, kappa):
-  constraint = MADE[name]
+  constraint = BUILT[name]
   rng = np.random.default_rng(0)
   image = jnp.asarray(rng.uniform(size=(3, *LARGE)), jnp.float32)
   batch = Batch(image=image, label=jnp.zeros(3, jnp.int32))
@@ -417,9 +419,9 @@ def test_budget_is_what_a_perfect_reconstruction_has_to_spare(name, kappa):
 
 
 def test_budget_of_cla_is_what_a_sure_classifier_has_to_spare():
-  budget = MADE['cla'].budget
+  budget = BUILT['cla'].budget
   assert budget and budget(0.9) == pytest.approx(0.1)
-  assert natural_multiplier(MADE['cla'], 0.9, 64) == pytest.approx(320)
+  assert natural_multiplier(BUILT['cla'], 0.9, 64) == pytest.approx(320)
 
 
 def test_no_gaussian_source_needs_more_than_the_natural_multiplier():

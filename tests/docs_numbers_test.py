@@ -78,7 +78,7 @@ def test_table_of_constraints_is_that_of_the_result_files(results, data):
   ],
 )
 def test_speeds_are_those_of_the_result_files(benchmark):
-  """Of every row, the baseline that comes closest is in the table."""
+  """The closest baseline of every row is in the table."""
   with open(os.path.join(ROOT, 'results', f'{benchmark}.json')) as file:
     rows = json.load(file)['rows']
   closest = {}

@@ -26,7 +26,7 @@ PACKAGES = {name.rpartition('.')[0] for name in TREES}
 
 
 def imported(name):
-  """Yield the modules that a module imports, whosever they are.
+  """Yield all modules that a module imports.
 
   A package runs before what is in it, so it is imported as well, but not by
   its own modules: these it may import itself.

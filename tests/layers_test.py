@@ -1,8 +1,9 @@
-"""Imports go one way, nothing has outgrown its file, names are nouns."""
+"""Imports go one way, nothing has outgrown its file, words are plain."""
 
 import ast
 import os
 import pathlib
+import re
 
 from PIL import Image
 import pytest
@@ -21,8 +22,12 @@ from tests.import_graph import TREES
 MAX_FLOORS = 12
 MAX_FILE_LINES = 450
 MAX_BODY_LINES = 60
-# A reader has to look up what these stand for.
-RIDDLES = {'of', 'said', 'told', 'theirs', 'alike', 'made', 'found'}
+# A reader has to look up what these names and comments stand for.
+RIDDLE = re.compile(r'_*(of|said|told|theirs|alike|made|found)_*|_*of_.*', re.I)
+GENITIVE = re.compile(
+  r"(^ *|  )# (Of\b|([\w.`]+ ){0,4}\w+('s|s')( own)?([.,;:]|$))|\"{3}Of\b"
+)
+CODE = 'geco_jax experiments configs benchmarks examples docs tests'.split()
 
 
 @pytest.mark.parametrize('graph', [GRAPH, FOLDERS], ids=['modules', 'folders'])
@@ -75,18 +80,24 @@ def test_bodies_of_functions_are_short():
   assert not long
 
 
+def python_files():
+  yield pathlib.Path(ROOT, 'setup.py')
+  for folder in CODE:
+    yield from pathlib.Path(ROOT, folder).rglob('*.py')
+
+
 def test_no_name_is_a_riddle():
   names = {
     (file, node.lineno, name)
-    for folder in ('geco_jax', 'configs', 'experiments', 'tests', 'benchmarks')
-    for file in pathlib.Path(ROOT, folder).rglob('*.py')
+    for file in python_files()
     for node in ast.walk(ast.parse(file.read_text()))
     for name in (
       getattr(node, 'id', None),
       getattr(node, 'arg', None),
       getattr(node, 'name', None),
+      getattr(node, 'attr', None),
     )
-    if isinstance(name, str) and name.strip('_') in RIDDLES
+    if isinstance(name, str) and RIDDLE.fullmatch(name)
   }
   assert not names
 
@@ -97,6 +108,16 @@ def test_the_picture_of_the_rooms_is_of_this_code():
     drawn = picture.text['rooms']
   rooms = draw_architecture.as_text(draw_architecture.rooms())
   assert drawn == rooms, 'python -m docs.draw_architecture draws it anew'
+
+
+def test_no_comment_or_docstring_is_a_genitive_without_its_noun():
+  comments = [
+    (path.name, line)
+    for path in python_files()
+    for line in path.read_text().splitlines()
+    if GENITIVE.search(line)
+  ]
+  assert not comments
 
 
 def test_the_page_on_the_architecture_names_every_room():

@@ -145,8 +145,8 @@ def test_conv_draw_has_no_loop_no_odd_channels_and_few_gradients(name, variant):
   assert len(convolutions) == text.count('stablehlo.convolution')
   config = load(name).get_config(variant)
   sizes, batch_size = config.model.kwargs, config.batch_size
-  # A kernel's gradient is a convolution with kernels as large as the grid. What
-  # it adds up over plays the channels: the examples, times the steps.
+  # A kernel's gradient is a convolution with kernels as large as the grid. Its
+  # channels are what it sums over: the examples, times the steps.
   gradients = collections.Counter(
     channels
     for _, (rows, _, channels, _) in convolutions
@@ -154,7 +154,7 @@ def test_conv_draw_has_no_loop_no_odd_channels_and_few_gradients(name, variant):
   )
   networks = ['encoder_gates', 'decoder_gates', 'posterior', 'write']
   expected = collections.Counter()
-  expected[batch_size] += len([*networks, 'image_gates'])  # Of the first step.
+  expected[batch_size] += len([*networks, 'image_gates'])  # The first step.
   expected[(sizes.num_steps - 1) * batch_size] += len(networks)
   expected[sizes.num_steps * batch_size] += len(['prior'])
   assert gradients >= expected

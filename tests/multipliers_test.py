@@ -368,7 +368,7 @@ def test_a_slow_model_comes_to_rest_at_any_step_size(step_size):
   x, start = jnp.zeros(2), jnp.float32(0.0)
   carry = x, adam.init(x), update.init(start), start
   (x, *_, log_multiplier), _ = jax.lax.scan(step, carry, length=5_000)
-  distance = np.sqrt(5)  # Of the target; the point is 0.5 short of it.
+  distance = np.sqrt(5)  # To the target; the point is 0.5 short of it.
   np.testing.assert_allclose(x, target * (1 - 0.5 / distance), rtol=1e-3)
   np.testing.assert_allclose(
     jnp.exp(log_multiplier), 2 * distance - 1, rtol=1e-3

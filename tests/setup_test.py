@@ -11,7 +11,7 @@ from tests.pages import read
 from tests.pages import ROOT
 
 CORE = {'jax', 'numpy', 'optax'}
-# Of extras that are asked for where they are missing.
+# Modules of extras, asked for where they are missing.
 OPTIONAL = {'submitit', 'tensorflow', 'importlib_resources', 'wandb', 'mlflow'}
 
 

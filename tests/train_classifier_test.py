@@ -118,7 +118,7 @@ def test_a_damaged_latest_checkpoint_falls_back_and_ends_the_same(
       path = os.path.join(folder, file)
       with open(path, 'r+b') as handle:
         handle.truncate(os.path.getsize(path) // 2)
-  for _ in range(2):  # What was passed over is in the way of neither.
+  for _ in range(2):  # A checkpoint passed over is in the way of neither.
     assert_equal_bit_for_bit(train(small_config(), tmp_path), whole)
 
 

@@ -1,1 +1,1 @@
-"""What the results files say of the claims of the paper."""
+"""What the results files say about the claims of the paper."""

@@ -14,9 +14,9 @@ class Claim(NamedTuple):
   """A statement, and how a file of results answers it."""
 
   title: str
-  statement: str  # The paper's, or ours where it says so.
-  file: str  # In results/.
-  command: str  # That writes it into its workdir.
+  statement: str  # A claim of the paper, or ours where it says so.
+  file: str  # Name of the file in results/.
+  command: str  # Command line that writes the file into its workdir.
   check: Callable[[Any], Iterable[Finding]]
 
 

@@ -14,8 +14,8 @@ from geco_jax.evaluation import verdicts
 from ..shared import figure_4_plane
 from .paper import PAPER
 
-_EQUAL = 0.02  # Up to which difference two RMSEs are called equal.
-Content = Any  # Of a JSON file.
+_EQUAL = 0.02  # Largest difference at which two RMSEs are called equal.
+Content = Any  # Content of a JSON file.
 
 
 class Finding(NamedTuple):
@@ -24,8 +24,8 @@ class Finding(NamedTuple):
   what: str
   paper: str
   ours: str
-  holds: bool | None  # None is a number that decides nothing.
-  verdict: str | None = None  # Of a constraint, said in place of `holds`.
+  holds: bool | None  # None if the number decides nothing.
+  verdict: str | None = None  # A constraint's verdict, in place of `holds`.
 
 
 def figure_3(content: Content) -> Iterator[Finding]:
@@ -64,7 +64,7 @@ def figure_3(content: Content) -> Iterator[Finding]:
 
 
 def figure_4_kl(content: Content) -> Iterator[Finding]:
-  """Yield by how many times GECO's KLs are below the ELBO's."""
+  """Yield the ratio of the ELBO's KL to GECO's."""
   for name, row in content.items():
     (elbo,) = figure_4_plane.points_of(row, 'elbo')
     points = figure_4_plane.points_of(row, 'geco')
@@ -132,7 +132,7 @@ def figure_4_monotone(content: Content) -> Iterator[Finding]:
 
 
 def figure_4_met(content: Content) -> Iterator[Finding]:
-  """Yield a row's violations, whose largest at a feasible kappa counts."""
+  """Yield a row's violations; the largest at a feasible kappa decides."""
   for name, row in content.items():
     points = figure_4_plane.points_of(row, 'geco')
     reached = {point.verdict for point in points}
@@ -167,7 +167,7 @@ def figure_5(content: Content) -> Iterator[Finding]:
   for name, row in content.items():
     elbo, geco = (run['evaluation'] for run in row['runs'])
     difference = geco['rmse'] / elbo['rmse'] - 1
-    # What the multipliers of earlier versions were given for this figure.
+    # Arguments of the multipliers that earlier versions set for this figure.
     changed = ''.join(
       f', {leaf} {value:g}'
       for leaf, value in row.get('multipliers', {}).items()
@@ -223,7 +223,7 @@ def figure_8(content: Content) -> Iterator[Finding]:
 
 
 def _tiles(row: Content) -> Iterator[Finding]:
-  """Yield it of the runs of one preset."""
+  """Yield the marginal and average KLs of one preset's runs."""
   runs = {run['run']: run['marginal'] for run in row['runs']}
   tight = runs['micro_mnist_nvp_geco_re_0.05']
   bound = tight['ln_n_nats']
@@ -289,7 +289,7 @@ def rate_distortion(content: Content) -> Iterator[Finding]:
 
 
 def robustness(content: Content) -> Iterator[Finding]:
-  """Yield at how many step sizes and distortions an update is accurate."""
+  """Yield the number of accurate pairs of a step size and a distortion."""
   updates = dict.fromkeys(run['update'] for run in content['runs'])
   for update in updates:
     cells = [run for run in content['runs'] if run['update'] == update]
@@ -374,14 +374,14 @@ def _steps(row: Content) -> str:
 def _is_fair(rmse: float, elbo_rmse: float) -> bool:
   """Return whether a run's KL and NLL can be compared with the ELBO's.
 
-  What reconstructs better than the ELBO has told more of the image. Given the
-  steps, the ELBO goes below every kappa of the paper.
+  A run that reconstructs better than the ELBO has encoded more of the image.
+  Given enough steps, the ELBO ends below every kappa of the paper.
   """
   return rmse >= elbo_rmse
 
 
 def _beside_elbo(name: str, evaluation: Content, elbo: Content) -> Finding:
-  """Return a run's KL, and by how many times it is below the ELBO's."""
+  """Return a run's KL and the ratio of the ELBO's KL to it."""
   kl, elbo_kl = evaluation['kl_nats'], elbo['kl_nats']
   below = kl < elbo_kl
   ratio = elbo_kl / kl if below else kl / elbo_kl
@@ -397,7 +397,7 @@ def _beside_elbo(name: str, evaluation: Content, elbo: Content) -> Finding:
 
 
 def _listed(texts: Iterable[str], fair: Sequence[bool]) -> str:
-  """Return texts in a row, those of unfair comparisons in brackets."""
+  """Return the texts joined, those of unfair comparisons in brackets."""
   return ', '.join(
     text if is_fair else f'({text})'
     for text, is_fair in zip(texts, fair, strict=True)

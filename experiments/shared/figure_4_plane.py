@@ -1,4 +1,4 @@
-"""How Figure 4 is drawn and told, from the rows of figure_4.json."""
+"""How Figure 4 is drawn and described, from the rows of figure_4.json."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 
 from geco_jax.evaluation import verdicts
 
-PANELS = {  # The rows of each.
+PANELS = {  # Title of a panel -> names of its rows.
   'Conditional ConvDRAW': ('mnist_sum', 'mnist_sum_hard', 'mnist_rotate'),
   'ConvDRAW': ('celeb_a', 'cifar10', 'mnist', 'color_mnist', 'mnist_triplets'),
   'VAE+NVP': ('color_mnist_nvp', 'cifar10_nvp'),
@@ -24,21 +24,23 @@ _LABELS = {
 
 
 class Point(NamedTuple):
-  """A row's runs that differ in their seeds alone, their means."""
+  """The means of a row's runs that differ only in seed."""
 
   objective: str
-  kappa: float | None  # Of GECO.
+  kappa: float | None  # GECO's kappa; None for a baseline.
   kl_nats: float
-  kl_stddev: float | None  # Between the seeds, where there are several.
+  kl_stddev: float | None  # Over the seeds; None for a single one.
   nll_nats_per_dim: float
   rmse: float
-  violation: float | None  # Of GECO, the largest.
-  multiplier: float | None  # Of GECO.
-  verdict: str | None  # Of GECO, the worst.
-  tolerance: float | None  # Of GECO.
+  violation: float | None  # GECO's largest C / scale; None for a baseline.
+  multiplier: float | None  # GECO's lambda; None for a baseline.
+  verdict: str | None  # GECO's worst verdict; None for a baseline.
+  tolerance: float | None  # GECO's tolerance; None for a baseline.
   num_seeds: int
-  rested: bool | None = None  # Of a baseline that was to, all its seeds.
-  frechet: float | None = None  # Of the samples, where all have it measured.
+  # Whether all seeds rest; None unless trained until rest.
+  rested: bool | None = None
+  # The samples' mean distance; None unless measured for all seeds.
+  frechet: float | None = None
 
 
 def points(row: Mapping[str, Any]) -> list[Point]:
@@ -139,12 +141,15 @@ def _asked(point: Point) -> str:
 
 
 def rest_text(point: Point) -> str:
-  """Return whether a baseline that was to rest does, empty if it was not."""
+  """Return whether a baseline is at rest.
+
+  One of 'at rest' and 'not at rest', or '' if it was not trained until rest.
+  """
   return {None: '', True: 'at rest', False: 'not at rest'}[point.rested]
 
 
 def kl_text(point: Point) -> str:
-  """Return a point's KL, and how far its seeds are apart."""
+  """Return a point's KL and its standard deviation over seeds."""
   return f'{point.kl_nats:.1f} {_spread(point)}'.rstrip()
 
 
@@ -239,7 +244,7 @@ def _draw_row(
 
 
 def _kappas(shown: Sequence[Point]) -> Iterator[tuple[str, Point]]:
-  """Yield what stands beside GECO's points: those at one place together."""
+  """Yield the labels of GECO's points, one for all that share a place."""
   places: list[list[Point]] = []
   for point in shown:
     last = places[-1][-1] if places else None
@@ -262,7 +267,7 @@ def _kappas(shown: Sequence[Point]) -> Iterator[tuple[str, Point]]:
 
 
 def _objectives() -> Iterator[Line2D]:
-  """Yield the legend's entries of what is not a color."""
+  """Yield the legend's entries for markers and line styles."""
   for objective, marker in _MARKERS.items():
     line = '-' if objective == 'geco' else ''
     yield Line2D(

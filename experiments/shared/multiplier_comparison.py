@@ -2,9 +2,9 @@
 
 Runs end a little off their constraint, some far off, and a KL alone would
 flatter those that violate it. So each KL is carried to C = 0 along a
-multiplier, `KL + sum lambda C`. At the multiplier that the constraint needs
-this is a tangent of the rate-distortion function, which is convex: a run that
-is off is never shown better than one on the curve.
+multiplier, `KL + sum lambda C`. At the multiplier that the constraint needs,
+this is a tangent of the rate-distortion function, which is convex: a run off
+its constraint never looks better than one on the curve.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,8 +35,8 @@ _TICKS = (1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1_000)
 def compared(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   """Return the records with their KLs where C = 0.
 
-  `kl_at_constraint` is KL + sum lambda C in nats, lambda that of the longest
-  run of `geco` that met the same constraints, else of the longest of any rule
+  `kl_at_constraint` is KL + sum lambda C in nats, with lambda from the longest
+  run of `geco` that met the same constraints, else from the longest of any rule
   that did, else the run's own; at most the natural multiplier, above which no
   rate-distortion function is as steep, however far a multiplier has wound up.
   `relative` is its ratio to the best of the same problem, steps and seed, among

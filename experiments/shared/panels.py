@@ -35,7 +35,7 @@ def figure(results: Sequence[Result]) -> Figure:
 def draw(
   images: Sequence[np.ndarray], titles: Sequence[str], labels: Sequence[str]
 ) -> Figure:
-  """Return titled panels, the rows of the first ones labeled.
+  """Return titled panels, the rows of the leftmost ones labeled.
 
   Args:
     images: uint8 [height, width, 3], each of rows of one height.
@@ -68,11 +68,11 @@ def draw(
 def title(record: Mapping[str, Any], name_data: bool) -> str:
   """Return a panel's title: what was asked, whether it was met, what it cost.
 
-  And how far samples are from the test split, where that was measured.
+  It also has the samples' distance to the test split, where measured.
 
   Args:
     record: of `runs.records`.
-    name_data: whether to say what the data set is.
+    name_data: whether to name the data set.
   """
   evaluation = record['evaluation']
   data = f'{record["data"]}, ' if name_data else ''
@@ -129,7 +129,7 @@ def main(name: str, panels: Sequence[Run], first: int | None = None) -> None:
   Args:
     name: of the figure.
     panels: its runs.
-    first: how many of them have a picture of their own besides.
+    first: how many of them also have a picture of their own.
   """
   workdir = cli.workdir()
   results = runs.train_all(

@@ -29,7 +29,7 @@ from geco_jax.sweep import throughput
 from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.grid import Point
 
-_SECONDS = 2.0  # For which a program's steps are timed, if they are so quick.
+_SECONDS = 2.0  # Time for which a program's steps are timed, up to a dispatch.
 _NO_FILES: Mapping[str, str] = {}
 
 YES, IN_PART, NO, DONE, LEFT_OUT = 'yes', 'in part', 'no', 'done', 'left out'
@@ -51,13 +51,13 @@ class Row(NamedTuple):
   """A figure, or a part of one that can be run by itself."""
 
   figure: str  # Its module in experiments.
-  name: str  # Of the part, empty if it is the whole.
+  name: str  # The part's name; empty for the whole figure.
   commands: Sequence[Command]
   points: Sequence[Point] = ()  # What it trains, named below the workdir.
-  splits: Sequence[str] = ('train',)  # Evaluated ones; none if not at all.
+  splits: Sequence[str] = ('train',)  # Evaluated splits, if any.
   numbers: Mapping[str, str] = _NO_FILES  # Files below the workdir -> results.
-  by_row: bool = False  # Whether these hold rows by name, which are kept.
-  seconds: float = 0.0  # Without training, as its own page says.
+  by_row: bool = False  # Whether these files hold, and keep, rows by name.
+  seconds: float = 0.0  # Time besides training, as its docstring says.
 
   @property
   def title(self) -> str:
@@ -77,15 +77,15 @@ class Cost(NamedTuple):
 
   row: Row
   num_finished: int = 0  # Runs that are in the workdir.
-  num_shared: int = 0  # Others that a row before has too.
-  steps: int = 0  # That are left.
-  compile_seconds: float = 0.0  # Of programs that no row before has.
+  num_shared: int = 0  # Unfinished runs that an earlier row trains.
+  steps: int = 0  # Training steps that are left.
+  compile_seconds: float = 0.0  # For programs new to this row.
   train_seconds: float = 0.0
   missing: str = ''  # Why it cannot be run here.
 
   @property
   def hours(self) -> float:
-    """What it takes, evaluations and pictures aside."""
+    """Hours that it takes, evaluations and pictures aside."""
     return (self.compile_seconds + self.train_seconds + self.row.seconds) / 3600
 
 
@@ -97,14 +97,14 @@ def measure(
   Args:
     config: of the run.
     dataset: of the config.
-    seconds: for which steps are timed, up to a dispatch of them.
+    seconds: time for which steps are timed, up to a dispatch of them.
 
   Raises:
     UserError: if the config is refused, or does not fit into the memory.
   """
   experiment = build(config, dataset)
   most = experiment.steps_per_dispatch
-  # An accelerator has no other program than that of a whole dispatch.
+  # On an accelerator the only program is that of a whole dispatch.
   fewest = most if parallel.on_accelerator() else 1
   start = time.monotonic()
   try:
@@ -127,7 +127,7 @@ class Planner:
     """Begin with nothing measured.
 
     Args:
-      workdir: in which finished runs count as done.
+      workdir: folder whose finished runs count as done.
       data_dir: of TFDS.
     """
     self._workdir = workdir
@@ -187,7 +187,7 @@ class Planner:
     if name not in self._datasets:
       try:
         self._datasets[name] = build_dataset(config, self._data_dir)
-      except UserError as error:  # It is not looked for again.
+      except UserError as error:  # Kept, so as not to look for it again.
         self._datasets[name] = error
     dataset = self._datasets[name]
     if isinstance(dataset, UserError):
@@ -196,7 +196,7 @@ class Planner:
 
 
 def check_at_hand(row: Row, data_dir: str | None = None) -> None:
-  """Look for what a row's runs read, with no device asked for anything.
+  """Check that what a row's runs read is there; start no device.
 
   Args:
     row: any.
@@ -217,14 +217,14 @@ def check_at_hand(row: Row, data_dir: str | None = None) -> None:
 
 
 def is_done(point: Point, workdir: str, splits: Sequence[str]) -> bool:
-  """Return whether a run is trained and evaluated, if it is to be."""
+  """Return whether a run is trained and, where splits are given, evaluated."""
   if not splits:
     return steps_taken(point, workdir) >= point.config.num_steps
   return is_finished(point, workdir, splits)
 
 
 def steps_taken(point: Point, workdir: str) -> int:
-  """Return up to which step a run is saved."""
+  """Return the step of a run's latest checkpoint, 0 if it has none."""
   with contextlib.suppress(OSError, UserError):
     step = latest_step(os.path.join(workdir, point.name)) or 0
     return min(step, point.config.num_steps)
@@ -232,7 +232,7 @@ def steps_taken(point: Point, workdir: str) -> int:
 
 
 def _program(config: ConfigDict) -> str:
-  """Return what the speed depends on: all but how multipliers move."""
+  """Return all that speed depends on: not how the multipliers move."""
   leaves = json.loads(experiment_key(config))
   return json.dumps(
     {k: v for k, v in leaves.items() if not k.startswith('multipliers.')}
@@ -240,7 +240,7 @@ def _program(config: ConfigDict) -> str:
 
 
 def fits(costs: Sequence[Cost], hours: float) -> list[str]:
-  """Return of each row in turn whether the hours are enough for it."""
+  """Return, for each row in turn, whether it fits into the hours."""
   answers, used = [], 0.0
   for cost in costs:
     begun, used = used, used + cost.hours

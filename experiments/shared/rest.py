@@ -1,9 +1,9 @@
 """Baselines that train until they rest, at twice the steps each time.
 
 The schedules of the learning rate, of annealed beta and of the multipliers'
-step size follow `num_steps`: a run of 2 N steps is no run of N steps that goes
-on, but a run of its own, in STEPS_2N below the folder of the others. GECO's
-runs take the steps that the ELBO's ended with.
+step size follow `num_steps`: a run of 2 N steps does not continue a run of N
+steps but is a run of its own, in steps_2N below the folder of the others.
+GECO's runs take as many steps as the ELBO's ended with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ from . import runs
 from .runs import Result
 from .runs import Run
 
-SHARE = 0.2  # Of a run, at its end, that is looked at.
-TOLERANCE = 0.02  # Up to which KL and RMSE move there, relatively, at rest.
+SHARE = 0.2  # The last part of a run that is looked at.
+TOLERANCE = 0.02  # Largest relative change of KL and RMSE that counts as rest.
 MAX_DOUBLING = 16  # The cap, times the first number of steps, if not given.
-_MIN_LINES = 5  # Of the log, to say anything of that share.
+_MIN_LINES = 5  # Fewest lines of the log in that share that decide.
 _BASELINES = ('elbo', 'annealed_beta')
 _NO_CHANGES: Mapping[str, Any] = {}
 
@@ -32,18 +32,18 @@ _NO_CHANGES: Mapping[str, Any] = {}
 def rested(metrics: Mapping[str, np.ndarray]) -> bool:
   """Return whether KL and RMSE move by at most 2% in a run's last fifth.
 
-  A step counts by its learning rate: where that falls to 0 nothing moves at the
-  end, whether at rest or not. At a constant one it is the last fifth of steps;
-  of a cosine it is the last 52%. How far a value moves there is what a straight
-  line through its values does, relative to their mean, so that the noise of
-  batches does not count.
+  A step is weighted by its learning rate: where that falls to 0, nothing moves
+  at the end, whether at rest or not. At a constant rate the last fifth is that
+  of the steps; under a cosine it is the last 52% of them. How far a value moves
+  there is the change of a straight line through its values, relative to their
+  mean, so that the noise of batches does not count.
 
   Args:
     metrics: of `logs.read_metrics`: 'step', 'kl_nats', 'rmse' and, where it is
       not constant, 'learning_rate', each [lines], means since the line before.
 
   Returns:
-    Whether they do; False if there are under five lines to tell it by.
+    Whether they do; False if there are fewer than five lines to decide by.
   """
   if not {'step', 'kl_nats', 'rmse'} <= set(metrics):
     return False
@@ -68,7 +68,7 @@ def rested(metrics: Mapping[str, np.ndarray]) -> bool:
 
 
 def _slope(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
-  """Return that of the line with the least squares."""
+  """Return the slope of the weighted least-squares line."""
   return float(np.polyfit(x, y, 1, w=np.sqrt(weight))[0])
 
 
@@ -76,8 +76,8 @@ def lengths(first: int, max_steps: int | None) -> list[int]:
   """Return the numbers of steps that are tried in turn.
 
   Args:
-    first: the runs' own.
-    max_steps: the cap; None is 16 times the first. The first stands above it.
+    first: the runs' own number of steps.
+    max_steps: the cap; None is 16 times the first. The first is always tried.
   """
   cap = MAX_DOUBLING * first if max_steps is None else max_steps
   tried = [first]
@@ -97,17 +97,17 @@ def train_until_rest(
 ) -> list[Result]:
   """Train the baselines until they rest, and GECO as long as the ELBO.
 
-  Runs of one objective, its seeds, are as long as the one that rests last.
+  All seeds of an objective train as long as the one that rests last.
 
   Args:
-    each: `runs.train_all`'s, like the rest.
+    each: see `runs.train_all`.
     workdir: parent of the runs' folders at their own number of steps, which are
       reused if they rest there, and of STEPS_N for the others.
-    preset: see there.
-    num_steps: at first, if not the configs'.
+    preset: see `runs.train_all`.
+    num_steps: of the first attempt, if not the configs'.
     data_dir: of TFDS.
-    changes: see there.
-    max_steps: of `lengths`.
+    changes: see `runs.train_all`.
+    max_steps: see `lengths`.
 
   Returns:
     The results in order; those of the baselines say whether they `rested`.
@@ -152,9 +152,9 @@ def points(
   changes: Mapping[str, Any],
   max_steps: int | None,
 ) -> list[Point]:
-  """Return what `train_until_rest` trains at most, by folder below `workdir`.
+  """Return the most that `train_until_rest` trains, named by folder.
 
-  Where finished runs rest nothing longer is trained.
+  Where finished runs rest, nothing longer is trained.
   """
   first = each[0].config(preset, num_steps, changes).num_steps
   ended, listed = first, []

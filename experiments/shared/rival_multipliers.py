@@ -111,7 +111,7 @@ def pi_update(
     old = jnp.where(count == 0, e, average)
     new = decay * old + (1 - decay) * e
     change = natural * (k_i * e + k_p * (new - old))
-    # log(lambda + change); at -1 it is -inf, and clipped to the range's end.
+    # log(lambda + change); at a share of -1 it is -inf, clipped to the range.
     share = jnp.maximum(change * jnp.exp(-log_multiplier), -1)
     return log_multiplier + jnp.log1p(share), new
 
@@ -138,7 +138,7 @@ def _averaging(move, naturals, log_multiplier_range):
     def change(e, average, log_multiplier, natural):
       target, new = move(state.count, e, average, log_multiplier, natural)
       target = jnp.clip(target, *log_multiplier_range)
-      finite = jnp.isfinite(e)  # Nothing moves at a violation that is not.
+      finite = jnp.isfinite(e)  # Nothing moves where it is not finite.
       return (
         jnp.where(finite, target - log_multiplier, 0),
         jnp.where(finite, new, average),

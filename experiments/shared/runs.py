@@ -1,8 +1,8 @@
 """Runs of one model on one data set with one objective, by name.
 
-They live in `WORKDIR/DATASET_MODEL_OBJECTIVE_KAPPAS`, and `_seed_SEED` if that
-is not 0: what is there already is neither trained nor evaluated again, and
-experiments that share a workdir share their runs.
+They live in `WORKDIR/DATASET_MODEL_OBJECTIVE_KAPPAS`, with `_seed_SEED` at the
+end unless the seed is 0. Existing runs are neither trained nor evaluated again,
+and experiments that share a workdir share their runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ from geco_jax.sweep.grid import Point
 NUM_STEPS = flags.DEFINE_integer(
   'num_steps', None, "Training steps of each run; else the config's."
 )
-SPLITS = ('train',)  # What each run is evaluated on.
+SPLITS = ('train',)  # The splits on which each run is evaluated.
 _TITLES = {
   'elbo': 'ELBO',
   'annealed_beta': r'ELBO, annealed $\beta$',
@@ -49,7 +49,7 @@ class Run(NamedTuple):
 
   data: str  # The DATA in configs/DATA_MODEL.py.
   objective: str  # 'elbo', 'annealed_beta' or 'geco'.
-  kappas: Mapping[str, float] = {}  # By constraint of GECO.
+  kappas: Mapping[str, float] = {}  # Constraint of GECO -> its kappa.
   model: str = 'conv_draw'
   seed: int = 0
 
@@ -96,20 +96,20 @@ class Run(NamedTuple):
 
 
 class Result(NamedTuple):
-  """What became of a run."""
+  """The outcome of a run."""
 
   run: Run
   config: ConfigDict
-  experiment: Experiment  # Shared with runs that agree in its key.
+  experiment: Experiment  # Shared by runs of the same key.
   evaluation: Mapping[str, Any]
   infeasible: Sequence[str]  # A sentence per constraint that was out of reach.
   preset: str | None
-  rested: bool | None = None  # Of a baseline that trained until it rests.
-  sample_quality: Mapping[str, Any] | None = None  # Where it was measured.
+  rested: bool | None = None  # Whether a baseline is at rest, if asked.
+  sample_quality: Mapping[str, Any] | None = None  # None if not measured.
   folder: str = ''
 
   def params(self) -> Any:
-    """Return the parameters of the last checkpoint, read anew at each call."""
+    """Return the parameters of the last checkpoint, read again at each call."""
     return restore_state(self.folder, self.experiment).params
 
 
@@ -170,7 +170,7 @@ def points_of(
   num_steps: int | None = None,
   changes: Mapping[str, Any] = _NO_CHANGES,
 ) -> dict[str, Point]:
-  """Return what `train_all` trains of the runs, each once, by name."""
+  """Return the points that `train_all` trains, each once, by name."""
   return {
     each.name: Point(
       each.name, {}, without_sweep(each.config(preset, num_steps, changes))
@@ -255,7 +255,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def provenance(preset: str | None) -> dict[str, Any]:
-  """Return what a results file says of how its numbers came to be."""
+  """Return what a results file says about the origin of its numbers."""
   return {
     'preset': preset,
     'device': parallel.device_name(),
@@ -265,7 +265,7 @@ def provenance(preset: str | None) -> dict[str, Any]:
 
 
 def records(results: Sequence[Result]) -> list[dict[str, Any]]:
-  """Return what is written of each run."""
+  """Return the record that is written of each run."""
   return [
     {
       'run': result.run.name,
@@ -294,8 +294,8 @@ def _devices(folder: str) -> dict[str, str]:
 def save_row(path: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
   """Put a row into a JSON file of rows by name; return all of them.
 
-  So the rows of an experiment can be run one by one, each with the preset that
-  there is time for.
+  The rows of an experiment can thus be run one by one, each in the preset that
+  time allows.
   """
   with taking_turns(os.path.dirname(path)):
     rows = {**written(path), name: row}
@@ -311,7 +311,7 @@ def save_records(
   Args:
     path: of the file.
     results: of one preset, at least one.
-    keep: whether runs of other names, which the file has already, stay.
+    keep: whether the file's runs of other names stay.
   """
   header = provenance(results[0].preset)
   with taking_turns(os.path.dirname(path)):
@@ -322,10 +322,10 @@ def save_records(
 
 
 def written(path: str) -> dict[str, Any]:
-  """Return what a file of numbers has already, nothing if there is none.
+  """Return what a file of numbers holds already, {} if there is no file.
 
   Raises:
-    UserError: if it is damaged: what it has is not to be overwritten.
+    UserError: if it is damaged: its content must not be overwritten.
   """
   try:
     with open(path) as file:

@@ -52,8 +52,8 @@ def draw_fixed_points(
     title: of the panel.
     psi_size: of the red points' markers.
   """
-  # A panel has one line, with NaN between the trajectories, and only as many
-  # steps as show: 1,024 lines of 400 steps would be slow to draw.
+  # A panel has one line, with NaN between the trajectories, and no more steps
+  # than can be seen: 1,024 lines of 400 steps would be slow to draw.
   steps = np.unique(np.geomspace(1, len(trajectory), 40).astype(int)) - 1
   lines = np.concatenate(
     [trajectory[steps], np.full_like(trajectory[:1], np.nan)]

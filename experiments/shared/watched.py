@@ -1,6 +1,6 @@
-"""A module in a process of its own, which ends when the one that began it does.
+"""A module in a process of its own, which ends with the one that started it.
 
-It takes itself for a command line: `run` is all that other modules need.
+`run` starts this module as the command line; other modules need only `run`.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-_SECONDS = 0.5  # Between two looks at the parent, or at what is to stop.
+_SECONDS = 0.5  # Time between two checks of the parent, or of whether to stop.
 
 
 def run(
@@ -24,15 +24,15 @@ def run(
 ) -> tuple[int, bool]:
   """Run `python -m WORDS...`; stop it by SIGTERM when the seconds are over.
 
-  A signal that this process takes as an exception is handed on, and the
+  A signal that this process takes as an exception is passed on, and the
   exception is raised when the other has ended. In a session of its own, the
-  other gets none from the terminal besides.
+  other gets none from the terminal.
 
   Args:
     words: a module and its flags.
     seconds: from now on, >= 0; inf is no limit.
-    stopping: where it is set, from another thread, the other is stopped too.
-    log: file to which it adds what it prints, if not to this one's streams.
+    stopping: stops the other process when another thread sets it.
+    log: file to which its output is appended; None is this process's streams.
 
   Returns:
     (exit code, negative where a signal ended it, whether it was stopped).

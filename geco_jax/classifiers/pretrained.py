@@ -24,7 +24,7 @@ _FILE = 'network.npz'
 
 
 def folder_of(name: str) -> str:
-  """Return the folder of the classifier of a name; a path stands for itself."""
+  """Return the folder of a named classifier; a path stands for itself."""
   if os.path.basename(name) != name:
     return local_path(name)
   return os.path.join(files.cache_folder(), 'classifiers', name)
@@ -115,7 +115,7 @@ def load(name: str) -> Network:
 
 
 def sha256(name: str) -> str:
-  """Return the digest of a classifier's file: a name may be trained anew.
+  """Return the digest of a classifier's file: a name may be trained again.
 
   Raises:
     UserError: if it is not there or cannot be read.
@@ -129,7 +129,7 @@ def sha256(name: str) -> str:
 
 
 def _file_of(name: str) -> tuple[str, str]:
-  """Return a classifier's file, which is there, and what would train it."""
+  """Return a classifier's existing file, and the command that trains it."""
   if not name.strip('. '):
     raise UserError(
       f'network must be the name of a trained classifier or the path of its '

@@ -1,4 +1,4 @@
-"""The training steps of a classifier, and what is measured of it."""
+"""The training steps of a classifier, and its measures."""
 
 from collections.abc import Callable
 import functools
@@ -49,10 +49,10 @@ def train_steps(
   num_classes: int,
   placement: str = batches.DEVICE,
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-  """Return what takes up to `config.steps_per_dispatch` steps, compiled once.
+  """Return the function that takes up to `config.steps_per_dispatch` steps.
 
-  Batch normalization is over a device's share of the batch; the moving moments
-  are the devices' mean.
+  It is compiled once. Batch normalization is over a device's share of the
+  batch; the moving moments are the devices' mean.
 
   Args:
     classifier: what is trained.
@@ -64,7 +64,7 @@ def train_steps(
   Returns:
     (state, training images, both replicated, num_steps) -> (state, metrics of
     each step). Where the images stay on the host, they are the batches of
-    steps, that of step i at i modulo `config.steps_per_dispatch`.
+    steps, step i's at i modulo `config.steps_per_dispatch`.
   """
   data_key, augmentation_key = _keys(config.seed)
   length = config.steps_per_dispatch
@@ -150,9 +150,9 @@ def fade(
 ) -> tuple[jax.Array, jax.Array]:
   """Return the image blended with noise half of the time, its target as well.
 
-  What shows less of a digit is to be less sure: of noise alone the target is
-  uniform (as in Hendrycks et al. 2019, "Deep anomaly detection with outlier
-  exposure").
+  An image that shows less of a digit has a less certain target: for pure noise
+  it is uniform (as in Hendrycks et al. 2019, "Deep anomaly detection with
+  outlier exposure").
 
   Args:
     key: of the example.
@@ -173,7 +173,7 @@ def fade(
 def evaluator(
   classifier: Classifier,
 ) -> Callable[[State, Images], dict[str, float]]:
-  """Return what measures a classifier on a split, compiled once.
+  """Return the function that measures a classifier on a split, compiled once.
 
   Returns:
     (state, images) -> accuracy, and the mean probability of the right label.

@@ -1,8 +1,8 @@
 """Images that stay on the host: read ahead of time, in threads.
 
 Steps take batches in order. While the devices compute, threads choose and read
-the images of those that come next; what a batch holds depends on its number
-alone, never on the threads.
+the images of the next ones; the content of a batch depends on its number alone,
+never on the threads.
 """
 
 import collections
@@ -37,7 +37,7 @@ def gather(images: Images, chosen: np.ndarray) -> Images:
 
 @contextlib.contextmanager
 def reading(name: str) -> Iterator[Open]:
-  """Yield what opens `Batches` read by threads, which end with the context.
+  """Yield a function that opens `Batches`; its threads end with the context.
 
   Args:
     name: of the data set, for people.
@@ -50,7 +50,7 @@ def reading(name: str) -> Iterator[Open]:
 
 
 class Batches:
-  """Batch after batch of a split, so many read ahead as are taken at once."""
+  """The batches of a split, reading ahead as many as are taken at once."""
 
   def __init__(
     self,
@@ -63,17 +63,17 @@ class Batches:
     first: int,
     most: int,
   ):
-    """Start to read.
+    """Start reading.
 
     Args:
       name: of the data set, for people.
-      threads: that read.
+      threads: the pool that reads.
       images: of the split.
-      choose: by the examples' numbers, batch size times the batch onwards.
+      choose: of the examples' numbers; batch i starts at i times batch size.
       places: which of a batch's examples are wanted.
-      batch_size: of all places.
+      batch_size: of the global batch.
       first: number of the first batch.
-      most: that are taken at once.
+      most: batches that are taken at once.
     """
     self._name, self._threads = name, threads
     self._images, self._choose = images, choose
@@ -85,7 +85,7 @@ class Batches:
     self._submit()
 
   def take(self, count: int) -> Images:
-    """Return the next batches, [most, places, ...] of which some are filled.
+    """Return the next batches, [most, places, ...], of which some are filled.
 
     Batch i stands at i modulo `most`.
 
@@ -115,7 +115,7 @@ class Batches:
     return window
 
   def _submit(self):
-    """Have the threads read what may be taken next."""
+    """Make the threads read the batches that may be taken next."""
     while self._submitted < self._next + self._most:
       task = self._threads.submit(self._read, self._submitted)
       self._tasks.append((self._submitted, task))
@@ -123,7 +123,7 @@ class Batches:
 
   def _read(self, start: int) -> Images:
     numbers = np.arange(start, start + self._per_task) * self._batch_size
-    # As on the devices, int32: a run that has ended goes on beside others.
+    # int32 as on the devices: a run that has ended goes on beside others.
     examples = np.add.outer(numbers, self._places).astype(np.int32)
     chosen = self._choose(examples.ravel())
     return gather(

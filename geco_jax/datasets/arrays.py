@@ -158,12 +158,12 @@ def _splits(
   splits = {}
   for split, key in _LABELS.items():
     images, split_labels = arrays.get(split), arrays.get(key)
-    what = f'{name}: images of the {split} split'
+    subject = f'{name}: images of the {split} split'
     if images is not None:
-      image = pixels.as_uint8(what, images, white)
+      image = pixels.as_uint8(subject, images, white)
       splits[split] = Images(image, _labels(name, split, split_labels, image))
     elif split == 'train':
-      raise UserError(f'{what} are missing')
+      raise UserError(f'{subject} are missing')
     elif split_labels is not None:
       raise UserError(f'{name}: labels of the {split} split, but no images')
   return with_missing_splits(name, splits)
@@ -173,21 +173,21 @@ def _labels(name: str, split: str, labels: Any, image: np.ndarray):
   """Return labels as a data set holds them, int32 [n]."""
   if labels is None:
     return np.full(len(image), -1, np.int32)
-  what = f'{name}: labels of the {split} split'
-  array = pixels.as_array(what, labels)
-  if array.shape[1:] == (1,):  # As Keras has them of CIFAR-10.
+  subject = f'{name}: labels of the {split} split'
+  array = pixels.as_array(subject, labels)
+  if array.shape[1:] == (1,):  # As in Keras's CIFAR-10.
     array = array[:, 0]
   if not np.issubdtype(array.dtype, np.integer) or array.ndim != 1:
     raise UserError(
-      f'{what} must be integers [{len(image)}], got {array.dtype} '
+      f'{subject} must be integers [{len(image)}], got {array.dtype} '
       f'{list(array.shape)}'
     )
   if len(array) != len(image):
-    raise UserError(f'{what}: {len(array)} for {len(image)} images')
+    raise UserError(f'{subject}: {len(array)} for {len(image)} images')
   lowest, highest = array.min(), array.max()
   if lowest < 0 or highest > _MAX_LABEL:
     raise UserError(
-      f'{what} must be in [0, {_MAX_LABEL}], got {lowest} to {highest}; where '
-      'there are none, leave them out'
+      f'{subject} must be in [0, {_MAX_LABEL}], got {lowest} to {highest}; '
+      'where there are none, leave them out'
     )
   return array.astype(np.int32)

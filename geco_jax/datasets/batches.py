@@ -47,8 +47,8 @@ class Dataset(NamedTuple):
     splits: 'train', 'validation' and 'test', on the host.
     image_shape: of one image of a batch.
     choose: (labels of a split [n], indices [batch], keys [batch]) -> which
-      images make the examples, int32 [batch] or [batch, images]; what it draws
-      at random, it draws from an example's own key.
+      images make the examples, int32 [batch] or [batch, images]; its random
+      choices come from an example's own key.
     compose: (these images, uint8, their labels) -> the batch.
     context_shape: of one context of a batch; None where there is none.
     channels_are_images: whether people want to see the channels side by side.
@@ -71,7 +71,7 @@ class Dataset(NamedTuple):
 
   @property
   def is_on_host(self) -> bool:
-    """Whether no device is to hold a whole split."""
+    """Whether the host holds the images: no device holds a whole split."""
     return self.placement == HOST
 
   def assemble(
@@ -101,13 +101,13 @@ def as_dataset(image_set: ImageSet) -> Dataset:
 
 
 def fixed_batch(dataset: Dataset, images: Images, indices: jax.Array) -> Batch:
-  """Return the batch in which an example is what its index says, always.
+  """Return the batch of examples that depend on their indices alone.
 
   Args:
     dataset: makes the batch.
     images: of a split.
     indices: int32 [batch], >= 0; beyond the split's end its images come again,
-      in other company where the data set is composed.
+      composed with other images where the data set is composed.
   """
   keys = per_example_keys(key_of(_FIXED_SEED), indices)
   return dataset.assemble(images, indices % images.image.shape[0], keys)
@@ -125,7 +125,7 @@ def decode(image: jax.Array) -> jax.Array:
   """Return uint8 images as float32 in [0, 1].
 
   Raises:
-    UserError: if they are not uint8, as images that are decoded already.
+    UserError: if they are not uint8, like images that are already decoded.
   """
   if image.dtype != jnp.uint8:
     raise UserError(f'images to decode must be uint8, got {image.dtype}')
@@ -150,8 +150,8 @@ def indices_at(
 
   The stream is a new order of the examples for every epoch, one epoch after
   another: no example is missed or repeated within an epoch, even where a batch
-  straddles two. Any position can be looked up by itself, in microseconds where
-  a sorted permutation of the whole epoch takes milliseconds of every call.
+  straddles two. Any position can be looked up by itself, in microseconds; a
+  sorted permutation of the whole epoch would take milliseconds per call.
 
   An epoch's order is a pseudo-random permutation: a Feistel network over the
   smallest domain of 4^b >= n numbers, walked until it lands below n (Black and
@@ -159,7 +159,7 @@ def indices_at(
 
   Args:
     key: of the run's data.
-    positions: int32 [batch], the step's batch size times the step onwards.
+    positions: int32 [batch]; step i starts at i times the batch size.
     num_examples: n.
 
   Returns:
@@ -167,7 +167,7 @@ def indices_at(
   """
   epochs, offsets = positions // num_examples, positions % num_examples
   # The smallest domain whose bits make two equal halves. It has at most 4 n
-  # numbers, so that a walk takes at most four steps in the mean.
+  # numbers, so that a walk takes at most four steps on average.
   half_bits = max(1, ((num_examples - 1).bit_length() + 1) // 2)
   round_keys = jax.vmap(
     lambda epoch: jax.random.bits(

@@ -2,13 +2,13 @@
 
 An entry is a folder that holds one `.npy` file per array and a manifest with
 the entry's key and each file's shape and SHA-256. It is built under a hidden
-name beside its place and renamed once it is whole. So a build that is killed
-leaves nothing that could be read, and of two builds at once the first to
-finish wins. What builds that were killed have left is removed by the next one:
-a build holds a lock on its manifest as long as it lives.
+name beside its place and renamed once it is whole. A build that is killed thus
+leaves nothing that could be read, and of two builds at once the first to finish
+wins. The next build removes what killed ones have left: a build holds a lock on
+its manifest as long as it lives.
 
-Arrays are mapped, not read: the system keeps in memory what is used of them, as
-long as it has room for it.
+Arrays are mapped, not read: the system keeps the parts that are used in memory,
+as long as there is room.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,10 +29,10 @@ import numpy as np
 
 from geco_jax.datasets import scratch
 
-_FORMAT = 1  # Raise it whenever what an entry holds changes its meaning.
+_FORMAT = 1  # Raise it whenever the meaning of an entry changes.
 _MANIFEST = 'manifest.json'
 _HIDDEN = re.compile(r'\..+\.[0-9a-f]{32}')
-_SECONDS_OF_A_FILE = 600  # A build writes for longer at none.
+_SECONDS_OF_A_FILE = 600  # No build takes longer to write one.
 
 Arrays = dict[str, np.ndarray]
 Key = Mapping[str, str | int | None]
@@ -56,8 +56,8 @@ def load_or_build(
     folder: where all entries live; made if it is not there.
     label: what a person calls the entry; part of its folder's name.
     key: everything that the arrays depend on, as JSON values.
-    build: makes the arrays when there is no sound entry; those that are large
-      it should have of `scratch`.
+    build: makes the arrays when there is no sound entry; large ones should
+      come from `scratch`.
   """
   entry = pathlib.Path(folder) / f'{label}-{_digest(key)}'
   if os.path.lexists(entry):
@@ -116,7 +116,7 @@ def _store(entry: pathlib.Path, key: Key, arrays: Arrays) -> Arrays:
       _write(building, manifest, key, arrays)
       _publish(building, entry)
     return _read(entry, key)
-  except _UnsoundError:  # What stands there is the entry we set out to replace.
+  except _UnsoundError:  # The entry to be replaced is there.
     replaced = _hidden_sibling(entry)
     os.rename(entry, replaced)
     shutil.rmtree(replaced, ignore_errors=True)
@@ -141,25 +141,25 @@ def _is_abandoned(building: pathlib.Path) -> bool:
   try:
     with (building / _MANIFEST).open('r+', encoding='utf-8') as manifest:
       return _lock(manifest)
-  except FileNotFoundError:  # It was begun just now, or by an earlier version.
+  except FileNotFoundError:  # A build just begun, or of an earlier version.
     return time.time() - _latest_change(building) > _SECONDS_OF_A_FILE
   except OSError:
     return False
 
 
 def _latest_change(building: pathlib.Path) -> float:
-  """Return when a folder or a file of it was written last."""
+  """Return when a folder or a file in it was last written."""
   times = [time.time()]
-  with contextlib.suppress(OSError):  # Somebody else removes it.
+  with contextlib.suppress(OSError):  # Another process removes it.
     times = [p.stat().st_mtime for p in (building, *building.iterdir())]
   return max(times)
 
 
 def _lock(file: TextIO) -> bool:
-  """Lock a file while it is open; return whether it is locked by this."""
+  """Lock an open file; return whether this process now holds the lock."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError:  # Another's, or a file system without locks.
+  except OSError:  # Another process holds it, or there are no locks.
     return False
   return True
 
@@ -180,7 +180,7 @@ def _write(
 
 
 def _publish(building: pathlib.Path, entry: pathlib.Path) -> None:
-  """Put the entry in its place, unless that is taken."""
+  """Put the entry in its place, unless the place is taken."""
   try:
     os.rename(building, entry)
   except OSError:

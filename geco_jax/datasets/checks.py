@@ -1,4 +1,4 @@
-"""What is checked of a data set before anything is made of it."""
+"""The checks of a data set before anything is built on it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,10 +17,10 @@ from geco_jax.errors import UserError
 
 
 def check_dataset(dataset: Any) -> None:
-  """Check a data set that a program hands over, also one that it changed.
+  """Check a data set that a program passes, which it may have changed.
 
   Raises:
-    UserError: if it is none, or a part of it is of another form.
+    UserError: if it is not a data set, or a part has another form.
   """
   if not isinstance(dataset, Dataset):
     raise UserError(
@@ -82,14 +82,14 @@ def check_images(name: str, splits: Mapping[str, Images]) -> None:
         f'{name} has no {split} split; it has {", ".join(splits)}'
       )
     image, label = splits[split]
-    what = f'{name}: images of the {split} split'
-    check_stored(what, image)
+    subject = f'{name}: images of the {split} split'
+    check_stored(subject, image)
     if split == SPLITS[0] and len(image) > 1:  # Loaded runs have one, black.
-      _check_differ(what, image)
+      _check_differ(subject, image)
     if len(image) < FEW:
       others = [splits[other].image for other in SPLITS if other != split]
       brightest = max(int(x[:FEW].max(initial=0)) for x in others)
-      check_same_scale(what, image, brightest)
+      check_same_scale(subject, image, brightest)
     shape = splits[SPLITS[0]].image.shape[1:]
     if image.shape[1:] != shape:
       raise UserError(
@@ -103,13 +103,15 @@ def check_images(name: str, splits: Mapping[str, Images]) -> None:
       )
 
 
-def _check_differ(what: str, image: np.ndarray) -> None:
-  """Refuse images of one level alone: any model reconstructs them."""
-  for some in (image[:100], image):  # The first ones tell, as a rule.
+def _check_differ(subject: str, image: np.ndarray) -> None:
+  """Refuse images of a single level: any model reconstructs them."""
+  for some in (image[:100], image):  # Usually the first ones decide.
     level = some.min()
     if level != some.max():
       return
-  raise UserError(f'{what} have no pixel that is not {level}: nothing to learn')
+  raise UserError(
+    f'{subject} have no pixel that is not {level}: nothing to learn'
+  )
 
 
 def check_labels(
@@ -123,7 +125,7 @@ def check_labels(
     num_classes: labels must be below it; None is no such bound.
 
   Raises:
-    UserError: if one has none, or one of no class.
+    UserError: if an image has no label, or one outside the classes.
   """
   for split, images in splits.items():
     lowest, highest = int(images.label.min()), int(images.label.max())

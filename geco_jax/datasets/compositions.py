@@ -1,10 +1,10 @@
 """The paper's data sets that are composed of single digits (Section 4.1).
 
 Each is a function of a base, any set of gray images with the labels 0 to 9. A
-batch is composed on the device. What is composed is chosen by labels alone,
-where the images are. Example i contains the base's image i, so that
-every image comes once per epoch; the other images are drawn from the same split
-by the example's own key. To add one, write a function `base -> Dataset` and
+batch is composed on the device; its images are chosen where they are stored, by
+labels alone. Example i contains the base's image i, so that every image comes
+once per epoch; the other images are drawn from the same split by the example's
+own key. To add one, write a function `base -> Dataset` and
 enter it in `choices.COMPOSITIONS`.
 """
 
@@ -25,7 +25,7 @@ from geco_jax.io import files
 
 _NUM_LABELS = 10
 _DEGREES_PER_LABEL = 30.0
-# In pixels: rounding may put what is rotated by 90 degrees just outside.
+# In pixels: rounding may put a point rotated by 90 degrees just outside.
 _ROUNDING = 1e-4
 _MICRO_SIZE = 7
 _MICRO_SEED = 0
@@ -228,7 +228,7 @@ def _uniform_indices(keys, label):
 def _same_label_indices(keys, label, indices):
   """Return indices of other images with the same labels [batch]."""
   start, count = _label_range(label, label[indices])
-  # A step from 1 to count - 1 around the label's images never comes back.
+  # A step from 1 to count - 1 around the label's images never returns.
   steps = 1 + _uniform(keys, count - 1)
   return start + (indices - start + steps) % count
 
@@ -247,7 +247,7 @@ def _uniform(keys, count):
 
 
 def _keys(keys, number):
-  """Return the keys [batch] of an example's random choice of that number."""
+  """Return the keys [batch] of the examples' random choice of that number."""
   return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 

@@ -29,12 +29,12 @@ _OTHER_PICTURES = (
   *('.avif', '.bmp', '.gif', '.heic', '.jfif', '.jp2', '.jxl', '.pgm', '.ppm'),
   *('.tga', '.tif', '.tiff', '.webp'),
 )
-# Folders at the top that are splits, not classes, where they stand alone.
+# Top-level folders that are splits, not classes, if there are no others.
 _SPLIT_FOLDERS = {name: name for name in SPLITS} | {'val': 'validation'}
 
 
 class _Picture(NamedTuple):
-  """A file of a folder: where, and the folders on the way to it."""
+  """A picture's path, and the folders on the way to it."""
 
   path: str
   folders: tuple[str, ...]
@@ -49,12 +49,12 @@ def image_folder(
 ) -> ImageSet:
   """Return the PNG and JPEG pictures in a folder and the folders within.
 
-  They come in the order of their names. Where every picture lies in a folder of
-  the folder, these are classes, numbered from 0 in the order of their names; or
-  splits, with classes within, where they are called train, validation (val) and
-  test and nothing else. Splits that are missing are carved out of the training
-  images, a fixed random tenth each. Hidden files and what has no picture's name
-  are passed over. Decoded pictures are kept in the cache.
+  They come in the order of their names. Where every picture lies in a
+  subfolder, the subfolders are classes, numbered from 0 in the order of their
+  names; or, where they are called train, validation (val) and test and nothing
+  else, splits with classes within. Splits that are missing are carved out of
+  the training images, a fixed random tenth each. Hidden files and files without
+  a picture's name are skipped. Decoded pictures are kept in the cache.
 
   Args:
     path: of the folder.
@@ -62,11 +62,11 @@ def image_folder(
       centered square is cut out and resized, antialiased. None keeps pictures
       as they are; then they must all have one shape.
     channels: 1 makes all gray, 3 all color; None keeps them as they are, and
-      then they must be alike.
+      then they must all be the same.
     white: the level that is white: 1 where pixels are 0 and 1.
 
   Raises:
-    UserError: if there are no pictures, or one is refused, by its name.
+    UserError: if there are no pictures, or one is refused, which it names.
     ValueError: if an option is out of its range.
   """
   picture_files.check_size(image_size)
@@ -126,7 +126,7 @@ def _pictures(
 
 
 def _state_of_files(folder: str, pictures: Sequence[_Picture]) -> str:
-  """Return a digest of which files there are, their sizes and ages."""
+  """Return a digest of the files' names, sizes and ages."""
   digest = hashlib.sha256()
   for path, _ in pictures:
     try:
@@ -144,7 +144,7 @@ def _decode(
   pictures: Sequence[_Picture],
   prepare: Callable[[str], np.ndarray],
 ) -> dict[str, Images]:
-  """Return the splits of a folder, those that are missing carved out."""
+  """Return the splits of a folder, with missing ones carved out."""
   by_split = _by_split(name, pictures)
   ordered = [picture for split in by_split.values() for picture in split]
   labels = _labels_of_folders([folders for _, folders in ordered])
@@ -158,7 +158,7 @@ def _decode(
 def _by_split(
   name: str, pictures: Sequence[_Picture]
 ) -> dict[str, list[_Picture]]:
-  """Return the pictures by split, the splits' own folders taken away."""
+  """Return the pictures by split, without the splits' own folders."""
   tops = {folders[0].lower() if folders else '' for _, folders in pictures}
   known = tops & _SPLIT_FOLDERS.keys()
   if tops - known:
@@ -184,7 +184,7 @@ def _by_split(
 
 def _labels_of_folders(folders: Sequence[tuple[str, ...]]) -> np.ndarray:
   """Return the classes of pictures, int32 [n], by the folders they lie in."""
-  if not all(folders):  # What only some have is no class.
+  if not all(folders):  # A folder that only some have is no class.
     return np.full(len(folders), -1, np.int32)
   classes = sorted({top for top, *_ in folders})
   numbers = {name: number for number, name in enumerate(classes)}
@@ -214,7 +214,7 @@ def _read_all(
         images[i] = image
         on_picture()
     finally:
-      pool.shutdown(cancel_futures=True)  # Those behind one that is refused.
+      pool.shutdown(cancel_futures=True)  # Pictures after a refused one.
   return images
 
 

@@ -19,4 +19,4 @@ class ImageSet(NamedTuple):
   """A data set on the host: fixed splits of decoded images."""
 
   name: str
-  splits: Mapping[str, Images]  # Those of `SPLITS`, all there.
+  splits: Mapping[str, Images]  # One for each of `SPLITS`.

@@ -12,8 +12,8 @@ from geco_jax.io.system_errors import reason
 _GRAY_MODES = ('1', 'L', 'LA')
 _COLOR_MODES = ('RGB', 'RGBA', 'P', 'PA')
 _PNG = b'\x89PNG\r\n\x1a\n'
-_DEPTH_AT = 24  # Where a PNG says its bits per channel.
-_LARGEST = 4_096  # Height and width that pictures are resized to.
+_DEPTH_AT = 24  # Offset of a PNG's bits per channel.
+_LARGEST = 4_096  # Most height and width of resized pictures.
 
 
 def read(path: str, channels: int | None = None) -> np.ndarray:
@@ -96,7 +96,7 @@ def crop_and_resize(
   Args:
     centre_crop: the square's side; None is the whole image or, where it is
       resized, its largest square.
-    image_size: height and width of what is returned; None does not resize.
+    image_size: height and width of the result; None does not resize.
     image: uint8 [height, width, channels].
 
   Raises:

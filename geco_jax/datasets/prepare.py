@@ -72,7 +72,7 @@ def _require_tensorflow() -> None:
 def _require_network(builder: tfds_source.Builder) -> None:
   """Fail at once where TFDS would retry for minutes before it gave up."""
   if (builder.data_dir_root / 'downloads').exists():
-    return  # What the set needs may have been downloaded before.
+    return  # Its files may have been downloaded before.
   for url in list(builder.url_infos or ())[:1]:
     try:
       requests.head(url, timeout=_TIMEOUT_SECONDS)

@@ -1,6 +1,6 @@
-"""Arrays that lie in a file where they are too large to lie in memory.
+"""Arrays that are kept in a file where they are too large for memory.
 
-The file has no name and goes with the array, even where a process is killed.
+The file has no name and vanishes with the array, even if a process is killed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ def in_folder(folder: Folder) -> Iterator[None]:
   """Let large arrays of `empty` and `take` lie in files in a folder.
 
   Args:
-    folder: () -> its path; called where there is a large one.
+    folder: () -> its path; called when there is a large array.
   """
   token = _folder.set(folder)
   try:
@@ -63,7 +63,7 @@ def _mapped(folder, shape, dtype, num_bytes) -> np.ndarray:
 
 
 def take(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
-  """Return `array[indices]`, indices [m], as an `empty` that is filled."""
+  """Return `array[indices]`, indices [m], in an array from `empty`."""
   taken = empty((len(indices), *array.shape[1:]), array.dtype)
   for start in range(0, len(indices), _BLOCK):
     part = slice(start, start + _BLOCK)

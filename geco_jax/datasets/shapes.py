@@ -1,4 +1,4 @@
-"""What a model needs to know of the images of a run, without these."""
+"""What a model needs to know about a run's images, without the images."""
 
 import os
 from typing import Any
@@ -19,7 +19,7 @@ from geco_jax.io.run_folder import DATA
 
 
 def record(workdir: str, dataset: Dataset, sha256: str) -> None:
-  """Write down in a run's folder what its images are like.
+  """Record the form of a run's images in its folder.
 
   Args:
     workdir: the folder.
@@ -39,7 +39,7 @@ def record(workdir: str, dataset: Dataset, sha256: str) -> None:
 def read(workdir: str) -> Dataset | None:
   """Return a data set of one black image, shaped as those of a run.
 
-  None where the folder does not say, as those of earlier versions.
+  None if the folder does not record it, as in earlier versions.
   """
   return by_products.read(os.path.join(workdir, DATA), _parse)
 
@@ -68,11 +68,13 @@ def _shape(content: Any) -> tuple[int, int, int]:
   return height, width, channels
 
 
-def as_pixels(what: str, images: Any, shape: tuple[int, int, int]) -> jax.Array:
+def as_pixels(
+  subject: str, images: Any, shape: tuple[int, int, int]
+) -> jax.Array:
   """Return images as float32 in [0, 1], [n, height, width, channels].
 
   Args:
-    what: they are, for people.
+    subject: what messages call them.
     images: uint8 from 0 to 255, bool or floats in [0, 1]; of one channel also
       without its axis.
     shape: of one image.
@@ -80,15 +82,15 @@ def as_pixels(what: str, images: Any, shape: tuple[int, int, int]) -> jax.Array:
   Raises:
     UserError: if they are anything else.
   """
-  array = pixels.as_array(what, images)
+  array = pixels.as_array(subject, images)
   if shape[-1] == 1 and array.shape[1:] == shape[:-1]:
     array = array[..., np.newaxis]
   if array.shape[1:] != shape or array.ndim != 4:
     raise UserError(
-      f'{what} must be [n, {", ".join(map(str, shape))}], got '
+      f'{subject} must be [n, {", ".join(map(str, shape))}], got '
       f'{np.shape(images)}'
     )
-  pixels.check_values(what, array)
+  pixels.check_values(subject, array)
   if array.dtype == np.uint8:
     return decode(jnp.asarray(array))
   return jnp.float32(array)

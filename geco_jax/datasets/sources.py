@@ -33,7 +33,7 @@ def digits() -> ImageSet:
   are spread over 0..255. A fixed permutation splits them into 1,437 for
   training, 180 for validation and 180 for testing.
   """
-  import sklearn.datasets  # Takes a second, which other sets need not wait.
+  import sklearn.datasets  # Takes a second, for which other sets need not wait.
 
   levels, labels = sklearn.datasets.load_digits(return_X_y=True)
   gray = np.round(levels * (255 / 16)).astype(np.uint8)
@@ -120,7 +120,7 @@ def tfds_images(
       'source': tfds_source.fingerprint(builder),
       'image_size': image_size,
       'centre_crop': centre_crop,
-      # Only where it is another, for entries of earlier versions.
+      # Only if not the default, so that earlier entries keep their keys.
       **({} if white == pixels.WHITE else {'white': white}),
     },
     build=lambda: to_arrays(_decode(builder, transform)),

@@ -14,7 +14,7 @@ _BLOCK = 4_096  # Images of a memory-mapped file that are hashed at once.
 
 
 def fixed_permutation(count: int) -> np.ndarray:
-  """Return an order of so many examples, always the same."""
+  """Return a fixed order of a number of examples."""
   return np.random.default_rng(0).permutation(count)
 
 

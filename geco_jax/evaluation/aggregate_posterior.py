@@ -45,7 +45,7 @@ PARTIAL = 'marginal_kl_partial.npz'
 class Tiles(NamedTuple):
   """Sizes of the tiles into which the pairs of z and x are divided.
 
-  In memory at once are one tile of samples, one of data, and their pairs.
+  One tile of samples, one of data, and their pairs are in memory at once.
   """
 
   samples: int = 16
@@ -94,7 +94,7 @@ def marginal_kl(
     images: the split's images.
     num_samples: M > 1.
     num_data: n; None is the number of images. A composed data set has more
-      examples than images, each in any company: then n may be larger.
+      examples than images, so that n may be larger.
     seed: of the samples.
     tiles: any; they change the time and the memory, not the answer.
     resume_from: file in which the sums so far are kept, and from which an
@@ -116,7 +116,7 @@ def marginal_kl(
       f'num_data must be at most {num_images}, the images of {dataset.name}, '
       f'got {num_data}'
     )
-  # The last tile is filled up; `_mean_and_error` leaves the excess out.
+  # The last tile is padded; `_mean_and_error` leaves the excess out.
   num_tiles = math.ceil(num_samples / tiles.samples)
   z, log_conditional, log_prior = _draw_all(
     posterior, params, dataset, images, num_data, seed, num_tiles, tiles

@@ -2,8 +2,8 @@
 
 Heusel et al. 2017, Section 3: each set is a Gaussian of its features' moments,
 `d^2 = |m - m'|^2 + tr(S + S' - 2 (S S')^(1/2))`. Their network is Inception,
-trained on ImageNet; here it is one that was trained on images as these are, so
-that distances compare under the same network and number of examples alone.
+trained on ImageNet; here it is trained on images like these, so that distances
+are comparable only under the same network and number of examples.
 """
 
 from collections.abc import Callable
@@ -66,11 +66,11 @@ def _root(covariance):
 def extractor(
   network: Network, layer: str | None, image_shape: tuple[int, ...]
 ) -> tuple[str, Callable[[jax.Array], jax.Array], int]:
-  """Return a layer's name, its features as vectors, and how many they are.
+  """Return a layer's name, its features as vectors, and their number.
 
-  By default it is the layer that the logits are linear in, as Inception's last
-  pooled one is: a vector, so that where in the image something is has been
-  settled. Of a layer with positions the mean over them is taken.
+  By default it is the layer in which the logits are linear, like Inception's
+  last pooled one: a vector, without positions in the image. A layer with
+  positions is averaged over them.
 
   Args:
     network: the classifier.
@@ -123,7 +123,7 @@ def extractor(
 
 
 def _default_layer(network):
-  """Return the only layer that is a vector, but for the logits."""
+  """Return the only layer that is a vector, except the logits."""
   image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
 
   def num_axes(layer):

@@ -28,7 +28,7 @@ from geco_jax.keys import per_example_keys
 from geco_jax.theory import rate_distortion
 
 _BATCH_SIZE = 500
-_NLL_EXAMPLES = 10_000  # So many give the mean NLL to within 0.01 nats.
+_NLL_EXAMPLES = 10_000  # Enough for the mean NLL to within 0.01 nats.
 _NOISE_SEED = 0
 
 
@@ -51,14 +51,14 @@ class Curve(NamedTuple):
 
   kappas: np.ndarray  # RMSE per pixel.
   rate_nats: np.ndarray  # Nats per image.
-  nll_nats_per_dim: np.ndarray  # Appendix D's, at sigma_opt.
+  nll_nats_per_dim: np.ndarray  # NLL of Appendix D, at sigma_opt.
 
 
 def spectrum(dataset: Dataset) -> Spectrum:
   """Return mean and covariance of the train split's images.
 
   A composed data set has one example per base image, that of `fixed_batch`.
-  Memory is for D^2 numbers or, if there are fewer images than D, for n D.
+  It takes memory for D^2 numbers or, with fewer images than D, for n D.
   """
   images = dataset.splits['train']
   count, num_dims = len(images.image), int(np.prod(dataset.image_shape))
@@ -103,8 +103,8 @@ def curve(
 
   Args:
     dataset: any; its train split is described.
-    kappas: RMSEs per pixel, > 0; where nothing need be sent the rate is 0 and
-      the RMSE that of the mean.
+    kappas: RMSEs per pixel, > 0; where nothing need be sent, the rate is 0 and
+      the RMSE is the mean image's.
     source: the data set's spectrum, for callers that have it already.
 
   Raises:
@@ -119,7 +119,7 @@ def curve(
 def channel_reconstructions(
   source: Spectrum, kappa: float, image: jax.Array, keys: jax.Array
 ) -> jax.Array:
-  """Return what the optimal linear test channel makes of images.
+  """Return images as the optimal linear test channel reconstructs them.
 
   With the water level m, the coordinate y along an eigendirection of variance
   l > m becomes `(1 - m / l) y + sqrt(m (1 - m / l)) noise`, the others become
@@ -175,8 +175,8 @@ def pca_gains(source: Spectrum, kappa: float) -> np.ndarray:
     UserError: if kappa is not above 0.
   """
   (distortion,) = _distortions(source, [kappa])
-  # What is left out with k components kept, k = 0 ... rank.
-  # Squared errors that k components leave: the sums of the others' variances.
+  # Squared errors that k = 0 ... rank components leave: the sums of the other
+  # components' variances.
   errors = np.append(np.cumsum(source.eigenvalues[::-1])[::-1], 0.0)
   num_kept = int(np.argmax(errors <= distortion))
   gain = np.ones(num_kept)

@@ -16,7 +16,7 @@ from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.keys import per_example_keys
 from geco_jax.models.base import Posterior
 
-_DRAWS_AT_ONCE = 128  # More draws of an image are made in turns.
+_DRAWS_AT_ONCE = 128  # Draws of an image that are in memory at once.
 
 
 def log_weights(
@@ -25,8 +25,8 @@ def log_weights(
   """Return the function that draws the weights of images.
 
   p(x|z) is the normal quantized to 256 levels (Appendix D of Rezende & Viola
-  2018), around the decoded image. Images are taken one after another, so that
-  in memory are the draws of one.
+  2018), around the decoded image. Images are taken one after another, so
+  that only the draws of one are in memory.
 
   Args:
     posterior: q(z|x) and p(z).
@@ -44,13 +44,13 @@ def log_weights(
   if num_draws < 1:
     raise ValueError(f'num_draws must be >= 1, got {num_draws}')
 
-  def of_images(params, keys, image, stddev):
-    def of_image(key_and_image):
+  def all_weights(params, keys, image, stddev):
+    def image_weights(key_and_image):
       key, image = key_and_image
       image = image[jnp.newaxis]
       conditions = posterior.condition(params, image)
 
-      def of_draw(key):
+      def draw_weight(key):
         z = posterior.sample(params, key[jnp.newaxis], conditions)
         mean = decode(params, z, None)
         likelihood = quantized_normal_log_prob(image, mean, stddev).sum()
@@ -62,11 +62,11 @@ def log_weights(
         )
 
       draw_keys = per_example_keys(key, jnp.arange(num_draws))
-      return jax.lax.map(of_draw, draw_keys, batch_size=_DRAWS_AT_ONCE)
+      return jax.lax.map(draw_weight, draw_keys, batch_size=_DRAWS_AT_ONCE)
 
-    return jax.lax.map(of_image, (keys, image))
+    return jax.lax.map(image_weights, (keys, image))
 
-  return of_images
+  return all_weights
 
 
 def log_likelihood(weights: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is measured of a trained model, on whole splits (Appendix D)."""
+"""The measures of a trained model, on whole splits (Appendix D)."""
 
 import collections
 from collections.abc import Callable, Iterator, Sequence
@@ -41,14 +41,14 @@ from geco_jax.step import TrainState
 
 SPLITS = ('train', 'validation', 'test')
 MIN_DRAWS = 2**15
-# Of pixels: where an image has more of them, fewer draws will do, for all of
-# them take minutes then (128x128x3: 5,461 draws).
+# Pixels that MIN_DRAWS may draw: larger images have fewer draws, since all of
+# them would take minutes (128x128x3: 5,461 draws).
 _MAX_DRAWN = 2**28
-# Of images that stay on the host, what is summed over at once.
+# Most images, and bytes of images on the host, that one call sums over.
 _EXAMPLES_PER_CALL, _BYTES_PER_CALL = 2_048, 2**24
-_EXAMPLES_PER_CPU_CALL = 512  # Of images that the devices hold.
+_EXAMPLES_PER_CPU_CALL = 512  # Images per call where CPU devices hold them.
 _NOISE_SEED = 0
-_ACTIVE_NATS = 0.01  # A latent's mean KL, from which on it is in use.
+_ACTIVE_NATS = 0.01  # Mean KL above which a latent is in use.
 
 SplitMeans = Callable[..., dict[str, Any]]
 
@@ -57,14 +57,14 @@ SplitMeans = Callable[..., dict[str, Any]]
 def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
   """Return the function that averages over all examples of a split.
 
-  It runs on all devices, in batches, the last of which is filled up and masked;
-  it returns the means of `kl_nats`, `kl_nats_by_step` (a list), `squared_error`
+  It runs on all devices, in batches, the last of which is padded and masked; it
+  returns the means of `kl_nats`, `kl_nats_by_step` (a list), `squared_error`
   (summed over pixels), each constraint's statistic under its name and, if
   `likelihood`, `nll_nats`, the quantized normal's negative log-likelihood
   (Appendix D), and `kl_nats_by_latent` (a list) where the model has it.
 
   z is drawn from q(z|x) as often per example as `num_draws` says, so that noise
-  does not rule on small sets. A draw depends on the example's index and the
+  does not dominate on small sets. A draw depends on the example's index and the
   draw's number alone.
 
   Args:
@@ -73,7 +73,7 @@ def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
 
   Returns:
     (params, replicated; images, as `placed` returns them; stddev; note, called
-    with how many draws are done whenever some are) -> means.
+    with the number of draws done so far) -> means.
   """
   on_split = _on_host if experiment.dataset.is_on_host else _on_devices
   calls = on_split(experiment, _batch_sums(experiment, likelihood))
@@ -88,8 +88,8 @@ def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
     for number, sums in _one_behind(each):
       for name, values in parallel.unreplicate(sums).items():
         # In float64, since float32 loses digits on large splits, and batch by
-        # batch, so that it does not matter how many there are in a call. What
-        # fills the last call up has no weight: its sums are 0.
+        # batch, so that their number in a call does not matter. The
+        # padding of the last call has no weight: its sums are 0.
         totals[name] = functools.reduce(
           np.add, values.astype(np.float64), totals[name]
         )
@@ -104,7 +104,7 @@ def placed(experiment: Experiment, images: Images) -> Any:
   """Return a split's images for `split_means`: on the devices, or as they are.
 
   Args:
-    experiment: its data set says where its images are to be.
+    experiment: its data set says where its images are kept.
     images: of the split, on the host.
   """
   is_on_host = experiment.dataset.is_on_host
@@ -140,9 +140,9 @@ def _batch_sums(experiment: Experiment, likelihood: bool):
 
 
 def _on_devices(experiment: Experiment, batch_sums):
-  """Return what sums over a split that the devices hold, some batches a call.
+  """Return the function that sums over a split that the devices hold.
 
-  Calls return between them, so that a bar moves and a signal gets its turn.
+  It takes some batches per call, so that a bar moves and signals get a turn.
   """
   batch_size = experiment.batch_size
 
@@ -164,7 +164,7 @@ def _on_devices(experiment: Experiment, batch_sums):
     most = num_draws(num_examples, math.prod(experiment.dataset.image_shape))
     num_batches = math.ceil(most / batch_size)
     at_once = _EXAMPLES_PER_CALL if on_accelerator else _EXAMPLES_PER_CPU_CALL
-    # Two at least: XLA would round the only turn of a loop otherwise.
+    # Two at least: XLA would round a loop of a single turn differently.
     most_calls = min(num_batches * batch_size // at_once, num_batches // 2)
     per_call = math.ceil(num_batches / max(most_calls, 1))
     placed_most = parallel.replicate(np.int32(most))
@@ -194,7 +194,7 @@ def _starts(first: int, per_call: int, batch_size: int):
 
 
 def _on_host(experiment: Experiment, batch_sums):
-  """Return what sums over a split that the host holds, some batches a call."""
+  """Return the function that sums over a split that the host holds."""
   dataset, batch_size = experiment.dataset, experiment.batch_size
 
   def some_batch_sums(params, images, starts, most, stddev):
@@ -229,7 +229,7 @@ def _on_host(experiment: Experiment, batch_sums):
 
 
 def _one_behind(calls: Iterator[Any]) -> Iterator[Any]:
-  """Yield what an iterator does, each when the next is there, two at a time.
+  """Yield an iterator's items, each once the next is ready.
 
   While the host fetches one, the devices compute the next; no third waits.
   """
@@ -244,7 +244,7 @@ def num_draws(num_examples: int, num_pixels: int) -> int:
   """Return how many z are drawn for a split, a multiple of its examples.
 
   Args:
-    num_examples: of the split; each has a draw at least.
+    num_examples: of the split; each has at least one draw.
     num_pixels: of an image, channels included. Up to 8,192 of them there are
       `MIN_DRAWS` draws or more.
   """
@@ -253,11 +253,11 @@ def num_draws(num_examples: int, num_pixels: int) -> int:
 
 
 def active_units(kl_by_latent: Sequence[float] | None) -> int | None:
-  """Return how many latents a model uses: those of a mean KL > 0.01 nats.
+  """Return how many latents a model uses: those with a mean KL > 0.01 nats.
 
   Args:
     kl_by_latent: means over a split, in nats; None where the KL has no terms by
-      latent (VAE+NVP), and then that is the answer.
+      latent (VAE+NVP); the answer is None then.
   """
   if kl_by_latent is None:
     return None
@@ -380,13 +380,13 @@ def evaluate(
   evaluation = evaluate_state(
     experiment, inputs, state, splits, show_progress=show_progress
   )
-  # On which the rounding of all these numbers depends.
+  # The rounding of all these numbers depends on it.
   widths = manifest.runs_at_once(workdir, int(state.step))
   evaluation['runs_at_once'] = widths[0] if len(widths) == 1 else widths or None
   if parallel.is_main_process():
     files.write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
-    # Constraints are of the training split: where it is not evaluated, nobody
-    # knows.
+    # Constraints are about the training split: if it is not evaluated, there
+    # is no verdict.
     are_met = splits[0] != 'train' or verdicts.are_met(evaluation)
     for split in splits:
       images = experiment.dataset.splits[split]

@@ -36,7 +36,7 @@ def row_programs(
 ) -> tuple[
   Callable[[Images, np.ndarray], Batch], Callable[[hk.Params, Batch], Any]
 ]:
-  """Return the programs of `image_rows`: a batch, what the model makes of it.
+  """Return the programs of `image_rows`: the batch, and the model's images.
 
   Returns:
     (images on the host, indices) -> batch; (params, batch) -> reconstructions,
@@ -82,7 +82,7 @@ def image_rows(
 
 
 def row_labels(dataset: Dataset, are_met: bool = True) -> list[str]:
-  """Return what the rows of `image_rows` are.
+  """Return the labels of the rows of `image_rows`.
 
   Args:
     dataset: of the images.

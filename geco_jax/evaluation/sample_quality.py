@@ -39,9 +39,9 @@ from geco_jax.step import TrainState
 
 FILE = 'sample_quality.json'
 NUM_DRAWS = 100
-NUM_IMAGES = 1_000  # Whose NLL is estimated, where there are as many.
+NUM_IMAGES = 1_000  # Test images whose NLL is estimated, if there are as many.
 _BATCH, _NLL_BATCH = 256, 32
-# Composed sets have as many examples as one likes: at least so many.
+# Fewest examples of a composed set, which has any number of them.
 _EXAMPLES_PER_FEATURE = 10
 
 
@@ -50,19 +50,19 @@ class Sizes(NamedTuple):
 
   num_samples: int | None = None  # Examples of each of the four sets.
   num_images: int | None = None  # Test images whose NLL is estimated.
-  num_draws: int = NUM_DRAWS  # k, of z for each of these.
+  num_draws: int = NUM_DRAWS  # k, draws of z for each of these.
 
 
 DEFAULT_SIZES = Sizes()
 
 
 class _FeaturePrograms(NamedTuple):
-  """A layer's features of what a model makes and of the data, compiled."""
+  """The programs of a layer's features, of a model's images and of data."""
 
   layer: str
   num_features: int
-  of_model: Callable[..., dict[str, jax.Array]]
-  of_data: Callable[..., dict[str, jax.Array]]
+  model_features: Callable[..., dict[str, jax.Array]]
+  data_features: Callable[..., dict[str, jax.Array]]
 
 
 @once_per_experiment
@@ -77,7 +77,7 @@ def _feature_programs(
   )
 
   @jax.jit
-  def of_model(params, keys, indices, batch):
+  def model_features(params, keys, indices, batch):
     own_keys = [per_example_keys(key, indices) for key in keys]
     output = model.apply(params, own_keys[0], batch.image, batch.context)
     samples = model.sample(params, own_keys[1], batch.context)
@@ -88,11 +88,11 @@ def _feature_programs(
     }
 
   @jax.jit
-  def of_data(indices, batch):
+  def data_features(indices, batch):
     del indices
     return {'train': features(batch.image)}
 
-  return _FeaturePrograms(layer, num_features, of_model, of_data)
+  return _FeaturePrograms(layer, num_features, model_features, data_features)
 
 
 def frechet_distances(
@@ -105,7 +105,7 @@ def frechet_distances(
   *,
   show_progress: bool = True,
 ) -> dict[str, Any]:
-  """Return the distances to the test split, and in what they were measured.
+  """Return the distances to the test split, and how they were measured.
 
   Samples are the means of p(x|z), z of the prior, given the test split's
   contexts where the model is conditional; reconstructions those of z ~ q(z|x).
@@ -133,8 +133,8 @@ def frechet_distances(
   collected = {}
   with contextlib.closing(progress):
     for split, program in (
-      ('test', functools.partial(programs.of_model, params, keys)),
-      ('train', programs.of_data),
+      ('test', functools.partial(programs.model_features, params, keys)),
+      ('train', programs.data_features),
     ):
       indices = _chosen(dataset, split, num_samples, seed)
       collected |= _collect(
@@ -163,11 +163,11 @@ def _weights_program(experiment: Experiment, num_draws: int):
   weights = importance.log_weights(posterior, decode, num_draws)
 
   @jax.jit
-  def of_batch(params, key, stddev, indices, batch):
+  def batch_weights(params, key, stddev, indices, batch):
     keys = per_example_keys(key, indices)
     return {'weights': weights(params, keys, batch.image, stddev)}
 
-  return of_batch
+  return batch_weights
 
 
 def importance_nll(
@@ -321,7 +321,7 @@ def _sigma_opt(workdir: str, state: TrainState) -> float:
 def _num_samples(
   dataset: Dataset, asked: int | None, layer: str, num_features: int
 ) -> int:
-  """Return how many examples each set has; refuse what is no such number."""
+  """Return the number of examples of each set; refuse an invalid one."""
   splits = dataset.splits
   most = min(len(splits[split].image) for split in ('train', 'test'))
   if asked is None:
@@ -343,7 +343,7 @@ def _num_samples(
 
 
 def _num_images(dataset: Dataset, asked: int | None) -> int:
-  """Return of how many images the NLL is; refuse what is no such number."""
+  """Return the number of images for the NLL; refuse an invalid one."""
   available = len(dataset.splits['test'].image)
   if asked is None:
     return min(NUM_IMAGES, available)
@@ -356,7 +356,7 @@ def _num_images(dataset: Dataset, asked: int | None) -> int:
 
 
 def _chosen(dataset: Dataset, split: str, num: int, seed: int) -> np.ndarray:
-  """Return which examples are taken, in any order that a split may have."""
+  """Return the examples that are taken, whatever a split's order."""
   available = max(num, len(dataset.splits[split].image))
   order = np.random.default_rng(seed).permutation(available)
   return np.sort(order[:num]).astype(np.int32)
@@ -370,7 +370,7 @@ def _collect(
   program: Callable[[np.ndarray, Batch], Mapping[str, jax.Array]],
   note: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
-  """Return what a program makes of examples, by name, one behind the other."""
+  """Return a program's outputs over all examples, concatenated, by name."""
   parts = [
     jax.tree.map(np.asarray, program(own, batch))
     for own, batch in _batches(dataset, split, indices, batch_size, note)
@@ -384,7 +384,7 @@ def _collect(
 def _batches(
   dataset: Dataset, split: str, indices: np.ndarray, batch_size: int, note
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-  """Yield indices and their examples, the last batch filled up."""
+  """Yield indices and their examples, the last batch padded."""
   examples, images = feed.fixed_examples(dataset), dataset.splits[split]
   batch_size = min(batch_size, len(indices))
   for start in range(0, len(indices), batch_size):

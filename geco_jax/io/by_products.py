@@ -1,7 +1,6 @@
-"""JSON files that can be made anew or missed: a damaged one stops nothing.
+"""JSON files that can be made again or done without: damage stops nothing.
 
-What a person or a crash left in such a file is not trusted to have the form
-that it was written in.
+Since a person or a crash may have changed such a file, its form is checked.
 """
 
 from collections.abc import Callable
@@ -23,8 +22,8 @@ def read(path: str, parse: Callable[[Any], _T]) -> _T | None:
 
   Args:
     path: of the file.
-    parse: its content -> what is returned; raises a ValueError, or what
-      values of wrong types raise, where the form is another.
+    parse: its content -> the result; raises a ValueError, or whatever values
+      of wrong types raise, if the form is another.
   """
   try:
     return parse(json.loads(read_text(path)))

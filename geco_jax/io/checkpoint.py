@@ -45,8 +45,8 @@ class Restored(NamedTuple):
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):
   """The policy that keeps the last few checkpoints and the best of all.
 
-  Those off schedule are not among the last few: they are kept until one on
-  schedule is there, so that what is left tells nothing of interruptions.
+  Those off schedule are not among the last few: they are kept until the next
+  one on schedule, so that interruptions leave no trace.
   """
 
   def __init__(self, is_scheduled: Callable[[int], bool]):
@@ -76,8 +76,8 @@ class Checkpointer:
 
   The best one's step and score stand in best.json beside the checkpoints'
   folder. A checkpoint carries a digest of its arrays: one that cannot be read
-  or does not match its digest is passed over for the one before. What is passed
-  over is set aside, and removed when a newer one is whole.
+  or does not match its digest is skipped in favor of the one before. It is set
+  aside, and removed once a newer one is whole.
   """
 
   def __init__(
@@ -96,8 +96,8 @@ class Checkpointer:
       read_only: whether to leave the folder as it is, for a run that another
         process may be training; otherwise it is created, locked and swept.
       is_scheduled: step -> whether an uninterrupted run saves it.
-      runs_at_once: with how many the run is trained, for the manifests: on it
-        depends the rounding of its numbers.
+      runs_at_once: how many runs are trained together, for the manifests: the
+        rounding of numbers depends on it.
       claim: makes the folder the run's, called once it is locked.
 
     Raises:
@@ -113,7 +113,7 @@ class Checkpointer:
     self._lock: lock.Lock | None = None
     self._policy = _LatestAndBest(is_scheduled)
     self._saved: tuple[int, Any] | None = None
-    manifest.steps(self._workdir)  # Refuses what is not a folder.
+    manifest.steps(self._workdir)  # Refuses anything but a folder.
     with contextlib.ExitStack() as opened:
       if not read_only and parallel.is_main_process():
         paths.check_for_checkpoints(self._workdir)
@@ -141,13 +141,12 @@ class Checkpointer:
     score: float | None,
     unlogged: Mapping[str, Sequence[float]] | None = None,
   ) -> None:
-    """Start to write a checkpoint; the first one only is waited for.
+    """Start writing a checkpoint; wait for the first one only.
 
     Args:
       step: of the state.
       state: pytree of NumPy arrays, which must not change any more.
-      score: the run's lowest is kept as its best; None is off schedule, and has
-        none.
+      score: the run's lowest is kept as its best; None for a save off schedule.
       unlogged: metrics of the steps since the last line of the log.
 
     Raises:
@@ -173,14 +172,14 @@ class Checkpointer:
         force=True,
       )
     is_first, self._saved = self._saved is None, (step, state)
-    if is_first:  # Where all are lost, days of training are not to be.
+    if is_first:  # If every save would fail, find out at the first.
       self.finish()
 
   def finish(self) -> None:
     """Wait until the latest save is on the disk, and read it back.
 
     Raises:
-      UserError: if it cannot be written, or reads back as another.
+      UserError: if it cannot be written, or reads back differently.
     """
     with self._reporting_writes():
       self._manager.wait_until_finished()
@@ -278,7 +277,7 @@ class Checkpointer:
     self._manager.reload()
 
   def _remove_superseded(self):
-    """Remove what a process that was killed had no time to remove."""
+    """Remove what a killed process had no time to remove."""
     if self._read_only:
       return
     best = self.best()
@@ -288,8 +287,8 @@ class Checkpointer:
         self._manager.delete(step)
 
   def _remove_set_aside(self, newest):
-    """Remove what was set aside up to the step of one that is whole."""
-    with contextlib.suppress(OSError, ValueError):  # Nothing was, or not by us.
+    """Remove the checkpoints set aside up to the step of a whole one."""
+    with contextlib.suppress(OSError, ValueError):  # None there, or not ours.
       for name in os.listdir(self._aside):
         if int(name.partition('.')[0]) <= newest:
           shutil.rmtree(os.path.join(self._aside, name), ignore_errors=True)
@@ -311,10 +310,10 @@ class Checkpointer:
     return os.path.join(link, manifest.FOLDER)
 
   def _read_patiently(self, like, step):
-    """Return a state and its unlogged metrics; read again what fails once.
+    """Return a state and its unlogged metrics; retry a read that fails once.
 
     Raises:
-      _UnusableError: if it stays damaged, or of another form.
+      _UnusableError: if it stays damaged, or has another form.
       UserError: if the system does not let it be read.
     """
     folder = os.path.join(self._directory, str(step))
@@ -357,7 +356,7 @@ class Checkpointer:
     return state, restored['manifest'].get('unlogged', {})
 
   def _difference(self, like, step):
-    """Return what a state's tree has that it should not, or has not."""
+    """Return how a state's tree differs from the expected one."""
     try:
       metadata = self._manager.item_metadata(step)['state'].tree
       there, expected = _shapes(metadata), _shapes(like)
@@ -379,7 +378,7 @@ class Checkpointer:
       yield
     except UserError:
       raise
-    except Exception as error:  # It depends on what the disk is.
+    except Exception as error:  # Its type depends on the disk.
       left = latest_step(self._workdir)
       raise UserError(
         f'{self._directory} cannot be written: {reason(error)}; '
@@ -406,7 +405,7 @@ def latest_step(workdir: str) -> int | None:
 
 @functools.cache
 def _quiet_orbax() -> None:
-  """Keep Orbax from writing the traceback of what it raises as well."""
+  """Keep Orbax from also writing the tracebacks of what it raises."""
 
   def is_news(record):
     return record.levelno < logging.ERROR or 'orbax' not in record.pathname
@@ -415,7 +414,7 @@ def _quiet_orbax() -> None:
   hook = sys.unraisablehook
 
   def pass_on_news(unraisable):
-    # What TensorStore has to say to a write that has failed.
+    # TensorStore's comment on a failed write.
     if str(unraisable.exc_value) != 'Event loop is closed':
       hook(unraisable)
 

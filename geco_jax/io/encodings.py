@@ -1,9 +1,9 @@
-"""Text with paths in it, whose bytes need not be those of the locale."""
+"""Text with paths in it, whose bytes the locale may not decode."""
 
 import codecs
 
-# Of streams, for `errors`: a path that the locale's encoding did not decode is
-# written in its own bytes, what the encoding lacks with backslashes.
+# Value of a stream's `errors`: a path that the locale's encoding did not decode
+# is written in its own bytes, characters that it lacks with backslashes.
 PATHS_AS_THEY_ARE = 'geco_jax.paths_as_they_are'
 
 

@@ -20,7 +20,7 @@ from geco_jax import signals
 from geco_jax.errors import UserError
 from geco_jax.io.encodings import in_unicode
 
-# Of writes that were killed; a younger one may be another process's.
+# Files of killed writes; a younger one may be in use by another process.
 _TEMPORARY = re.compile(r'.*\.[0-9a-f]{32}\.tmp')
 _ABANDONED_AFTER = 3600.0  # Seconds.
 
@@ -70,11 +70,11 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 def write_json(path: str | os.PathLike, value: Any) -> None:
   """Write a JSON file, whole or not at all.
 
-  What is no file in its place is set aside with a warning, by this and the
-  next three.
+  Anything else in its place is set aside with a warning, here and in the next
+  three functions.
 
   Raises:
-    UnwritableError: if it cannot be written, by these too.
+    UnwritableError: if it cannot be written; there too.
   """
   write_bytes(path, f'{json.dumps(value, indent=2)}\n'.encode())
 
@@ -92,7 +92,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-  """Write a file, whole or not at all, even where the power fails."""
+  """Write a file, whole or not at all, even if the power fails."""
   # A name of its own: two processes may write one file at once.
   temporary = f'{path}.{uuid.uuid4().hex}.tmp'
   try:
@@ -122,13 +122,13 @@ def is_no_file(path: str | os.PathLike) -> bool:
   """Return whether a folder, pipe or bad link stands in a file's place."""
   try:
     return not stat.S_ISREG(os.stat(path).st_mode)
-  except OSError as error:  # Others may pass, and say nothing of the path.
+  except OSError as error:  # Other errors are not about the path.
     is_of_links = error.errno in (errno.ENOENT, errno.ELOOP)
     return is_of_links and os.path.islink(path)
 
 
 def make_room(path: str | os.PathLike) -> None:
-  """Set aside what is in a file's place and is none, with a warning.
+  """Set aside anything in a file's place that is no file, with a warning.
 
   Raises:
     UnwritableError: if it cannot be renamed.
@@ -138,7 +138,7 @@ def make_room(path: str | os.PathLike) -> None:
 
 
 def read_text(path: str | os.PathLike) -> str:
-  """Return what a file holds; a pipe is not waited for.
+  """Return the text of a file; do not wait for a pipe.
 
   Raises:
     OSError: if it is not there or cannot be read.

@@ -16,7 +16,7 @@ from geco_jax.io.files import remove_abandoned
 from geco_jax.io.files import writing
 
 _FILE = '.lock'
-# What file systems answer that have no locks.
+# Errors of file systems that have no locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -26,10 +26,10 @@ class InUse(UserError):
 
 @contextlib.contextmanager
 def taking_turns(folder: str) -> Iterator[None]:
-  """Let one process at a time be in here, for files that several add to.
+  """Hold a lock while adding to files that several processes share.
 
   Args:
-    folder: of the files; it is there. Nothing is written into it.
+    folder: of the files, which exists. Nothing is written into it.
   """
   handle = os.open(folder or os.curdir, os.O_RDONLY)
   try:
@@ -58,11 +58,11 @@ class Lock:
     self._file = self._take()
 
   def keep(self) -> None:
-    """Take the lock anew if its file has been deleted.
+    """Take the lock again if its file has been deleted.
 
     Raises:
-      InUse: if another process was there first: what is to be written now would
-        mix with its files.
+      InUse: if another process took it first: this one's files would mix with
+        its own.
     """
     try:
       is_there = os.path.samestat(
@@ -76,7 +76,7 @@ class Lock:
       deleted.close()
 
   def close(self) -> None:
-    """Let others in."""
+    """Release the lock."""
     self._file.close()
 
   def _take(self) -> BinaryIO:

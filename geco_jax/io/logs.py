@@ -26,13 +26,13 @@ _FILE = 'metrics.jsonl'
 _TENSORBOARD = 'tensorboard'
 _SECONDS_BETWEEN_FLUSHES = 30
 _EVALUATION_SUFFIX = '.evaluation'
-# What a sweep measures of every run, by name.
+# Names of what a sweep measures of every run.
 EVALUATED = tuple(
   f'{split}/{name}'
   for split in ('train', 'test')
   for name in ('rmse', 'kl_nats', 'nll_nats_per_dim')
 )
-_MAX_INTEGER = 2**63 - 1  # Of an array.
+_MAX_INTEGER = 2**63 - 1  # The largest in an array.
 
 
 class MetricsWriter:
@@ -43,9 +43,9 @@ class MetricsWriter:
 
     Args:
       workdir: of the run.
-      first_step: after which entries are to come.
-      last_line: step of the last line up to there; a log that has none of it
-        has lost lines, of which a warning tells.
+      first_step: step after which new entries come.
+      last_line: step of the last line up to there; if the log lacks it, a
+        warning says that lines were lost.
 
     Raises:
       UserError: if the file of scalars cannot be written.
@@ -113,7 +113,7 @@ class _TensorBoard:
   """TensorBoard's file of a run, which costs a warning if it cannot be written.
 
   tensorboardX's own writer hands events to a thread: when that dies of a full
-  disk, the next events wait for it for ever.
+  disk, the next events wait for it forever.
   """
 
   def __init__(
@@ -134,7 +134,7 @@ class _TensorBoard:
         aside = files.set_aside(folder)
         logging.warning('%s was a file, it is now %s', folder, aside)
       os.makedirs(folder, exist_ok=True)
-      # Of two writers in one second each has a file.
+      # Two writers that start in the same second get a file each.
       self._events = EventsWriter(
         os.path.join(os.path.abspath(folder), 'events'),
         f'.{uuid.uuid4().hex}{suffix}',
@@ -147,7 +147,7 @@ class _TensorBoard:
       self._write(Event(step=purge_step, session_log=start))
 
   def add(self, summary: Any, step: int = 0) -> None:
-    """Write a summary of tensorboardX's."""
+    """Write a summary made by tensorboardX."""
     self._write(Event(step=step, summary=summary))
 
   def add_hyperparameters(
@@ -194,9 +194,9 @@ class _TensorBoard:
 def write_evaluation(
   workdir: str, step: int, results: Mapping[str, float]
 ) -> None:
-  """Write what was measured of a finished run among its TensorBoard curves.
+  """Write the measures of a finished run among its TensorBoard curves.
 
-  A second time it takes the place of the first.
+  A second call replaces the values of the first.
 
   Args:
     workdir: of the run.

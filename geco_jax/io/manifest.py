@@ -19,9 +19,9 @@ from geco_jax.io.files import read_text
 
 FORMAT = 1  # Raise it whenever the tree of a state, or its meaning, changes.
 FOLDER = 'checkpoints'
-SET_ASIDE = 'set_aside'  # Of damaged ones.
-_UNFINISHED = '.orbax-checkpoint-tmp'  # In the name of one that is written.
-# Those of the random stream that `keys` cannot pin, and of the arithmetic.
+SET_ASIDE = 'set_aside'  # Folder of damaged checkpoints.
+_UNFINISHED = '.orbax-checkpoint-tmp'  # In the name of one being written.
+# Settings of the random stream that `keys` cannot pin, and of arithmetic.
 _SETTINGS = (
   'jax_enable_x64',
   'jax_threefry_partitionable',
@@ -58,7 +58,7 @@ def check(content: Any) -> None:
   """
   if not isinstance(content, dict) or 'sha256' not in content:
     raise ValueError('its manifest is damaged')
-  if content.keys() == {'sha256'}:  # Of an earlier version.
+  if content.keys() == {'sha256'}:  # From an earlier version.
     return
   unsealed = {k: v for k, v in content.items() if k != 'seal'}
   if _digest(unsealed) != content.get('seal'):
@@ -82,16 +82,16 @@ def runs(workdir: str | os.PathLike) -> dict[int, dict[str, Any]]:
       content = json.loads(read_text(path))
       check(content)
       by_step[step] = content['run']
-    except (OSError, ValueError, KeyError):  # `restore` says so.
+    except (OSError, ValueError, KeyError):  # `restore` reports it.
       continue
   return by_step
 
 
 def runs_at_once(workdir: str | os.PathLike, step: int) -> list[int]:
-  """Return with how many at once the run of a checkpoint was trained.
+  """Return how many runs were trained at once, a checkpoint's run included.
 
-  Several numbers where it was trained with one, then with another; none where
-  it is not known.
+  There are several numbers if it was trained with one, then with another, and
+  none if it is not known.
   """
   return runs(workdir).get(step, {}).get('runs_at_once', [])
 
@@ -108,7 +108,7 @@ def steps(workdir: str | os.PathLike) -> list[int]:
   except FileNotFoundError:
     return []
   except NotADirectoryError as error:
-    if not os.path.lexists(folder):  # What would hold it is a file.
+    if not os.path.lexists(folder):  # Its parent is a file.
       return []
     raise UserError(
       f'{folder} is a file, where a folder of checkpoints is to be; move it '

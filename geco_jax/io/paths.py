@@ -64,11 +64,11 @@ def output_path(path: str) -> str:
 
 
 def existing_path(path: str, kind: str, exists: Callable[[str], bool]) -> str:
-  """Return the path of what a data set is read from, its `~` expanded.
+  """Return the path from which a data set is read, its `~` expanded.
 
   Args:
-    path: that was given.
-    kind: of what there must be, for people.
+    path: as given.
+    kind: what must be there, for people.
     exists: whether it is of this kind.
 
   Raises:
@@ -80,6 +80,6 @@ def existing_path(path: str, kind: str, exists: Callable[[str], bool]) -> str:
     )
   local = local_path(path)
   if not exists(local):
-    what = 'no such path' if not os.path.lexists(local) else f'not {kind}'
-    raise UserError(f'{path} is {what}: config.dataset is to be {kind}')
+    fault = 'no such path' if not os.path.lexists(local) else f'not {kind}'
+    raise UserError(f'{path} is {fault}: config.dataset is to be {kind}')
   return local

@@ -1,7 +1,7 @@
-"""run.json: by what a run was trained, for whoever reads its numbers later.
+"""run.json: what a run was trained with, for whoever reads its numbers later.
 
-A by-product: nothing reads it to train. Every time that the run is begun or
-goes on is a session of it, with its own command, version and device.
+A by-product: nothing reads it to train. Every time that the run begins or goes
+on is a session of it, with its own command, version and device.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ from geco_jax.io import run_folder
 from geco_jax.io.encodings import in_unicode
 
 FILE = 'run.json'
-# Of the environment, beside JAX's settings.
+# Environment variables that count, beside JAX's settings.
 _VARIABLES = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS', 'NVIDIA_TF32_OVERRIDE')
 _PACKAGE = __name__.partition('.')[0]
 
@@ -43,7 +43,7 @@ class Session:
 
     Args:
       workdir: of the run.
-      step: from which it goes on.
+      step: where the session starts.
       params: of the model, NumPy arrays.
       imports: the modules of `config.imports`.
     """
@@ -59,7 +59,7 @@ class Session:
       **environment(),
       'imports': {name: _file_of(name) for name in imports},
     }
-    self._of_run = {
+    self._run_entries = {
       'num_parameters': sum(np.size(x) for x in jax.tree.leaves(params)),
       'data_sha256': run_folder.recorded_sha256(workdir),
     }
@@ -71,7 +71,7 @@ class Session:
     self._session |= {'last_step': step, 'seconds': seconds}
     sessions = [*self._earlier, self._session]
     content = {
-      **self._of_run,
+      **self._run_entries,
       'seconds': round(sum(s['seconds'] for s in sessions), 3),
       'sessions': sessions,
     }
@@ -82,7 +82,7 @@ class Session:
 
 
 def environment() -> dict[str, Any]:
-  """Return by what this process computes: versions, command, device, settings.
+  """Return what this process runs with: versions, command, device, settings.
 
   `settings` and `variables` are those that change numbers.
   """
@@ -106,7 +106,7 @@ def command() -> str:
 
 
 def now() -> str:
-  """Return the time in UTC, as ISO 8601 has it."""
+  """Return the time in UTC, in ISO 8601."""
   now = datetime.datetime.now(datetime.UTC)
   return now.isoformat(timespec='seconds')
 
@@ -140,12 +140,12 @@ def _file_of(name: str) -> str | None:
 def _commit() -> str | None:
   """Return the commit of the package's checkout, None if there is none.
 
-  '-dirty' stands behind it where files differ from it.
+  It ends in '-dirty' where files differ from the commit.
   """
   package = sys.modules[_PACKAGE].__file__
   root = os.path.dirname(os.path.dirname(os.path.abspath(package or '')))
   if not os.path.exists(os.path.join(root, '.git')):
-    return None  # Installed; a checkout around it is that of something else.
+    return None  # Installed; a checkout around it is another project's.
   command = ['git', '-C', root, 'describe', '--always', '--dirty']
   try:
     described = subprocess.run(

@@ -23,27 +23,27 @@ DATA = 'data.json'  # What `datasets.shapes` records.
 _CONFIG = 'config.json'
 _ABANDONED = 'abandoned'
 _GROUPS = ('multipliers', 'optimizer', 'learning_rate', 'dataset', 'model')
-# On which no number of the training depends.
+# Keys on which no number of the training depends.
 _FREE = ('checkpoint_every', 'tolerance', 'imports', 'dataset.placement')
-_OF_CLASSIFIERS = 'label_smoothing'  # A key that no model's config has.
+_CLASSIFIER_KEY = 'label_smoothing'  # A key that no model's config has.
 _MAX_NAMED = 5
-# What a run leaves that is not its checkpoints or a result, its config last: a
-# move of all these can be killed.
-_OF_A_TRY = (
+# Files that a run leaves besides checkpoints and results, its config last: the
+# process that moves them may be killed.
+_TRY_FILES = (
   *(DATA, ORIGIN, 'best.json', 'error.log', 'metrics.jsonl', 'progress.png'),
   *('run.json', 'tensorboard', 'trackers.json', _CONFIG),
 )
 _RESULTS = ('evaluation.json', 'network.npz')
-# What configs of earlier versions stood for that do not have a key.
+# Values of keys that are missing in configs of earlier versions.
 FORMER = {'imports': [], 'dataset.placement': 'device'}
 
 
 def claim(workdir: str, config: ConfigDict) -> None:
   """Create the folder for a run, or make sure that it is this run's.
 
-  What no number of the training depends on may change: the folder then has it
-  as `config` does, with a warning. A run of another config that never saved
-  anything is moved out of the way, with a warning too.
+  Keys on which no number of the training depends may change: the folder then
+  takes them from `config`, with a warning. A run of another config that never
+  saved anything is moved out of the way, also with a warning.
 
   The caller holds the folder's lock.
 
@@ -57,7 +57,7 @@ def claim(workdir: str, config: ConfigDict) -> None:
   except FileNotFoundError:
     old = None
   except ValueError as error:
-    if not manifest.runs(workdir):  # Then there is no other witness.
+    if not manifest.runs(workdir):  # Then nothing else has the config.
       raise UserError(
         f'{error}; restore it, or choose another workdir'
       ) from error
@@ -88,7 +88,7 @@ def claim(workdir: str, config: ConfigDict) -> None:
 
 
 def identity(workdir: str) -> dict[str, Any]:
-  """Return what the checkpoints of the run in a folder say of it."""
+  """Return what checkpoints record about the run in a folder."""
   try:
     config = plain(_read(workdir))
   except (OSError, ValueError):
@@ -102,10 +102,10 @@ def identity(workdir: str) -> dict[str, Any]:
 
 
 def check_data(workdir: str, name: str, sha256: str) -> None:
-  """Make sure that the run in a folder, if there is one, is of some data.
+  """Make sure that the run in a folder, if there is one, is of the given data.
 
-  What its checkpoints say counts, then what its file does. A run of an earlier
-  version knows nothing of its data and passes.
+  Its checkpoints are asked first, then its file. A run of an earlier version
+  has no record of its data and passes.
 
   Args:
     workdir: the folder.
@@ -116,7 +116,7 @@ def check_data(workdir: str, name: str, sha256: str) -> None:
     UserError: if it was trained on other data.
   """
   stored = manifest.runs(workdir)
-  if not stored:  # Nothing was made of them yet.
+  if not stored:  # Nothing was trained on them yet.
     return
   known = [run['data'] for run in stored.values() if run.get('data')]
   for was in known or filter(None, [recorded_sha256(workdir)]):
@@ -165,7 +165,7 @@ def origin(workdir: str) -> dict[str, Any] | None:
 
 
 def record_origin(workdir: str, origin: Mapping[str, Any]) -> None:
-  """Let a run's folder know whose parameters it begins with."""
+  """Record in a run's folder whose parameters it begins with."""
   write_json(os.path.join(workdir, ORIGIN), dict(origin))
 
 
@@ -173,15 +173,15 @@ def holds_run(workdir: str) -> bool:
   """Return whether a run was started in a folder, its config lost or not."""
   try:
     return _has_config(workdir) or bool(_configs_of_checkpoints(workdir))
-  except UserError:  # Said when it is to be trained.
+  except UserError:  # Reported when it is trained.
     return False
 
 
 def check_same(workdir: str, config: ConfigDict) -> None:
-  """Make sure that the run in a folder has a config, or nothing to lose.
+  """Make sure that the run in a folder has this config, or nothing to lose.
 
   Raises:
-    UserError: if it has another.
+    UserError: if it has another config.
   """
   config_there = read_config(workdir)
   if _has_saved(workdir):
@@ -191,8 +191,8 @@ def check_same(workdir: str, config: ConfigDict) -> None:
 def begins_anew(workdir: str, config: ConfigDict) -> bool:
   """Return whether a run of a config would begin in another's folder.
 
-  That is so where the other's never saved anything: it failed or was killed
-  before its first checkpoint.
+  It would if the other run never saved anything: it failed or was killed before
+  its first checkpoint.
 
   Raises:
     UserError: if the folder cannot be read.
@@ -206,7 +206,7 @@ def begins_anew(workdir: str, config: ConfigDict) -> bool:
 
 
 def mend(workdir: str, config: ConfigDict) -> None:
-  """Write the config of a run anew where its file is missing or damaged.
+  """Write the config of a run again where its file is missing or damaged.
 
   Args:
     workdir: of a run that has this config (`check_same`).
@@ -258,7 +258,7 @@ def read_config(workdir: str) -> ConfigDict:
     return ConfigDict(latest)
   if latest is not None:
     _refuse_other(workdir, latest, config, _FREE)
-  if _OF_CLASSIFIERS in config:
+  if _CLASSIFIER_KEY in config:
     raise UserError(
       f'--workdir={workdir} holds a classifier, not a run of a model; '
       'constraints take it as their network'
@@ -280,12 +280,12 @@ def _has_saved(workdir) -> bool:
 
 
 def _move_try(workdir, differences) -> None:
-  """Move what a run left that never saved anything into a folder of its own."""
+  """Move the files of a run that never saved anything into a subfolder."""
   number = 0
   while os.path.lexists(target := f'{workdir}/{_ABANDONED}{number or ""}'):
     number += 1
   create(target)
-  for name in _OF_A_TRY:
+  for name in _TRY_FILES:
     path = os.path.join(workdir, name)
     if os.path.lexists(path):
       with writing(target):
@@ -366,7 +366,7 @@ def _configs_of_checkpoints(workdir) -> list[dict[str, Any]]:
 def _differences(
   old: dict[str, Any], config: ConfigDict, free: Sequence[str] = ()
 ) -> list[str]:
-  """Return a phrase per leaf that differs, but for `free` ones."""
+  """Return a phrase per leaf that differs, except for `free` ones."""
   was, now = FORMER | flatten(ConfigDict(old)), FORMER | flatten(config)
   return [
     f'{name} was {was.get(name)!r}, is {now.get(name)!r}'
@@ -376,7 +376,7 @@ def _differences(
 
 
 def _refuse_other(workdir, old, config, free=()):
-  """Raise a `UserError` that names what differs, but for `free` leaves."""
+  """Raise a `UserError` that names what differs, except for `free` leaves."""
   if differences := _differences(old, config, free):
     raise UserError(
       f'--workdir={workdir} was made by another config '

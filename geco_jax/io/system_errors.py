@@ -1,15 +1,15 @@
 """What the system answers when it is asked for a file.
 
-Only some of its answers are about the file: a disk or a server that fails, or a
-right that is missing, say nothing about what is stored.
+Only some of its answers are about the file: a failing disk or server, or a
+missing permission, says nothing about what is stored.
 """
 
 import errno
 import os
 import re
 
-# What is answered where a file is not what it was. Whatever else is, as EIO,
-# ESTALE or EACCES, is a refusal.
+# Errors of a file that is not what it was. All others, such as EIO, ESTALE or
+# EACCES, are refusals.
 _ERRORS_OF_DAMAGE = {
   errno.ENOENT,
   errno.ENOTDIR,
@@ -21,7 +21,7 @@ _ERRORS_OF_DAMAGE = {
 
 
 def refusal(error: BaseException | None) -> str | None:
-  """Return what the system answered, unless it answers so of damage."""
+  """Return the system's answer, None if it is one about damage."""
   while error is not None:
     if isinstance(error, MemoryError):
       return 'out of memory'
@@ -33,7 +33,7 @@ def refusal(error: BaseException | None) -> str | None:
 
 
 def refusal_of_files(folder: str) -> str | None:
-  """Return what the system answers if it does not let a folder be read."""
+  """Return the system's answer if it does not let a folder be read."""
 
   def fail(error):
     raise error

@@ -1,7 +1,7 @@
 """Where a run's numbers go besides its own log: W&B and MLflow.
 
-Each is imported when it is asked for. What goes wrong in one, a server that is
-away or a full disk, costs a warning and that tracker, never the run.
+Each is imported when it is asked for. A failure of one, such as a server that
+is down or a full disk, costs a warning and that tracker, never the run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ from geco_jax.io import files
 from geco_jax.io.encodings import in_unicode
 
 TENSORBOARD = 'tensorboard'
-_VARIABLE = 'GECO_JAX_TRACKERS'  # Of this process and those that it starts.
+_VARIABLE = 'GECO_JAX_TRACKERS'  # Read here and by processes started here.
 _PROJECT = 'geco_jax'
-_IDS = 'trackers.json'  # In a run's folder: tracker -> its name of the run.
+_IDS = 'trackers.json'  # In a run's folder: tracker -> its id of the run.
 
 
 class Tracker:
-  """What takes a run's scalars and pictures; `Wandb` and `Mlflow` are two."""
+  """Takes a run's scalars and pictures; `Wandb` and `Mlflow` are two."""
 
   def __init__(self, workdir: str, run_id: str | None):
     """Open the run, new or the one of an earlier `run_id`."""
@@ -131,10 +131,10 @@ TRACKERS = {'wandb': Wandb, 'mlflow': Mlflow}
 
 
 def use(names: Sequence[str]) -> None:
-  """Have the runs of this process, and of those it starts, tracked so.
+  """Choose the trackers of the runs of this process and of those it starts.
 
   Args:
-    names: any of tensorboard, wandb, mlflow; none of them is possible.
+    names: any of tensorboard, wandb, mlflow; may be empty.
 
   Raises:
     UserError: if one is unknown or not installed.
@@ -173,7 +173,7 @@ class Trackers:
       known |= {name: tracker.run_id for name, tracker in self._open.items()}
       try:
         files.write_json(path, known)
-      except OSError as error:  # It would be another run there when it goes on.
+      except OSError as error:  # There, a resumed run will be a new one.
         logging.warning('Going on without %s: %s', _IDS, error)
 
   def _start(self, name, workdir, run_id) -> None:
@@ -197,7 +197,7 @@ class Trackers:
   def _try(self, name: str, action: Any) -> None:
     try:
       action()
-    except Exception as error:  # Of a server, a disk, a version.
+    except Exception as error:  # A server, disk or version may fail.
       self._open.pop(name, None)
       reason = ' '.join(str(error).split())[:200]
       logging.warning(

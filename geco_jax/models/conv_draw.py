@@ -23,10 +23,10 @@ from geco_jax.models.layers.convolution import Conv2D
 from geco_jax.models.layers.space_to_depth import depth_to_space
 from geco_jax.models.layers.space_to_depth import space_to_depth
 
-# On accelerators alone, which copy what a loop carries, fill up 84 channels and
+# For accelerators alone, which copy what a loop carries, pad 84 channels and
 # add up each step's gradients of a weight: results/gpu_speed.json has the cost.
-_UNROLLED_STEPS = 16  # Of an iteration, at most: the program grows with them.
-_CHANNEL_MULTIPLE = 8  # Of the convolutions on the grid.
+_UNROLLED_STEPS = 16  # Most in an iteration: the program grows with them.
+_CHANNEL_MULTIPLE = 8  # To which convolutions on the grid are padded.
 _STACKED_WEIGHT_GRADIENTS = True  # Not under `remat`, which keeps no inputs.
 
 
@@ -46,7 +46,7 @@ class State(NamedTuple):
 
 
 class Constants(NamedTuple):
-  """What is the same in all steps; 0.0 where there is none."""
+  """Values that are the same in all steps; 0.0 where there are none."""
 
   encoder_gates: jax.Array | float  # The share of the image and the context.
   decoder_gates: jax.Array | float  # The share of the context.
@@ -103,7 +103,7 @@ def conv_draw(
     kernel_size: of all convolutions on the grid.
     reduction: side of a patch in pixels.
     hidden_to_hidden: whether a ConvLSTM's gates see its own hidden state; if
-      not, its cell is all that it remembers of itself.
+      not, its cell is all that it remembers.
     conditional: whether prior and posterior depend on a context.
     context_channels: of the context network's convolutions.
     context_size: width of its fully connected layers.
@@ -275,8 +275,8 @@ class ConvDraw:
     step = functools.partial(step, constants)
     if self.remat:
       step = hk.remat(step)
-    # The first step's state is not of the structure that a loop keeps. The
-    # others are a loop: the program does not grow with their number.
+    # The first step's state lacks the structure that a loop keeps. The others
+    # are a loop: the program does not grow with their number.
     first = jax.tree.map(lambda x: x[0], per_step)
     rest = jax.tree.map(lambda x: x[1:], per_step)
     state, output = step(self._initial_state(batch_size), first)
@@ -333,7 +333,7 @@ class ConvDraw:
     return state._replace(encoder=encoder), q
 
   def _predict(self, constants, state):
-    """Return p(z_t|z_<t), whose batch is 1 where all examples have the same."""
+    """Return p(z_t|z_<t), with a batch of 1 where all examples share it."""
     if state.decoder is None:
       hidden = jnp.zeros((1, *self.grid, self.hidden_channels))
     else:
@@ -353,7 +353,7 @@ class ConvDraw:
   def _kl(self, constants, q, hidden):
     """Return KL[q(z_t|x, z_<t); p(z_t|z_<t)] by step and latent [batch, -1]."""
     # No step of the training pass waits for its prior: after the loop, a single
-    # convolution of all steps as one batch does what num_steps small ones do.
+    # convolution of all steps as one batch replaces num_steps small ones.
     # The prior of z_t sees the decoder's hidden state before step t.
     hidden = jnp.concatenate([jnp.zeros_like(hidden[:1]), hidden[:-1]])
     p = self.prior_parameters(jax.lax.collapse(hidden, 0, 2))
@@ -427,8 +427,8 @@ def num_unrolled(length: int) -> int:
   """Return how many of a loop's steps an iteration of its program takes."""
   if not parallel.on_accelerator():
     return 1
-  # In equal shares: what is left over is written out as well. An iteration of
-  # more steps than there are is none, so that no loop of one step is left.
+  # In equal shares, since the remainder is unrolled too. A loop of one step is
+  # unrolled by two, so that no loop is left.
   num_iterations = -(-length // _UNROLLED_STEPS)
   return length // num_iterations if length > 1 else 2
 
@@ -438,7 +438,7 @@ def _lstm(gates: jax.Array, state: LSTMState | None) -> LSTMState:
   write, forget, candidate, read = jnp.split(gates, 4, axis=-1)
   cell = jax.nn.sigmoid(write) * jnp.tanh(candidate)
   if state is not None:
-    # The bias of 1.0 is towards remembering (Jozefowicz et al. 2015).
+    # The bias of 1.0 is toward remembering (Jozefowicz et al. 2015).
     cell += jax.nn.sigmoid(forget + 1.0) * state.cell
   return LSTMState(jax.nn.sigmoid(read) * jnp.tanh(cell), cell)
 

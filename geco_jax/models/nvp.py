@@ -114,14 +114,14 @@ class ConditionalRealNVP(hk.Module):
       for k in range(num_couplings)
     ]
     rng = np.random.default_rng(_PERMUTATION_SEED)
-    # Orders between couplings: one less than there are couplings.
+    # Orders between couplings: one fewer than there are couplings.
     self._orders = [
       rng.permutation(latent_size) if permute else None
       for _ in range(num_couplings - 1)
     ]
 
   def condition(self, features: jax.Array) -> jax.Array:
-    """Return what the couplings need of x.
+    """Return what the couplings need to know about x.
 
     Args:
       features: of x [n, size].

@@ -31,7 +31,7 @@ from geco_jax.models.nvp import check_couplings
 from geco_jax.models.nvp import ConditionalRealNVP
 from geco_jax.models.nvp import standard_normal_log_prob
 
-_SMALLEST_SIDE = 8  # Of an image behind the convolutions that it chooses.
+_SMALLEST_SIDE = 8  # Side to which chosen convolutions reduce an image.
 
 
 def mlp_vae(
@@ -100,9 +100,9 @@ def conv_vae(
     policy: precision; posterior, KL and reconstruction are float32 always.
     latent_size: dimensions of z.
     channels: of the encoder's convolutions, each halving height and width. None
-      follows the image, of any size: halvings until 8 pixels or fewer are left
-      of a side, one at least, of 32, 64, 128 channels and then 256. What the
-      decoder makes beyond the image is cut off.
+      fits an image of any size: at least one halving, until a side has 8 pixels
+      or fewer, of 32, 64, 128 and then 256 channels. Pixels that the decoder
+      adds beyond the image are cut off.
     kernel_size: of every convolution.
     hidden_size: width of the fully connected layer next to the latents.
     likelihood_stddev: sigma of p(x|z), > 0; at first, if it is learned.
@@ -394,14 +394,14 @@ def _vae(
 
 
 def _channels_for(image_shape: ImageShape) -> Sequence[int]:
-  """Return the channels of as many halvings as leave 8 pixels of a side."""
+  """Return the channels of as many halvings as leave a side of 8 pixels."""
   pixels = min(image_shape[:2])
   num_halvings = max(1, math.ceil(math.log2(pixels / _SMALLEST_SIDE)))
   return [min(32 * 2**i, 256) for i in range(num_halvings)]
 
 
 def _check_divisible(image_shape: ImageShape, channels: Sequence[int]) -> None:
-  """Refuse images that convolutions cannot halve without a rest."""
+  """Refuse images that convolutions cannot halve without a remainder."""
   check_sizes('channels', channels)
   height, width, _ = image_shape
   reduction = 2 ** len(channels)

@@ -1,4 +1,4 @@
-r"""Trains and evaluates the runs of a grid, and reports them together.
+r"""Train and evaluate the runs of a grid, and report them together.
 
   python -m geco_jax.sweep --config=configs/digits_vae.py --workdir=runs/sweep \
       --config.sweep="[{'constraints.re.kappa': [0.06, 0.1]}, {'seed': [0, 1]}]"
@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(grid: Sequence[Point], workdir: str) -> dict[str, str]:
-  """Run what is not finished; return why each run that failed did."""
+  """Run what is not finished; return why runs failed, by name."""
   executor, width = flags.FLAGS.executor, flags.FLAGS.runs_at_once
   if width is not None and executor in ('local', 'slurm'):
     raise UserError(
@@ -139,7 +139,7 @@ def _report(grid: Sequence[Point], workdir: str) -> None:
 
 
 def _num_cpu_devices(grid: Sequence[Point]) -> int:
-  """Return into how many devices to split a CPU: a run for each core.
+  """Return the number of devices to split a CPU into: one run per core.
 
   Every run must still be able to share a batch between them.
   """

@@ -10,9 +10,9 @@ from geco_jax.io import by_products
 from geco_jax.io import run_folder
 from geco_jax.sweep.grid import Point
 
-SPLITS = ('train', 'test')  # What each run is evaluated on.
+SPLITS = ('train', 'test')  # The splits on which each run is evaluated.
 _NUMBER = (int, float)
-# What has to be in an evaluation, of each split and of each constraint.
+# The required content of an evaluation, for each split and each constraint.
 _RECORD = {
   **dict.fromkeys(('rmse', 'kl_nats', 'nll_nats_per_dim'), _NUMBER),
   **{'split': str, 'step': int, 'constraints': dict},
@@ -24,7 +24,7 @@ _CONSTRAINT = {
 
 
 def mend(grid: Sequence[Point], workdir: str) -> None:
-  """Make the config.json of begun runs anew where it is missing or damaged.
+  """Rewrite the config.json of begun runs where it is missing or damaged.
 
   Raises:
     UserError: if the folder of one is another run's.

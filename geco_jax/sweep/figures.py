@@ -15,7 +15,7 @@ from geco_jax.sweep.results import Line
 from geco_jax.sweep.results import Result
 
 _STYLES = ('-', '--', ':', '-.')
-_ROWS = ('data', 'reconstructions', 'samples')  # The last ones of the grids.
+_ROWS = ('data', 'reconstructions', 'samples')  # The last rows of the grids.
 
 
 def plane(
@@ -23,8 +23,8 @@ def plane(
 ) -> Figure:
   """Return the information plane: NLL against KL, training images.
 
-  There is a line per `Line` through the means over the seeds, the small points;
-  test images are dashed.
+  There is a line per `Line` through the means over the seeds, which are small
+  points; test images are dashed.
 
   Args:
     lines: the sweep's.

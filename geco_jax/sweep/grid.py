@@ -34,9 +34,9 @@ _FORM = "config.sweep must be like [{'seed': [0, 1]}]"
 class Point(NamedTuple):
   """One run of a grid."""
 
-  name: str  # The folder's name: swept values, each behind its short name.
+  name: str  # The folder's name: swept values, each after its short name.
   values: dict[str, Any]  # Swept values by dotted name.
-  config: ConfigDict  # The run's own, without `sweep`.
+  config: ConfigDict  # Config of the run, without `sweep`.
 
 
 def points(config: ConfigDict) -> list[Point]:

@@ -60,7 +60,7 @@ def run_here(
     show_progress: whether to draw progress bars on stderr.
 
   Returns:
-    Why each run that failed did, for people, by name; `ERROR_LOG` in its
+    The reason for people, by name, of each run that failed; `ERROR_LOG` in its
     folder has the traceback if it could be written. The others are finished.
 
   Raises:
@@ -75,7 +75,7 @@ def run_here(
   failed = {}
   names = {point.name for point in todo}
   with contextlib.ExitStack() as stack:
-    # A finished sweep can be read where nothing can be written, a lock neither.
+    # A finished sweep needs no lock: it may be where nothing can be written.
     if alone and todo:
       stack.callback(lock.Lock(workdir).close)
     completion.mend(grid, workdir)
@@ -85,7 +85,7 @@ def run_here(
     for key, group in _by_experiment(grid).items():
       left = [point for point in group if point.name in names]
       if left:
-        experiment = experiments.pop(key)  # Not kept when its runs are through.
+        experiment = experiments.pop(key)  # Freed after its runs.
         untrained = any(not _is_trained(point, workdir) for point in left)
         choose = untrained and len(group) > 1
         width = choose_width(experiment, group) if choose else 1
@@ -159,7 +159,7 @@ def _run_group(
         failed[name] = _explain(folder, errors[name])
         say(f'failed: {name}: {failed[name]}; the others go on')
       else:
-        with contextlib.suppress(OSError):  # There is none, as a rule.
+        with contextlib.suppress(OSError):  # Usually there is none.
           os.remove(os.path.join(folder, ERROR_LOG))
   return failed
 
@@ -167,7 +167,7 @@ def _run_group(
 def _is_trained(point: Point, workdir: str) -> bool:
   try:
     step = latest_step(os.path.join(workdir, point.name))
-  except (OSError, UserError):  # Said when it is to be trained.
+  except (OSError, UserError):  # Reported when it is trained.
     return False
   return step == point.config.num_steps
 
@@ -193,7 +193,7 @@ def _train(chunk, workdir, experiment, width, show_progress):
 
 @contextlib.contextmanager
 def _failing(errors: dict[str, Exception], names: Iterable[str]):
-  """Make an error that of runs; the others go on."""
+  """Record an error as these runs' failure; the others go on."""
   try:
     yield
   except Interrupted:

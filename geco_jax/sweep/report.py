@@ -55,8 +55,8 @@ def write(
 ) -> list[Result]:
   """Write a sweep's report, of the runs that are finished.
 
-  But for its footer it depends on the folders of the runs alone: not on when
-  they were trained, nor how, but for the number of runs at once, device and
+  Except for its footer it depends on the folders of the runs alone: not on when
+  or how they were trained, except for the number of runs at once, device and
   version.
 
   Args:
@@ -81,7 +81,7 @@ def write(
   write_text(os.path.join(workdir, PAGE), page)
   table = sweep_results.as_csv(results)
   write_text(os.path.join(workdir, TABLE), table)
-  # Of earlier versions, which had every run twice.
+  # From earlier versions, which wrote every run twice.
   shutil.rmtree(os.path.join(workdir, 'tensorboard'), ignore_errors=True)
   for result in results:
     logs.write_evaluation(
@@ -155,7 +155,7 @@ trained at once, which --runs_at_once fixes. {_trained_by(results)}</p>
 
 
 def _trained_by(results: Sequence[Result]) -> str:
-  """Return by what the runs were trained, as far as they know."""
+  """Return what the runs were trained with, as far as they record it."""
   sessions = [s for r in results for s in provenance.read(r.folder)]
   texts = {
     f'{s["device"]} by geco_jax {s["version"]}'

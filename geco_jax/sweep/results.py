@@ -44,10 +44,10 @@ class Result(NamedTuple):
 
 
 class Line(NamedTuple):
-  """Runs that differ in kappa or seed alone, or in what there is to differ."""
+  """Runs that differ in kappa or seed or, without either, in what is swept."""
 
-  name: str  # What the other lines have differently, '' where there is none.
-  places: Mapping[str, Sequence[Result]]  # The seeds, by what is swept else.
+  name: str  # The values that set this line apart; '' if none.
+  places: Mapping[str, Sequence[Result]]  # Seeds, by the other values.
 
 
 def read(grid: Sequence[Point], workdir: str) -> list[Result]:
@@ -141,7 +141,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def numbers(result: Result) -> dict[str, float]:
-  """Return what was measured of a run, as it was measured, by name."""
+  """Return the measures of a run, not rounded, by name."""
   values = {}
   for split in SPLITS:
     for name in ('rmse', 'kl_nats', 'nll_nats_per_dim'):

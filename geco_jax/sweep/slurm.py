@@ -27,7 +27,7 @@ from geco_jax.sweep import completion
 from geco_jax.sweep import local
 from geco_jax.sweep.grid import Point
 
-_FOLDER = 'jobs'  # Subfolder of a sweep's: submitit's files and `_IDS`.
+_FOLDER = 'jobs'  # Subfolder of the sweep: submitit's files and `_IDS`.
 _MODULE = 'submitit'  # Stands in the command lines of its processes.
 _IDS = 'ids.json'  # Run's name -> id of its latest job.
 _POLL_SECONDS = {'slurm': 15.0, 'local': 1.0}
@@ -39,7 +39,7 @@ class _Job(NamedTuple):
   point: Point
   workdir: str
   data_dir: str | None
-  path: Sequence[str] = ()  # Where modules are found, `config.imports`' too.
+  path: Sequence[str] = ()  # Folders of modules, also of own parts.
 
   def __call__(self) -> None:
     """Train and evaluate the run."""
@@ -76,7 +76,7 @@ def run_jobs(
     data_dir: TFDS's folder.
 
   Returns:
-    Where to read why, by name, of the runs that failed.
+    Where to read the reason, by name, of each run that failed.
 
   Raises:
     UserError: if submitit or the cluster is not there, an option is unknown,
@@ -129,7 +129,7 @@ class _Queue:
     """Submit the job of a run."""
     path = [os.path.abspath(folder) for folder in sys.path]
     run = _Job(point, self._workdir, self._data_dir, path)
-    with signals.ctrl_c_ignored():  # By jobs of this machine, which go on.
+    with signals.ctrl_c_ignored():  # Local jobs ignore it too: they go on.
       job = self._executor.submit(run)
     self._jobs[point.name] = job
     self.running[point.name] = self._ids[point.name] = job.job_id
@@ -164,7 +164,7 @@ class _Queue:
       job = _submitit().SlurmJob(folder=self._folder, job_id=job_id)
     if job is not None:
       return not job.done()
-    # A local job's id is its process's, which another may have by now.
+    # A local job's id is a process id, which another process may have by now.
     return _MODULE in _command_line(job_id)
 
 
@@ -199,7 +199,7 @@ def _submitit():
 
 
 def _command_line(process_id: str) -> str:
-  """Return a process's command line, '' if this machine has none such."""
+  """Return a process's command line, '' if there is no such process here."""
   try:
     with open(f'/proc/{process_id}/cmdline') as file:
       return file.read()

@@ -31,7 +31,7 @@ from geco_jax.step import training_images
 from geco_jax.sweep.grid import Point
 
 _FILE = 'runs_at_once.json'  # Widths by experiment and number of devices.
-_DISPATCHES = 3  # The median of these is what counts.
+_DISPATCHES = 3  # The median of these counts.
 
 # An experiment and the runs that share it -> how many to train at once.
 ChooseWidth = Callable[[Experiment, Sequence[Point]], int]
@@ -55,7 +55,7 @@ def remembered_width(workdir: str) -> ChooseWidth:
     known = by_products.read(path, by_products.counts) or {}
     setting = f'[{experiment.key}, {parallel.num_devices()}]'
     key = hashlib.sha256(setting.encode()).hexdigest()[:16]
-    if known.get(key, 1) > len(points):  # Of a grid that was larger.
+    if known.get(key, 1) > len(points):  # From a larger grid.
       width = known.pop(key)
       logging.warning('%s says %d at once of %d runs', path, width, len(points))
     if key not in known:
@@ -80,8 +80,8 @@ def on_accelerators(workdir: str) -> ChooseWidth:
 def fastest_width(experiment: Experiment, points: Sequence[Point]) -> int:
   """Return how many of the runs to train at once; say why.
 
-  A few steps are taken in each way. On a CPU with one device only one run after
-  another comes into question.
+  A few steps are timed for each number. On a CPU with one device, the only
+  choice is one run after another.
 
   Args:
     experiment: of all of the runs.
@@ -126,14 +126,14 @@ def _steps_per_second(experiment: Experiment, points: Sequence[Point]) -> float:
   with timed(experiment, points) as take:
     seconds = [take(most) for _ in range(1 + _DISPATCHES)]
   steps = len(points) * most
-  return steps / float(np.median(seconds[1:]))  # The first compiled.
+  return steps / float(np.median(seconds[1:]))  # The first call compiles.
 
 
 @contextlib.contextmanager
 def timed(
   experiment: Experiment, points: Sequence[Point]
 ) -> Iterator[Callable[[int], float]]:
-  """Yield what takes the first steps of runs, whose results nobody keeps.
+  """Yield a function that takes first steps of runs and drops the results.
 
   Args:
     experiment: of all of the runs.

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Up to so many dimensions of the data, the sum over them is written out.
+# Most dimensions of the data over which the sum is written out.
 _MAX_FUSED_DIMS = 8
 
 

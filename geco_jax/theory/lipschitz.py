@@ -13,7 +13,7 @@ so that `(D + Lap) psi = D F` with `Lap = diag(W 1) - W`. This is
 
     psi = P F,   P = [I + diag(2 beta / (pi_a sum_i m_ia)) Lap]^-1,
 
-in symmetric form, that also stands where no datum uses a tile (D_a = 0).
+in symmetric form, which also holds where no datum uses a tile (D_a = 0).
 
 Departs from the paper: Eq. 24 differentiates the second term with the wrong
 sign and half the size, and Eq. 25 has n where Eq. 21 divides by n
@@ -35,14 +35,14 @@ import threadpoolctl
 from geco_jax.theory import fixed_points
 from geco_jax.theory.fixed_points import Tiles
 
-# A tile's sum of W over its D at the start, in the mean over tiles.
+# A tile's sum of W over its D at the start, averaged over tiles.
 _FIRST_STRENGTH = 1e-2
 # Least D over its mean: a tile that no datum uses has D = 0, and no solution.
 _MIN_PRECISION_SHARE = 1e-9
 # Least Omega~ over the first: a multiplier near 0 would take long to grow back.
 _MIN_MULTIPLIER_SHARE = 1e-3
 # Psi this much steeper than L passes for flat. The last such is returned, as
-# the multipliers are nearest to the dual's optimum in the end.
+# the multipliers are nearest to the dual's optimum at the end.
 _SLOPE_MARGIN = 0.01
 _MAX_LAST_STEPS = 500  # Steps of dual ascent after the last iteration.
 
@@ -81,8 +81,8 @@ class LipschitzPoints(NamedTuple):
 def pairs_within(tiles: Tiles, radius: float) -> Pairs:
   """Return the pairs of tiles whose centers are at most `radius` apart.
 
-  Points of two cubes of side h, d dimensions, are in the mean squared
-  `||c_a - c_b||^2 + d h^2 / 6` apart. With `side=0` slopes are those between
+  The mean squared distance of points of two cubes of side h in d dimensions is
+  `||c_a - c_b||^2 + d h^2 / 6`. With `side=0` slopes are those between
   the centers.
 
   Args:
@@ -90,7 +90,7 @@ def pairs_within(tiles: Tiles, radius: float) -> Pairs:
     radius: > 0; from sqrt(d) on, all pairs are within it.
 
   Raises:
-    ValueError: if no pair is so near.
+    ValueError: if no pair is that near.
   """
   tree = spatial.cKDTree(tiles.centers)
   pairs = tree.query_pairs(radius * (1 + 1e-9), output_type='ndarray')
@@ -217,7 +217,7 @@ def _ascend(
   tolerance,
   projection=project,
 ):
-  """Do as `dual_ascent`, whose BLAS has one thread: more would cost time."""
+  """Run `dual_ascent` in one thread of BLAS: more would cost time."""
   precision = np.maximum(precision, _MIN_PRECISION_SHARE * precision.mean())
   limits = lipschitz**2 * pairs.squared_distance
   initial = _first_multipliers(precision, pairs, limits)
@@ -254,7 +254,7 @@ def lipschitz_fixed_points(
   """Iterate `psi <- P F(psi)`, smoothed, under a uniform prior.
 
   Every step takes one step of dual ascent from the multipliers of the last.
-  In the end, psi is projected until no slope exceeds
+  At the end, psi is projected until no slope exceeds
   (1 + slope_tolerance) L.
 
   Args:

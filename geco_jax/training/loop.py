@@ -54,7 +54,7 @@ def train(
   """Train a run to its end, from its latest checkpoint if it has one.
 
   Args:
-    config: see configs/; its `sweep` is passed over.
+    config: see configs/; its `sweep` is ignored.
     workdir: for checkpoints, logs and pictures; created if need be.
     data_dir: of TFDS.
     experiment: of the run, for callers that have it already.
@@ -96,8 +96,8 @@ def train_together(
   Args:
     configs: of the runs, by workdir.
     experiment: of all of these runs.
-    width: for checkpoints to say, of how many these are the rest; None is of
-      as many.
+    width: number of runs trained together, which checkpoints record; these may
+      be the rest of them. None is the number of these.
     show_progress: whether to say what is trained and draw a progress bar, on
       stderr.
 
@@ -138,7 +138,7 @@ def _open(
 
 def _train_all(runs, layout, show_progress):
   """Train runs to their ends and close them; return each's failure or None."""
-  experiment = runs[0].experiment  # That of all.
+  experiment = runs[0].experiment  # All share it.
   take_steps = dispatch(experiment, layout)
   compiled = compiled_layouts(experiment)
   inputs = layout.place([run.inputs.as_arrays() for run in runs])
@@ -215,15 +215,15 @@ def _announce(runs: Sequence[Run], is_compiled: bool) -> None:
   if not active:
     return
   first, step = active[0], min(run.step for run in active)
-  what, where = f'{first.subject}, ', first.workdir
+  subject, where = f'{first.subject}, ', first.workdir
   if len(active) > 1:
-    what = f'{len(active)} runs at once, each {what}'
+    subject = f'{len(active)} runs at once, each {subject}'
     where = f'{where} and {len(active) - 1} more'
   if len({run.terms for run in active}) == 1 and first.terms:
-    what += f'{first.terms}, '
+    subject += f'{first.terms}, '
   steps = f'steps {step + 1:,} to ' if step else ''
   console.say(
-    f'training {what}{steps}{first.config.num_steps:,}'
+    f'training {subject}{steps}{first.config.num_steps:,}'
     f'{"" if step else " steps"} on {parallel.devices_in_words()}, in {where}'
     f'{"" if is_compiled else _COMPILES}'
   )
@@ -231,7 +231,7 @@ def _announce(runs: Sequence[Run], is_compiled: bool) -> None:
 
 @contextlib.contextmanager
 def _failing(failures: list[Exception | None], index: int):
-  """Make an error that of one run, which then stops; its first one is kept."""
+  """Record an error as one run's failure, and keep its first; the run stops."""
   try:
     yield
   except Exception as error:  # Full disks, losses that are not finite, ...
@@ -250,11 +250,11 @@ class _Loop:
     shows: bool,
   ):
     self._runs = runs
-    self._failures = failures  # Of each run, filled in here.
+    self._failures = failures  # One per run, filled in here.
     self._layout = layout
     self._take_steps = take_steps
-    self._pending = None  # What was not noted yet.
-    self._since = time.monotonic()  # When what was noted last was complete.
+    self._pending = None  # Metrics that are not noted yet.
+    self._since = time.monotonic()  # When the last noted ones were complete.
     self._pace = _Pace(runs[0].config.steps_per_dispatch)
     self._progress = console.Progress(
       max(run.config.num_steps for run in runs),
@@ -267,7 +267,7 @@ class _Loop:
 
     Args:
       memory: of signals.
-      reports: whether to say how long the first step compiled.
+      reports: whether to say how long the first step took to compile.
     """
     states = self._layout.place([run.state for run in self._runs])
     self._since = time.monotonic()
@@ -285,11 +285,11 @@ class _Loop:
             console.say(f'compiled in {seconds:.0f} s')
         for index in active:
           self._runs[index].step += num_steps
-        # While the devices are busy with these steps, those before are noted.
+        # While the devices take these steps, the previous ones are noted.
         self._note_pending()
         steps = {i: self._runs[i].step for i in active}
         self._pending = steps, num_steps, step_metrics
-        if self._pace.is_slow:  # A signal waits for no second call then.
+        if self._pace.is_slow:  # Then signals wait for one call only.
           self._note_pending()
         number = memory.number
         stop = parallel.any_process(number is not None)
@@ -331,7 +331,7 @@ class _Loop:
     self._since = time.monotonic()
 
   def _active(self) -> list[int]:
-    """Return which runs go on. The others' numbers are passed over."""
+    """Return which runs go on. The others' numbers are ignored."""
     return [
       index
       for index, run in enumerate(self._runs)
@@ -362,7 +362,7 @@ class _Pace:
     return self.num_steps < self._most
 
   def add(self, num_steps: int, seconds: float) -> None:
-    """Take in how long a call took."""
+    """Note how long a call took."""
     self._calls += 1
     if parallel.on_accelerator() or self._calls == 1:  # It compiled.
       return

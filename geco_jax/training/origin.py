@@ -34,7 +34,7 @@ def find(
     is_new: whether what `workdir` says is of a run that this one replaces.
 
   Raises:
-    UserError: if the run was begun otherwise, or there is no checkpoint.
+    UserError: if the run began differently, or there is no checkpoint.
   """
   recorded = None if is_new else run_folder.origin(workdir)
   known = Origin(recorded['workdir'], recorded['step']) if recorded else None

@@ -36,7 +36,7 @@ class Recorder(Run):
 
   Attributes:
     experiment: what is compiled, shared with runs that differ in inputs alone.
-    inputs: what it has of its own.
+    inputs: its own values.
   """
 
   state: TrainState
@@ -58,9 +58,9 @@ class Recorder(Run):
       workdir: its folder.
       experiment: see above.
       inputs: see above.
-      origin: of `first_params`, for the folder to know; None if they are drawn.
+      origin: of `first_params`, which the folder records; None if drawn.
       first_params: what a new run begins with; None draws them.
-      runs_at_once: with how many it is trained, for its checkpoints to say.
+      runs_at_once: how many are trained together, which checkpoints record.
     """
     self.experiment = experiment
     self.inputs = inputs
@@ -76,14 +76,14 @@ class Recorder(Run):
         return state
       return state._replace(params=first_params)
 
-    # Last, so that a folder is claimed for nothing that is refused above.
+    # Last, so that no folder is claimed for a run that is refused above.
     like = state_like(experiment)
     super().__init__(config, workdir, like, first_state, runs_at_once)
 
   def claim(self) -> None:
-    """Make the folder this run's, with what its images are like, its origin.
+    """Make the folder this run's; record the form of its images, its origin.
 
-    Refuse that of a run on other data.
+    Refuse the folder of a run on other data.
     """
     dataset, sha256 = self.experiment.dataset, data_sha256(self.experiment)
     run_folder.check_data(self.workdir, dataset.name, sha256)
@@ -148,7 +148,7 @@ class Recorder(Run):
       placed(self.experiment, self._validation_images),
     )
     if not all(np.all(np.isfinite(mean)) for mean in means.values()):
-      # The last update broke what its own loss did not see yet.
+      # The last update broke the parameters: its own loss came before.
       self._stop_not_finite(self.step + 1)
     if self._writes:
       self._write_validation(means)
@@ -172,7 +172,7 @@ class Recorder(Run):
     path = os.path.join(self.workdir, 'progress.png')
     try:
       pictures.save_png(path, picture, labels)
-    except UnwritableError as error:  # A run does not end for a picture.
+    except UnwritableError as error:  # A missing picture ends no run.
       logging.warning('%s', error)
     self._writer.image(self.step, 'data_reconstructions_samples', picture)
     if self.is_finished:
@@ -205,7 +205,7 @@ def score(kl_nats: float, violations: Mapping[str, float], tolerance: float):
     kl_nats: mean KL, of held-out data.
     violations: relative ones by constraint, of the training data, which is
       what the constraints speak of.
-    tolerance: up to which a violation counts as none.
+    tolerance: the largest violation that counts as none.
   """
   worst = max(violations.values())
   return kl_nats if verdicts.is_met(worst, tolerance) else 1e9 * (1 + worst)

@@ -1,4 +1,4 @@
-"""What the training loop asks of a run, and what all kinds of runs do alike."""
+"""What the training loop asks of a run, and what all kinds of runs share."""
 
 import abc
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ class Run(abc.ABC):
   """A run while it is being trained: its folder, checkpoints and log.
 
   Attributes:
-    config: of the run; read are `num_steps`, `checkpoint_every` and
+    config: of the run; it has `num_steps`, `checkpoint_every` and
       `steps_per_dispatch`, over which a line of the log is the mean.
     workdir: its folder.
     state: the latest that was saved or restored, NumPy arrays.
@@ -43,7 +43,7 @@ class Run(abc.ABC):
       workdir: its folder, created if need be.
       like: NumPy arrays with a state's structure, shapes and types.
       first_state: () -> the state before the first step.
-      runs_at_once: with how many it is trained.
+      runs_at_once: how many are trained together.
 
     Raises:
       UserError: if the folder is another run's, cannot be written, or none of
@@ -64,7 +64,7 @@ class Run(abc.ABC):
       raise
 
   def claim(self) -> None:
-    """Make the folder this run's; refuse that of another."""
+    """Make the folder this run's; refuse the folder of another run."""
     run_folder.claim(self.workdir, self.config)
 
   def _open(self, like, first_state):
@@ -81,7 +81,7 @@ class Run(abc.ABC):
       }
       console.say(f'continuing from step {restored.step} in {self.workdir}')
     self.step = int(self.state.step)
-    self._timed = 0, 0.0  # Steps noted here since the last line, seconds.
+    self._timed = 0, 0.0  # Steps noted since the last line, and seconds.
     self._text = ''
     self._writes = parallel.is_main_process()
     if self._writes:
@@ -99,11 +99,11 @@ class Run(abc.ABC):
   @property
   @abc.abstractmethod
   def subject(self) -> str:
-    """What is trained on what, in words."""
+    """What is trained, and on what, in words."""
 
   @property
   def terms(self) -> str:
-    """What it is held to, in words; '' is nothing."""
+    """The constraints on it, in words; '' if there are none."""
     return ''
 
   @property
@@ -153,7 +153,7 @@ class Run(abc.ABC):
   def save(self, state: Any) -> None:
     """Save a checkpoint, scored on the validation split if it is due.
 
-    One that is not due, as a signal asks for, leaves nothing that would tell
+    A save that is not due, as after a signal, leaves nothing that would tell
     the run from one that was not interrupted.
 
     Args:

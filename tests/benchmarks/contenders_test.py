@@ -1,4 +1,4 @@
-"""What is timed takes the steps that it is said to take."""
+"""Contenders take as many steps as they say."""
 
 import jax
 import pytest

@@ -10,7 +10,7 @@ from benchmarks import workers
 from benchmarks.workers import Worker
 
 NUM_STEPS = 4
-SECONDS = 0.01  # Of a call, at least.
+SECONDS = 0.01  # The shortest time of a call.
 ROUNDS = 2
 
 
@@ -74,7 +74,7 @@ def test_no_program_runs_while_another_is_timed(measured):
   intervals = []
   for name in ('a', 'b'):
     calls = crew[name].ask(calls_of, 300)
-    # Those of the warm-up may meet the other's.
+    # Warm-up calls may meet the other program's.
     intervals += calls[workers.NUM_WARMUPS :]
   assert len(intervals) > 2 * ROUNDS
   intervals.sort()

@@ -16,7 +16,7 @@ def test_what_fades_into_noise_is_less_sure():
   shares = (targets[:, 2] - 1 / 4) / (1 - 1 / 4)
   others = (1 - targets[:, 2]) / 3
   np.testing.assert_allclose(targets[:, 0], others, atol=1e-6)
-  # What is not the image's share is noise in [0, 1].
+  # All but the image's share is noise in [0, 1].
   noise = faded - shares[:, None, None, None] * image[None]
   assert noise.min() > -1e-5
   assert np.all(noise.max(axis=(1, 2, 3)) <= 1 - shares + 1e-5)

@@ -12,10 +12,10 @@ from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
 
 
-def splits_of(images, change=lambda image: image, of_split='train'):
+def splits_of(images, change=lambda image: image, changed_split='train'):
   """Return three equal splits, the images of one of them changed."""
   splits = dict.fromkeys(('train', 'validation', 'test'), images)
-  splits[of_split] = images._replace(image=change(images.image))
+  splits[changed_split] = images._replace(image=change(images.image))
   return splits
 
 

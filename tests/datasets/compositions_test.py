@@ -219,9 +219,9 @@ def test_micro_mnist_is_seven_digits_of_each_split_always_the_same():
   for name, images in first.splits.items():
     assert len(np.unique(images.image, axis=0)) == 7
     np.testing.assert_array_equal(images.image, second.splits[name].image)
-    of_base = digits().splits[name].image
+    base_images = digits().splits[name].image
     for image in images.image:
-      assert (of_base == image).all(axis=(1, 2, 3)).any()
+      assert (base_images == image).all(axis=(1, 2, 3)).any()
 
 
 @pytest.mark.parametrize('name', COMPOSITIONS)

@@ -43,7 +43,7 @@ _CHILD = """
 
   def run(name, folder):
     train(config_of(name), folder, data_dir=data_dir, show_progress=False)
-    # Of the training images, too, the squared error is summed up for sigma_opt.
+    # This sums the squared error of the training images too, for sigma_opt.
     evaluate(folder, ('test',), data_dir=data_dir)
 
   peak = 0.0

@@ -134,7 +134,7 @@ def test_distances_are_to_the_test_split(make_dataset, network):
   _, features, _ = frechet.extractor(
     pretrained.load(network), None, dataset.image_shape
   )
-  # Of as many training images: all subsets of 13 are not 45.
+  # Expected: 13 of the 45 training images, as many as there are test images.
   test, train_split = (
     np.asarray(features(jnp.asarray(dataset.splits[k].image) / 255))
     for k in ('test', 'train')

@@ -38,7 +38,7 @@ def trained(
   monkeypatch.setattr(Recorder, 'log', remembered)
   config = tiny_config()
   config.multipliers.kwargs.step_size = 1e-4  # They stay where they start.
-  # Of natural multipliers, 1 / (2 kappa^2), these are 1, 0.1 and 5.
+  # In natural multipliers, 1 / (2 kappa^2), these are 1, 0.1 and 5.
   initial = [1 / (2 * 0.9**2), 0.1 / (2 * 0.2**2), 5 / (2 * 0.2**2)]
   config.sweep = (
     {

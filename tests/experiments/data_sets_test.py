@@ -14,7 +14,7 @@ from geco_jax.evaluation.pictures import shown_batch
 
 @pytest.fixture
 def flag_values():
-  """Yield flags that a test may set; they are undefined again behind it."""
+  """Yield flags that a test may set; they are undefined again afterward."""
   data_sets.define_flags()
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()

@@ -136,7 +136,7 @@ def test_until_rest_a_row_trains_what_is_planned_at_most(tmp_path, monkeypatch):
     return [runs.Result(run, *[None] * 5) for run in some]
 
   def curve(*_):
-    raise InterruptedError  # What was to be seen is over.
+    raise InterruptedError  # Enough has been seen.
 
   monkeypatch.setattr(runs, 'train_all', train_all)
   monkeypatch.setattr(figure_4.rest, '_is_at_rest', lambda *_: False)

@@ -68,7 +68,7 @@ def test_clipped_update_is_its_recurrence():
 
 @pytest.mark.parametrize('decay', [0.0, 0.95])
 def test_pi_update_is_the_sum_and_the_average_of_the_errors(decay):
-  """Of all, since none of them takes the multiplier below 0."""
+  """Over all errors, since none of them takes the multiplier below 0."""
   errors = 1 + np.sin(np.arange(300) / 20)
   powers = decay ** np.arange(300)
   above = (1 - decay) * np.convolve(errors - errors[0], powers)[:300]
@@ -203,7 +203,7 @@ def test_where_geco_met_nothing_another_rules_multiplier_serves_within_bounds():
     made_run('clipped', 1_000, 20.0, 0.0, multiplier=1e6),
   ]
   first, second = multiplier_comparison.compared(runs)
-  # That of no rate-distortion function is above the natural one.
+  # No rate-distortion function has a multiplier above the natural one.
   assert first['kl_at_constraint'] == pytest.approx(16 + NATURAL * 0.64 * 0.1)
   assert second['relative'] == pytest.approx(20 / 19.2)
   (alone,) = multiplier_comparison.compared(runs[:1])
@@ -220,7 +220,7 @@ def test_of_several_constraints_each_has_its_multiplier():
   assert each['kl_at_constraint'] == pytest.approx(
     16 + 0.64 * (10 * 0.01 - 2 * 0.3)
   )
-  assert multiplier_comparison.offset(each) == 0.01  # Not that of the slack.
+  assert multiplier_comparison.offset(each) == 0.01  # Not the slack one.
 
 
 CONTENT = {
@@ -355,12 +355,14 @@ def test_rules_of_a_task_share_its_model_and_the_programs_that_evaluate_it(
   assert first.experiment is same.experiment
   assert first.experiment is not other.experiment
   assert first.experiment.model is other.experiment.model
-  means, of_other = (
+  means, other_means = (
     split_means(job.experiment, likelihood=True) for job in (first, other)
   )
-  assert means is of_other
-  steps, of_other = (train_steps(job.experiment, 1) for job in (first, other))
-  assert steps is not of_other
+  assert means is other_means
+  steps, other_steps = (
+    train_steps(job.experiment, 1) for job in (first, other)
+  )
+  assert steps is not other_steps
 
 
 def test_what_cannot_be_trained_is_said(command, tmp_path, monkeypatch, capsys):

@@ -84,7 +84,7 @@ def strings_below(module):
 
 def test_results_are_the_files_that_the_page_of_claims_reads():
   written = {name for row in all_rows('full') for name in row.numbers.values()}
-  # What is put together by hand of runs of `geco_jax.train`.
+  # A file put together by hand from runs of `geco_jax.train`.
   assert {claim.file for claim in CLAIMS} - written == {'conv_draw.json'}
 
 

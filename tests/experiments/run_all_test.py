@@ -42,7 +42,7 @@ class Machine:
     self.workdir = workdir
     self.now = 1_000.0
     self.started = []
-    self.codes = {}  # By the first words of a command line.
+    self.codes = {}  # Exit codes by the first words of a command line.
 
   def start(self, words, seconds, stopping, log):
     assert seconds > 0 and not stopping.is_set() and log is None
@@ -231,7 +231,7 @@ class Crowd:
   """Takes commands until each is told to end, or all are to stop."""
 
   def __init__(self):
-    self.logs = {}  # Of the commands so far, by figure.
+    self.logs = {}  # Logs of the commands so far, by figure.
     self.ends = collections.defaultdict(threading.Event)
 
   def start(self, words, seconds, stopping, log):

@@ -18,7 +18,7 @@ import tensorstore as ts
 
 FOLDER = 'FOLDER'  # In arguments: the folder that a command fills.
 ROOT = pathlib.Path(__file__).parents[2]
-SEED = int(os.environ.get('FAULTS_SEED', 0))  # Of moments and damages.
+SEED = int(os.environ.get('FAULTS_SEED', 0))  # Seed of moments and damages.
 SECONDS = 300  # No command takes longer, on however busy a machine.
 # These differ from run to run, or tell of troubles that were.
 _BESIDE = ('.lock', 'tensorboard', 'error.log', 'run.json')
@@ -45,7 +45,7 @@ class Command(NamedTuple):
 
   module: str
   arguments: tuple[str, ...]
-  # Whose finished folder it starts from, if not from an empty one.
+  # Command whose finished folder it starts from; None is an empty one.
   after: str | None = None
   watched: str = '.'  # The part of its folder that matters.
   environment: Mapping[str, str] = {}

@@ -73,7 +73,7 @@ class Whole(NamedTuple):
   folder: pathlib.Path
   left: dict[str, Any]
   seconds: float
-  num_paths: int  # That came below what is watched.
+  num_paths: int  # New paths below the watched part.
 
 
 @pytest.fixture(scope='session')

@@ -34,7 +34,7 @@ BY_PRODUCTS = (
   'best.json',
   'data.json',
 )
-# What is drawn of the logs of a sweep's runs, no line of which has a digest.
+# Files made from the logs of a sweep's runs, whose lines have no digests.
 DRAWN = {
   *('constraints.png', 'multipliers.png', 'report.html'),
   'information_plane.json',
@@ -101,8 +101,8 @@ def outcome(damaged: pathlib.Path, path: str, commands: list[Command], whole):
   )
   assert not is_read and unit(path) != newest, f'{wrong} differ: {printed}'
   is_said = name in printed or unit(path) in printed
-  what = 'an older checkpoint' if 'checkpoints' in path else name
-  return f'equal but for {what}, ' + (
+  lost = 'an older checkpoint' if 'checkpoints' in path else name
+  return f'equal but for {lost}, ' + (
     'which a warning names' if is_said else 'which was not read'
   )
 
@@ -149,7 +149,7 @@ def test_what_is_damaged_is_mended_or_refused(
     folder = tmp_path / 'damaged'
     shutil.copytree(sound, folder)
     DAMAGES[damage](folder / path, rng)
-    # What the first mends the second need not see.
+    # The second need not see what the first has mended.
     again = commands[:1] if 'checkpoints' in path else commands
     try:
       count(

@@ -1,4 +1,4 @@
-"""Of two processes in one folder the second is refused."""
+"""The second of two processes in one folder is refused."""
 
 import signal
 

@@ -205,7 +205,9 @@ def scalars(path):
 
 
 def test_tensorboard_has_every_run_once_with_its_evaluation(grid, sweep):
-  (sweep / 'tensorboard' / 'seed_0').mkdir(parents=True)  # Of earlier versions.
+  (sweep / 'tensorboard' / 'seed_0').mkdir(
+    parents=True
+  )  # From earlier versions.
   for _ in range(2):
     report.write(grid, str(sweep))
   folders = glob.glob(f'{sweep}/**/events*', recursive=True)

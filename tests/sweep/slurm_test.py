@@ -123,7 +123,7 @@ def test_jobs_of_an_earlier_process_are_waited_for_not_submitted_again(
   monkeypatch.setattr(local, 'run_here', lambda *_, **__: None)
   slurm.run_jobs(grid, str(tmp_path), 'local')
   assert polled_ids == ['11'] * 4
-  assert len(executor.jobs) == 1  # That of seed_1.
+  assert len(executor.jobs) == 1  # The job of seed_1.
 
 
 @pytest.mark.parametrize('content', ['', '[]', '{"seed_0": 11}', '3'])

@@ -322,7 +322,7 @@ def test_the_first_line_says_what_is_trained_and_whether_it_compiles(
 def leavings(workdir):
   """Return what a run leaves: numbers of its log, best and kept steps."""
   logged = read_metrics(str(workdir))
-  del logged['steps_per_second']  # A clock's.
+  del logged['steps_per_second']  # It depends on a clock.
   best = (workdir / 'best.json').read_text()
   return logged, best, sorted(os.listdir(workdir / 'checkpoints'))
 

@@ -4,9 +4,9 @@ The same functions as `hk.Conv2D` and `hk.Conv2DTranspose` with SAME padding.
 XLA:CPU has a fast kernel for convolutions whose dimension labels are
 `b01f_01io->b01f`. The gradients that autodiff derives have other labels, which
 are rewritten at the top level of a program but not in the body of a loop: there
-they run ten times slower and worse. So both gradients of both convolutions are
-written here as convolutions with those labels, and on a CPU those that gain by
-it are taken by `winograd`.
+they run at least ten times slower. So both gradients of both convolutions are
+written here as convolutions with those labels, and on a CPU `winograd` takes
+over those that gain by it.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ class Conv2D(hk.Module):
 def convolve_with(module: Conv2D, x: jax.Array, w: jax.Array) -> jax.Array:
   """Return the convolution of a module, outside of a transform as well."""
   w = w[:, :, : x.shape[3]]
-  # Filled up outside of `conv2d`, so that its gradients are of full channels.
+  # Padded outside of `conv2d`, so that its gradients have all channels.
   more_in, more_out = (-n % module.channel_multiple for n in w.shape[2:])
   x = _append_zeros(x, (0, 0, 0, more_in))
   w = _append_zeros(w, (0, 0, more_in, more_out))
@@ -309,7 +309,7 @@ def _flip(w):
 
 
 def _append_zeros(x, counts):
-  """Return x with so many zeros at the end of each axis."""
+  """Return x with a number of zeros appended to each axis."""
   return jnp.pad(x, [(0, n) for n in counts]) if any(counts) else x
 
 

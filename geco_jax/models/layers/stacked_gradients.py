@@ -22,7 +22,7 @@ from geco_jax.models.layers.convolution import convolve_with
 def scan(
   step: Callable, state: Any, per_step: Any, unroll: int = 1
 ) -> tuple[Any, Any]:
-  """Return what `hk.scan` does; differentiable in reverse mode only.
+  """Return what `hk.scan` returns; differentiable in reverse mode only.
 
   Args:
     step: (state, entry of per_step) -> (state, output); no `hk.remat`. It calls
@@ -59,7 +59,7 @@ def scan(
   first = jax.tree.map(lambda x: x[0], per_step)
   hk.eval_shape(probed_step, state, (first, None))  # For the probes' shapes.
 
-  # A cotangent of a probe, which is zeros, is that of a convolution's output.
+  # Probes are zeros, whose cotangents are those of the convolutions' outputs.
   def probed_scan(probes, state, per_step):
     state, (outputs, read) = hk.scan(
       probed_step, state, (per_step, probes), unroll=unroll
@@ -102,10 +102,10 @@ def _weight_gradient(module, w, x, g):
 
 
 def _closed(function, *args):
-  """Return the function, its last argument what it closes over, and that."""
+  """Return the function with its closure as last argument, and the closure."""
   jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(*args)
   tree = jax.tree.structure(shape)
-  # Constants of NumPy's are none of the function's variables.
+  # NumPy's constants are not variables of the function.
   variables = [c for c in jaxpr.consts if isinstance(c, Tracer)]
 
   def closed(*args):

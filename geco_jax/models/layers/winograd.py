@@ -36,9 +36,9 @@ _POINTS = {
 }
 KERNEL_SIZES = tuple(_POINTS)
 _OUTPUTS = 4  # m.
-# Below these, measured on cores with AVX-512, transforms and the filling up of
+# Below these, measured on cores with AVX-512, transforms and the padding of
 # tiles cost more than the products save.
-_MIN_CHANNELS = {3: 20, 5: 12}  # In and out each, by the kernel's size.
+_MIN_CHANNELS = {3: 20, 5: 12}  # Input and output each, by kernel size.
 _MIN_TILES = 128
 _MIN_PIXEL_SHARE = 0.75  # Pixels of the image over those of all tiles.
 

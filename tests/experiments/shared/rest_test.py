@@ -154,7 +154,7 @@ def test_baselines_train_until_they_rest_and_geco_as_long_as_the_elbo(trained):
   assert [result.run for result in results] == RUNS
   assert [result.rested for result in results] == [True, True, False, None]
   steps = [result.config.num_steps for result in results]
-  assert steps == [400, 400, 1_600, 400]  # The slower seed's; at the cap.
+  assert steps == [400, 400, 1_600, 400]  # By the slower seed; at the cap.
   elbo = RUNS[0].name
   tried = [folder for folder in trained if folder.endswith(elbo)]
   assert tried == [f'w/{elbo}', f'w/steps_200/{elbo}', f'w/steps_400/{elbo}']

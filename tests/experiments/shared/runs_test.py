@@ -171,7 +171,7 @@ def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch, draw_once):
   results = runs.train_all(RUNS, str(tmp_path), num_steps=100)
   text = runs.table(results).splitlines()
   assert len(text) == 3
-  # Of the ELBO nothing was asked.
+  # The ELBO had no constraint to meet.
   assert (
     text[1].split()[-1] == f'{results[0].evaluation["nll_nats_per_dim"]:.3f}'
   )
