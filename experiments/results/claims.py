@@ -47,8 +47,8 @@ def _figure_4(
 
 # The paper's ELBOs, trained 2e6 steps, end below each kappa; short ones do not.
 _FAIR = (
-  "Compared where GECO's RMSE is not below the ELBO's; in brackets what "
-  'reconstructs better than the ELBO, and has told more.'
+  "Compared where GECO's RMSE is not below the ELBO's; runs in brackets "
+  'reconstruct better than the ELBO, which costs more KL.'
 )
 _MET = f'Constraints are met; the KL is below that of the ELBO. {_FAIR}'
 
