@@ -93,14 +93,13 @@ def test_the_demos_table_is_that_of_the_result_file(readme):
 
 def test_the_rows_of_results_are_those_of_the_result_files(readme):
   rows = []
-  evaluations = {
-    run['config']: run['evaluation'] for run in read('conv_draw')['runs']
-  }
-  for title, data in (('MNIST', 'mnist'), ('CIFAR-10', 'cifar10')):
-    cells = [
-      evaluations[f'configs/{data}_conv_draw.py:quick{suffix}']
-      for suffix in (',elbo', '')
-    ]
+  medium = read('figure_4_medium')
+  for title, data in (('CIFAR-10', 'cifar10'), ('Color-MNIST', 'color_mnist')):
+    evaluations = {
+      run['run'].removeprefix(f'{data}_conv_draw_'): run['evaluation']
+      for run in medium[data]['runs']
+    }
+    cells = [evaluations['elbo'], evaluations['geco_re_0.1']]
     rows.append(
       [
         f'{title}, ConvDRAW: KL at RMSE',
