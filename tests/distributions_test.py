@@ -11,8 +11,6 @@ from geco_jax.distributions import gaussian_nll
 from geco_jax.distributions import per_example_normal
 from geco_jax.distributions import quantized_normal_log_prob
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 LEVELS = np.arange(256) / 255
 
 

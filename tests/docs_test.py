@@ -29,7 +29,6 @@ from tests.pages import commands_of
 from tests.pages import python_blocks
 from tests.pages import read
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
 DOCS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'docs')
 
 

@@ -19,8 +19,6 @@ from geco_jax.build import run_inputs
 from geco_jax.distributions import gaussian_nll
 from geco_jax.feed import fixed_examples
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 
 def take_steps(config, dataset, num_steps, num_calls=1):
   """Return the unreplicated state after, and each step's metrics."""

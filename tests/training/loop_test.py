@@ -29,8 +29,6 @@ from geco_jax.step import train_steps
 from geco_jax.training import loop
 from geco_jax.training.recorder import Recorder
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 
 @pytest.fixture(autouse=True)
 def _draw_once(monkeypatch):
