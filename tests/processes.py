@@ -16,6 +16,7 @@ _IMPORTED = [
   'geco_jax.training.loop',
   'geco_jax.sweep.report',
   'geco_jax.sweep.local',
+  'tensorflow_datasets',
   'tests.processes',
 ]
 
@@ -25,9 +26,9 @@ def run(module: str, *arguments: str) -> tuple[int | None, str, str]:
   return _run(_be_command, module, arguments)
 
 
-def execute(script: str) -> tuple[int | None, str, str]:
+def execute(script: str, *arguments: str) -> tuple[int | None, str, str]:
   """Run a script as `python -c` would; return exit code, stdout, stderr."""
-  return _run(_be_script, script)
+  return _run(_be_script, script, arguments)
 
 
 def _run(target, *arguments):
@@ -59,7 +60,7 @@ def _be_command(printed, environment, module, arguments):
   runpy.run_module(module, run_name='__main__', alter_sys=True)
 
 
-def _be_script(printed, environment, script):
+def _be_script(printed, environment, script, arguments):
   _become(printed, environment)
-  sys.argv = ['-c']
+  sys.argv = ['-c', *arguments]
   exec(script, {'__name__': '__main__'})  # noqa: S102
