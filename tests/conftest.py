@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import gc
 import os
 import signal
 
@@ -41,6 +42,10 @@ _UNOPTIMIZED = 'jax_disable_most_optimizations'
 if _UNOPTIMIZED.upper() not in os.environ:
   os.environ[_UNOPTIMIZED.upper()] = '1'
   jax.config.update(_UNOPTIMIZED, True)
+
+# What JAX traces leaves little garbage but much to look through.
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
