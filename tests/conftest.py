@@ -57,7 +57,7 @@ def _raise_on_rank_promotion():
 
 @pytest.fixture
 def compile_well():
-  """For a test that compares two programs to the bit."""
+  """For a test that compares programs to the bit or computes for seconds."""
   unoptimized = jax.config.read(_UNOPTIMIZED)
   jax.config.update(_UNOPTIMIZED, False)
   yield

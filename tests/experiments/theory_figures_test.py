@@ -33,7 +33,7 @@ def test_figure_1_is_computed(tmp_path):
   assert numbers['average_kl_nats'] < numbers['least_kl_nats'] + 0.2
 
 
-def test_figure_2_finds_the_planted_levels(tmp_path, capsys):
+def test_figure_2_finds_the_planted_levels(tmp_path, capsys, compile_well):
   numbers = figure_2.run(
     str(tmp_path),
     num_betas=60,
