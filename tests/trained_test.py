@@ -30,7 +30,13 @@ MODELS = {
     'digits',
     {},
     'vae_nvp',
-    dict(latent_size=3, channels=(4,), hidden_size=8, coupling_sizes=(8,)),
+    dict(
+      latent_size=3,
+      channels=(4,),
+      hidden_size=8,
+      num_couplings=3,
+      coupling_sizes=(8,),
+    ),
   ),
   'conditional_conv_draw': (
     'mnist_rotate',

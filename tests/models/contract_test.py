@@ -38,7 +38,13 @@ SMALL = {
   ),
   'vae_nvp': (
     'vae_nvp',
-    dict(latent_size=3, channels=(4, 6), hidden_size=8, coupling_sizes=(8,)),
+    dict(
+      latent_size=3,
+      channels=(4, 6),
+      hidden_size=8,
+      num_couplings=3,
+      coupling_sizes=(8,),
+    ),
   ),
   'conv_draw': ('conv_draw', _DRAW),
   'conditional_conv_draw': ('conv_draw', {**_DRAW, 'conditional': True}),
