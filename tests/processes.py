@@ -63,4 +63,4 @@ def _be_command(printed, environment, module, arguments):
 def _be_script(printed, environment, script, arguments):
   _become(printed, environment)
   sys.argv = ['-c', *arguments]
-  exec(script, {'__name__': '__main__'})  # noqa: S102
+  exec(script, {'__name__': '__main__'})
