@@ -20,6 +20,7 @@ test test-faults: export JAX_COMPILATION_CACHE_DIR = $(CURDIR)/.pytest_cache/jax
 test test-faults: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
 # These compile as users do, without the flags of tests/conftest.py.
 test-slow test-faults: export XLA_FLAGS ?=
+test-slow test-faults: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 0
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(if $(FILE),,-n auto --dist worksteal) \
 	  -m "not slow and not faults" $(FILE)

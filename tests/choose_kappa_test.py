@@ -14,8 +14,6 @@ from geco_jax.build import COMPOSITIONS
 from geco_jax.datasets import sources
 from geco_jax.evaluation import gaussian_rate
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 
 def run(*arguments):
   return subprocess.run(

@@ -15,6 +15,7 @@ from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.evaluation.measures import restore_state
 from geco_jax.io import run_folder
+from tests import processes
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONFIG = os.path.join(ROOT, 'configs', 'digits_vae.py')
@@ -83,7 +84,7 @@ def test_train_then_evaluate(tmp_path):
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
   workdir = tmp_path / 'run'
-  code, out, err = run(
+  code, out, err = processes.run(
     'geco_jax.train', f'--config={CONFIG}', f'--workdir={workdir}', *arguments
   )
   assert code != 0
@@ -123,11 +124,9 @@ def main(argv):
   {stop}
 cli.run(main)
 """
-  process = subprocess.run(
-    [sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True
-  )
-  assert process.returncode == code
-  (line,) = process.stderr.splitlines()
+  ended, _, err = processes.execute(script)
+  assert ended == code
+  (line,) = err.splitlines()
   assert line.startswith(message)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from geco_jax import __main__ as commands
 from geco_jax import __version__
-from tests.cli_test import run
+from tests.processes import run
 
 
 def call(monkeypatch, *arguments):

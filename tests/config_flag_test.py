@@ -1,23 +1,22 @@
 """Config files and command lines: what is wrong is one line, and no folder."""
 
 from itertools import product
-import json
 import os
-import subprocess
-import sys
 
 import pytest
+
+from tests import processes
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DIGITS = '--config=configs/digits_vae.py'
 
 # A process that imports once and then is each of the commands in turn.
 COMMANDS = """
-import json, os, sys
+import os, sys
 from geco_jax import choose_kappa, cli, train
 from geco_jax.sweep import __main__ as sweep
 mains = {'train': train, 'sweep': sweep, 'choose_kappa': choose_kappa}
-for command, arguments, output in json.load(sys.stdin):
+for command, arguments, output in jobs:
   child = os.fork()
   if child == 0:
     descriptor = os.open(output, os.O_CREAT | os.O_WRONLY)
@@ -136,15 +135,8 @@ def answers(tmp_path_factory):
     arguments = [f'--workdir={folder}/run', '--compilation_cache=off']
     output = str(folder / f'{number}.txt')
     jobs.append((command, [*arguments, *line.split()], output))
-  process = subprocess.run(
-    [sys.executable, '-c', COMMANDS],
-    input=json.dumps(jobs),
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-    env=os.environ | {'PYTHONPATH': ROOT},
-  )
-  codes = [int(code) for code in process.stdout.split()]
+  _, out, _ = processes.execute(f'jobs = {jobs!r}\n{COMMANDS}')
+  codes = [int(code) for code in out.split()]
   texts = [(folder / f'{n}.txt').read_text() for n in range(len(cases))]
   answered = dict(zip(cases, zip(codes, texts, strict=True), strict=True))
   return answered, folder / 'run'

@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import gc
 import os
 import signal
 
@@ -27,15 +28,25 @@ for _number, _handler in (
     signal.signal(_number, _handler)
 
 
-# Most of a test's time goes to compilation, and of XLA's two emitters of loops
-# for CPUs the older one takes half as long. A flag that XLA does not know ends
-# the process, so that a later JAX, which may not have it, does without.
+# Most of a test's time goes to compilation: of XLA's two emitters of loops for
+# CPUs the older one takes half as long, and code that is not optimized is made
+# sooner than it costs later, here and in the processes that tests start. A flag
+# that XLA does not know ends the process, so that a later JAX, which may not
+# have it, does without.
 if jax.__version_info__ < (0, 11):
   os.environ.setdefault(
     'XLA_FLAGS',
     '--xla_cpu_use_fusion_emitters=false '
     '--xla_cpu_parallel_codegen_split_count=1',
   )
+_UNOPTIMIZED = 'jax_disable_most_optimizations'
+if _UNOPTIMIZED.upper() not in os.environ:
+  os.environ[_UNOPTIMIZED.upper()] = '1'
+  jax.config.update(_UNOPTIMIZED, True)
+
+# What JAX traces leaves little garbage but much to look through.
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
@@ -45,20 +56,13 @@ def _raise_on_rank_promotion():
     yield
 
 
-@pytest.fixture(scope='module')
-def compile_fast():
-  """For tests that compile much and compute little."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 @pytest.fixture
-def compile_well(compile_fast):
-  """For a test among these that compares two programs to the bit."""
-  jax.config.update('jax_disable_most_optimizations', False)
+def compile_well():
+  """For a test that compares programs to the bit or computes for seconds."""
+  unoptimized = jax.config.read(_UNOPTIMIZED)
+  jax.config.update(_UNOPTIMIZED, False)
   yield
-  jax.config.update('jax_disable_most_optimizations', True)
+  jax.config.update(_UNOPTIMIZED, unoptimized)
 
 
 @pytest.fixture
@@ -108,7 +112,7 @@ def build_once(experiments, make_dataset):
   """Return config -> its experiment on the small data set, compiled once."""
 
   def make(config):
-    is_fast = jax.config.read('jax_disable_most_optimizations')
+    is_fast = jax.config.read(_UNOPTIMIZED)
     key = experiment_key(config), is_fast
     if key not in experiments:
       experiments[key] = build(config, make_dataset())

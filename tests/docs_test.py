@@ -29,7 +29,7 @@ from tests.pages import commands_of
 from tests.pages import python_blocks
 from tests.pages import read
 
-pytestmark = pytest.mark.usefixtures('compile_fast', 'draw_once')
+pytestmark = pytest.mark.usefixtures('draw_once')
 DOCS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'docs')
 
 

@@ -37,7 +37,7 @@ def run(num_steps):
   return vae['main'](num_steps)
 
 
-def test_the_vae_trains(compile_fast, capsys):
+def test_the_vae_trains(capsys):
   metrics = run(20)
   assert all(np.isfinite(value) for value in metrics.values())
   assert 'kl_nats' in capsys.readouterr().out

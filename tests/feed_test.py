@@ -40,11 +40,6 @@ SLOW = [
 ]
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _compile_fast(compile_fast):
-  pass
-
-
 @pytest.mark.parametrize('name', ['plain', 'mnist_rotate', *SLOW])
 def test_steps_read_the_batches_that_the_device_assembles(name, tiny_config):
   """From any step on, over the end of an epoch, however many are taken."""

@@ -101,7 +101,7 @@ def test_a_folder_of_pictures_by_commands_from_an_empty_folder(tmp_path):
 
 
 def test_what_is_known_of_the_data_is_in_the_folder_and_refuses_others(
-  pictures, tmp_path, compile_fast
+  pictures, tmp_path
 ):
   config = make_config(pictures, **{'dataset.kwargs.image_size': 9})
   workdir = str(tmp_path / 'run')

@@ -40,8 +40,6 @@ from tests.pages import python_blocks
 from tests.pages import read
 from tests.pages import ROOT
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 PAGE = read('docs', 'own_parts.md')
 REGISTRIES = (
   MODELS,

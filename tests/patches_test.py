@@ -9,8 +9,6 @@ import pytest
 
 from geco_jax import patches
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 EPSILON = 1e-4
 CASES = [((9, 11, 3), 4, 2), ((8, 8, 1), 8, 1), ((6, 5, 2), 3, 1)]
 

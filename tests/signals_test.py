@@ -8,16 +8,17 @@ import sys
 import pytest
 
 from geco_jax import signals
+from tests.processes import execute
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 each_number = pytest.mark.parametrize('number', NUMBERS, ids=lambda n: n.name)
 
 
-def assert_ended_by(number, process):
-  assert process.returncode == 128 + number, process.stderr
-  assert process.stderr.startswith(f'stopped by {number.name}')
-  assert process.stderr.count('\n') == 1
+def assert_ended_by(number, code, err):
+  assert code == 128 + number, err
+  assert err.startswith(f'stopped by {number.name}')
+  assert err.count('\n') == 1
 
 
 def run(*arguments, **kwargs):
@@ -40,7 +41,7 @@ def test_a_command_ends_in_a_line_while_it_imports(module, number, tmp_path):
   process = run(
     '-m', module, env=os.environ | {'PYTHONPATH': f'{tmp_path}:{ROOT}'}
   )
-  assert_ended_by(number, process)
+  assert_ended_by(number, process.returncode, process.stderr)
 
 
 def test_an_import_handles_no_signal_of_another_program():
@@ -61,6 +62,10 @@ cli.run(main)
 """
 
 
+def run_call(number, call):
+  return execute(LONG_CALL.format(number=int(number), call=call))
+
+
 def test_a_hook_that_a_command_was_given_outlives_it(monkeypatch):
   """Libraries' threads have something to say until the process ends."""
   hook = sys.unraisablehook
@@ -76,8 +81,8 @@ def test_a_hook_that_a_command_was_given_outlives_it(monkeypatch):
 @each_number
 def test_a_command_ends_in_a_line_within_a_call_of_minutes(number):
   call = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
-  process = run('-c', LONG_CALL.format(number=int(number), call=call))
-  assert_ended_by(number, process)
+  code, _, err = run_call(number, call)
+  assert_ended_by(number, code, err)
 
 
 def test_a_training_that_compiles_ends_as_if_none_went_on():
@@ -85,8 +90,8 @@ def test_a_training_that_compiles_ends_as_if_none_went_on():
   with signals.remembered():
     hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
 """
-  process = run('-c', LONG_CALL.format(number=2, call=call))
-  assert_ended_by(signal.SIGINT, process)
+  code, _, err = run_call(signal.SIGINT, call)
+  assert_ended_by(signal.SIGINT, code, err)
 
 
 def test_a_training_answers_at_once_and_waits_for_the_end_of_its_calls():
@@ -97,9 +102,9 @@ def test_a_training_answers_at_once_and_waits_for_the_end_of_its_calls():
       hashlib.pbkdf2_hmac('sha256', b'', b'', 10**6)
   print(memory.number)
 """
-  process = run('-c', LONG_CALL.format(number=15, call=call))
-  assert (process.returncode, process.stdout) == (0, '15\n'), process.stderr
-  assert process.stderr == (
+  code, out, err = run_call(signal.SIGTERM, call)
+  assert (code, out) == (0, '15\n'), err
+  assert err == (
     'stopping after these steps; the rest waits; SIGTERM again to stop now\n'
   )
 
@@ -113,9 +118,9 @@ def test_a_second_ctrl_c_ends_a_training_at_once_within_its_call(tmp_path):
     open({path!r}, 'w').close()
     hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
 """
-  process = run('-c', LONG_CALL.format(number=2, call=call))
-  assert process.returncode == 130
-  answer, end = process.stderr.splitlines()
+  code, _, err = run_call(signal.SIGINT, call)
+  assert code == 130
+  answer, end = err.splitlines()
   assert answer == 'stopping after these steps; Ctrl-C again to stop now'
   assert end.startswith('stopped by SIGINT at once; the same command goes on')
   assert not os.listdir(tmp_path)
@@ -128,8 +133,8 @@ def test_a_signal_that_no_exception_gets_out_of_ends_a_command_in_a_line():
       while True: pass
   Lost()
 """
-  process = run('-c', LONG_CALL.format(number=2, call=call))
-  assert_ended_by(signal.SIGINT, process)
+  code, _, err = run_call(signal.SIGINT, call)
+  assert_ended_by(signal.SIGINT, code, err)
 
 
 def test_a_hangup_that_nohup_ignores_stays_ignored():

@@ -2,8 +2,7 @@
 
 import functools
 import os
-import subprocess
-import sys
+from unittest import mock
 
 import jax
 from jax.flatten_util import ravel_pytree
@@ -18,8 +17,7 @@ from geco_jax.build import build
 from geco_jax.build import run_inputs
 from geco_jax.distributions import gaussian_nll
 from geco_jax.feed import fixed_examples
-
-pytestmark = pytest.mark.usefixtures('compile_fast')
+from tests import processes
 
 
 def take_steps(config, dataset, num_steps, num_calls=1):
@@ -190,7 +188,7 @@ _DEVICES_SCRIPT = """
 import sys
 import jax
 import numpy as np
-import conftest, step_test
+from tests import conftest, step_test
 
 make_images = conftest.make_images.__wrapped__()
 state, metrics = step_test.take_steps(
@@ -205,16 +203,13 @@ np.savez(sys.argv[1], devices=jax.device_count(), **leaves, **metrics)
 
 def run_on(num_devices, path):
   """Return state and metrics of a few steps on forced CPU devices."""
-  tests = os.path.dirname(os.path.abspath(__file__))
-  environment = os.environ | {
-    'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} '
-    f'--xla_force_host_platform_device_count={num_devices}',
-    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-    'JAX_PLATFORMS': 'cpu',
-    'PYTHONPATH': tests,
-  }
-  script = [sys.executable, '-c', _DEVICES_SCRIPT, str(path)]
-  subprocess.run(script, env=environment, check=True)
+  flags = (
+    f'{os.environ.get("XLA_FLAGS", "")} '
+    f'--xla_force_host_platform_device_count={num_devices}'
+  )
+  with mock.patch.dict(os.environ, XLA_FLAGS=flags):
+    code, _, err = processes.execute(_DEVICES_SCRIPT, str(path))
+  assert code == 0, err
   return dict(np.load(path))
 
 

@@ -21,11 +21,6 @@ from geco_jax.io.logs import read_metrics
 from geco_jax.train_classifier import ClassifierRun
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _compile_fast(compile_fast):
-  pass
-
-
 def small_config(**changes) -> ConfigDict:
   config = get_classifier_config(
     group('digits'), group('cnn', channels=(2,), hidden_size=4), 20, max_shift=1

@@ -23,8 +23,6 @@ from geco_jax.evaluation.measures import evaluate
 from geco_jax.feed import fixed_examples
 from geco_jax.training.loop import train
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 _DRAW = dict(num_steps=2, hidden_channels=6, latent_channels=2, kernel_size=3)
 MODELS = {
   'mlp_vae': ('digits', {}, 'mlp_vae', dict(latent_size=3, hidden_sizes=(16,))),
@@ -32,7 +30,13 @@ MODELS = {
     'digits',
     {},
     'vae_nvp',
-    dict(latent_size=3, channels=(4,), hidden_size=8, coupling_sizes=(8,)),
+    dict(
+      latent_size=3,
+      channels=(4,),
+      hidden_size=8,
+      num_couplings=3,
+      coupling_sizes=(8,),
+    ),
   ),
   'conditional_conv_draw': (
     'mnist_rotate',

@@ -1,12 +1,10 @@
 """Contenders take as many steps as they say."""
 
 import jax
-import pytest
 
 from benchmarks import contenders
 
 
-@pytest.mark.usefixtures('compile_fast')
 def test_the_steps_of_all_runs_count(tiny_config, monkeypatch):
   ends = []
   block = jax.block_until_ready

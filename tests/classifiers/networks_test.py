@@ -28,6 +28,8 @@ def small_config(name='cnn', num_steps=120) -> ConfigDict:
     group('digits'), group(name, **SMALL[name]), num_steps, max_shift=0
   )
   config.steps_per_dispatch = 20
+  config.batch_size = 32
+  config.learning_rate.kwargs.peak_value = 2e-2
   config.checkpoint_every = 40
   return config
 
@@ -67,7 +69,7 @@ class TestContract:
   def test_trains_to_read_digits_and_is_found_again(self, name, tmp_path):
     folder = str(tmp_path / 'run')
     evaluation = train_classifier.train(
-      small_config(name, num_steps=300), folder, show_progress=False
+      small_config(name, num_steps=200), folder, show_progress=False
     )
     assert evaluation['validation']['accuracy'] > 0.7
     with open(os.path.join(folder, 'evaluation.json')) as file:

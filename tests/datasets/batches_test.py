@@ -12,8 +12,6 @@ from geco_jax.datasets import batches
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 
 def stream(num_examples, batch_size, num_steps, seed=0, first_step=0):
   """Return the example indices of consecutive steps, [steps, batch]."""

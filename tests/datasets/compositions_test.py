@@ -18,8 +18,6 @@ from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.keys import per_example_keys
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 SPLITS = {'train': 80, 'validation': 40, 'test': 40}
 BYTE = 255
 

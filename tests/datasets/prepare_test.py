@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,19 +15,15 @@ import tensorflow_datasets as tfds
 from geco_jax.datasets import prepare
 from geco_jax.datasets import sources
 from geco_jax.errors import UserError
+from tests import processes
 
 _HAS_TENSORFLOW = importlib.util.find_spec('tensorflow') is not None
 _FEATURES = {'image': tfds.features.Image(shape=(4, 4, 1))}
 
 
 def _run(*flags, **environment):
-  return subprocess.run(
-    [sys.executable, '-m', 'geco_jax.datasets.prepare', *flags],
-    capture_output=True,
-    text=True,
-    timeout=120,
-    env={**os.environ, **environment},
-  )
+  with mock.patch.dict(os.environ, environment):
+    return processes.run('geco_jax.datasets.prepare', *flags)
 
 
 def _write_tiny(write_tfds_set, data_dir):
@@ -36,9 +33,9 @@ def _write_tiny(write_tfds_set, data_dir):
 
 def test_command_says_that_a_set_is_prepared_already(tmp_path, write_tfds_set):
   folder = _write_tiny(write_tfds_set, tmp_path)
-  process = _run('--dataset=tiny', f'--data_dir={tmp_path}')
-  assert process.returncode == 0
-  assert process.stdout == f'tiny/1.0.0 is already prepared in {folder}\n'
+  code, out, _ = _run('--dataset=tiny', f'--data_dir={tmp_path}')
+  assert code == 0
+  assert out == f'tiny/1.0.0 is already prepared in {folder}\n'
 
 
 def test_set_prepared_as_tfrecord_is_left_alone_with_a_hint(
@@ -54,26 +51,24 @@ def test_set_prepared_as_tfrecord_is_left_alone_with_a_hint(
 
 
 def test_command_reports_an_unknown_set_in_one_line(tmp_path):
-  process = _run('--dataset=mnst', f'--data_dir={tmp_path}')
-  assert process.returncode != 0
-  assert process.stderr.startswith(
-    "error: unknown data set 'mnst', did you mean "
-  )
-  assert process.stderr.count('\n') == 1
+  code, _, err = _run('--dataset=mnst', f'--data_dir={tmp_path}')
+  assert code != 0
+  assert err.startswith("error: unknown data set 'mnst', did you mean ")
+  assert err.count('\n') == 1
 
 
 def test_command_without_a_data_set_names_the_flag():
-  process = _run()
-  assert process.returncode != 0
-  assert process.stderr == 'error: --dataset is missing, e.g. --dataset=mnist\n'
+  code, _, err = _run()
+  assert code != 0
+  assert err == 'error: --dataset is missing, e.g. --dataset=mnist\n'
 
 
 @pytest.mark.skipif(_HAS_TENSORFLOW, reason='TensorFlow is installed')
 def test_command_without_tensorflow_names_the_extra(tmp_path):
-  process = _run('--dataset=mnist', TFDS_DATA_DIR=str(tmp_path))
-  assert process.returncode != 0
-  assert process.stderr.count('\n') == 1
-  assert "pip install 'geco_jax[prepare]'" in process.stderr
+  code, _, err = _run('--dataset=mnist', TFDS_DATA_DIR=str(tmp_path))
+  assert code != 0
+  assert err.count('\n') == 1
+  assert "pip install 'geco_jax[prepare]'" in err
   assert not list(tmp_path.iterdir())
 
 
@@ -156,13 +151,13 @@ def test_failed_preparation_leaves_nothing_prepared(tmp_path):
 @pytest.mark.skipif(not _HAS_TENSORFLOW, reason='TensorFlow is not installed')
 def test_command_without_a_network_says_so_at_once(tmp_path):
   nowhere = 'http://127.0.0.1:9'
-  process = _run(
+  code, _, err = _run(
     '--dataset=mnist',
     f'--data_dir={tmp_path}',
     http_proxy=nowhere,
     https_proxy=nowhere,
   )
-  assert process.returncode != 0
-  assert process.stderr.startswith('error: cannot reach storage.googleapis.com')
-  assert process.stderr.count('\n') == 1
+  assert code != 0
+  assert err.startswith('error: cannot reach storage.googleapis.com')
+  assert err.count('\n') == 1
   assert not list(tmp_path.iterdir())

@@ -28,8 +28,6 @@ from geco_jax.io import run_folder
 from geco_jax.models.base import Posterior
 from geco_jax.training.loop import train
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 # Posteriors are one-dimensional Gaussians, read off each data point's pixels.
 MEANS = np.array([-1.5, -0.9, 0.1, 0.4, 2.0])
 STDDEVS = np.array([0.3, 0.7, 0.2, 0.9, 0.4])

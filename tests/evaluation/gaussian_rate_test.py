@@ -17,8 +17,6 @@ from geco_jax.evaluation import gaussian_rate
 from geco_jax.keys import per_example_keys
 from geco_jax.theory import rate_distortion
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 
 def dataset_of(pixels):
   """Return a data set of uint8 images [n, height, width, channels]."""

@@ -10,8 +10,6 @@ from geco_jax.evaluation.importance import log_likelihood
 from geco_jax.evaluation.importance import log_weights
 from geco_jax.models.base import Posterior
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 # x = 1/2 + W z + noise, two pixels of one latent, far from 0 and 1 and with a
 # noise of 12 levels: the mass of a level is its density times 1/255.
 W = np.array([[0.06, -0.03]])

@@ -16,8 +16,6 @@ from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.evaluation import measures
 from geco_jax.io import run_folder
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 
 @pytest.fixture
 def run(tiny_config, monkeypatch, build_once):

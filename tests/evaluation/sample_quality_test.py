@@ -24,8 +24,6 @@ from geco_jax.evaluation.sample_quality import Sizes
 from geco_jax.models.base import Model
 from geco_jax.training.loop import train
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 
 @pytest.fixture(scope='module')
 def network(tmp_path_factory):

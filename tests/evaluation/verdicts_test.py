@@ -17,7 +17,6 @@ from geco_jax.sweep import results as sweep_results
 from geco_jax.sweep.grid import points
 from geco_jax.training.recorder import Recorder
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 
 

@@ -306,7 +306,6 @@ def command(tmp_path, monkeypatch, draw_once):
   flags.FLAGS['workdir'].value = None
 
 
-@pytest.mark.usefixtures('compile_fast')
 def test_command_trains_compares_and_trains_nothing_twice(
   command, tmp_path, monkeypatch, capsys, count_builds
 ):

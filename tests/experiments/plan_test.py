@@ -69,17 +69,22 @@ def test_rows_are_told_apart_and_their_commands_exist(preset):
 
 
 @functools.cache
+def strings_in(module):
+  """Return what stands in quotes in a module."""
+  return {
+    node.value
+    for node in ast.walk(TREES[module])
+    if isinstance(node, ast.Constant) and isinstance(node.value, str)
+  }
+
+
+@functools.cache
 def strings_below(module):
   """Return what stands in quotes in a module and in those that it imports."""
   below = {module}
   for _ in range(3):
     below |= {target for name in below for target in GRAPH[name]}
-  return {
-    node.value
-    for name in below
-    for node in ast.walk(TREES[name])
-    if isinstance(node, ast.Constant) and isinstance(node.value, str)
-  }
+  return set().union(*map(strings_in, below))
 
 
 def test_results_are_the_files_that_the_page_of_claims_reads():

@@ -1,8 +1,6 @@
 """Tests of GECO against the rate-distortion function."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import matplotlib.image
@@ -11,6 +9,7 @@ import pytest
 
 from experiments import rate_distortion
 from geco_jax.theory import rate_distortion as theory
+from tests import processes
 
 
 def test_exact_expectations_agree_with_a_large_sample():
@@ -49,17 +48,12 @@ def test_run_writes_numbers_and_figure(tmp_path, robustness):
 
 
 def test_bad_flags_are_answered_in_one_line(tmp_path):
-  process = subprocess.run(
-    [
-      *(sys.executable, '-m', 'experiments.rate_distortion'),
-      *(f'--workdir={tmp_path}', '--num_steps=0'),
-    ],
-    capture_output=True,
-    text=True,
+  code, _, err = processes.run(
+    'experiments.rate_distortion', f'--workdir={tmp_path}', '--num_steps=0'
   )
-  assert process.returncode == 2
-  assert '--num_steps=0: 0 is not a positive integer' in process.stderr
-  assert process.stderr.count('\n') == 1
+  assert code == 2
+  assert '--num_steps=0: 0 is not a positive integer' in err
+  assert err.count('\n') == 1
 
 
 @pytest.mark.slow

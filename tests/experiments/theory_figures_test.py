@@ -1,8 +1,6 @@
 """The figures of the theory, and the table of propositions, small."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 from PIL import Image
@@ -12,6 +10,7 @@ from experiments import figure_1
 from experiments import figure_2
 from experiments import figure_7
 from experiments import propositions
+from tests import processes
 
 
 def read(path):
@@ -34,7 +33,7 @@ def test_figure_1_is_computed(tmp_path):
   assert numbers['average_kl_nats'] < numbers['least_kl_nats'] + 0.2
 
 
-def test_figure_2_finds_the_planted_levels(tmp_path, capsys):
+def test_figure_2_finds_the_planted_levels(tmp_path, capsys, compile_well):
   numbers = figure_2.run(
     str(tmp_path),
     num_betas=60,
@@ -98,16 +97,8 @@ def test_proposition_holds_between_its_limits(least, most, measured):
   ],
 )
 def test_bad_flags_are_answered_in_one_line(tmp_path, name, flag, shown):
-  process = subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      f'experiments.{name}',
-      f'--workdir={tmp_path}',
-      flag,
-    ],
-    capture_output=True,
-    text=True,
+  code, _, err = processes.run(
+    f'experiments.{name}', f'--workdir={tmp_path}', flag
   )
-  assert process.returncode == 2
-  assert process.stderr.strip().endswith(shown)
+  assert code == 2
+  assert err.strip().endswith(shown)

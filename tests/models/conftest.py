@@ -6,11 +6,6 @@ import jax
 import pytest
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _compile_fast(compile_fast):
-  pass
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _value_and_gradients(function, arguments, cotangent):
   value, vjp = jax.vjp(function, *arguments)

@@ -38,7 +38,13 @@ SMALL = {
   ),
   'vae_nvp': (
     'vae_nvp',
-    dict(latent_size=3, channels=(4, 6), hidden_size=8, coupling_sizes=(8,)),
+    dict(
+      latent_size=3,
+      channels=(4, 6),
+      hidden_size=8,
+      num_couplings=3,
+      coupling_sizes=(8,),
+    ),
   ),
   'conv_draw': ('conv_draw', _DRAW),
   'conditional_conv_draw': ('conv_draw', {**_DRAW, 'conditional': True}),
@@ -51,12 +57,12 @@ SHAPES = [(8, 8, 1), (8, 4, 3)]
 def make(name, shape=(8, 8, 1), policy=FLOAT32):
   """Return a small jitted model, parameters, 5 keys, images, contexts.
 
-  The parameters are a little off their start, where some are zeros; those of
-  other policies are float32's, whose shapes and types theirs are.
+  The parameters are of the start's shapes and sizes, but none is zero. NumPy
+  draws them: each program of `model.init` would take a second to compile.
   """
   constructor, kwargs = SMALL[name]
   model = MODELS[constructor](shape, policy, **kwargs)
-  functions = ('init', 'apply', 'sample', 'reconstruct', 'encode', 'decode')
+  functions = ('apply', 'sample', 'reconstruct', 'encode', 'decode')
   model = model._replace(**{f: jax.jit(getattr(model, f)) for f in functions})
   keys = jax.random.split(jax.random.key(1), 5)
   rng = np.random.default_rng(2)
@@ -64,20 +70,14 @@ def make(name, shape=(8, 8, 1), policy=FLOAT32):
   context = None
   if model.conditional:
     context = rng.random((5, *shape[:2], 2), np.float32)
-  start = jax.random.key(0), keys, image, context
-  if policy is not FLOAT32:
-    _, params, *_ = make(name, shape)
-    for one, other in zip(
-      jax.tree.leaves(jax.eval_shape(model.init, *start)),
-      jax.tree.leaves(params),
-      strict=True,
-    ):
-      assert (one.shape, one.dtype) == (other.shape, other.dtype)
-    return model, params, keys, image, context
-  params = jax.tree.map(
-    lambda x: x + 0.03 * rng.standard_normal(x.shape, np.float32),
-    jax.device_get(model.init(*start)),
-  )
+
+  def draw(path, leaf):
+    small = leaf.ndim < 2 or path[0].key.endswith('_out')  # Zeros at first.
+    stddev = 0.03 if small else 1 / math.sqrt(math.prod(leaf.shape[:-1]))
+    return (stddev * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
+
+  start = jax.eval_shape(model.init, jax.random.key(0), keys, image, context)
+  params = jax.tree.map_with_path(draw, start)
   return model, params, keys, image, context
 
 

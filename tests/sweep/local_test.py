@@ -24,8 +24,6 @@ from geco_jax.sweep.grid import points
 from geco_jax.training import loop
 from geco_jax.training.recorder import Recorder
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 
 @pytest.fixture
 def sweep(tiny_config, build_once, make_dataset, monkeypatch, draw_once):

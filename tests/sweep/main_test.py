@@ -15,6 +15,7 @@ from cli_test import start
 import pytest
 
 from geco_jax.sweep import __main__ as sweep_command
+from tests import processes
 
 GRID = "--config.sweep=[{'constraints.re.kappa': [0.1, 0.2, 0.3]}]"
 STEPS = (
@@ -149,8 +150,10 @@ def test_jobs_of_this_machine_train_the_same_runs(tmp_path):
 )
 def test_a_width_is_for_runs_that_are_trained_together(executor, tmp_path):
   workdir = tmp_path / 'sweep'
-  code, _, err = sweep(
-    f'--workdir={workdir}', f'--executor={executor}', '--runs_at_once=2'
+  arguments = (f'--executor={executor}', '--runs_at_once=2')
+  code, _, err = processes.run(
+    *('geco_jax.sweep', *QUICK, *STEPS, GRID),
+    *(f'--workdir={workdir}', *arguments),
   )
   assert code == 2
   assert '--runs_at_once=2 is for --executor=vectorized' in err
@@ -170,7 +173,7 @@ def test_a_width_that_is_given_is_that_of_every_run(tmp_path):
 
 def test_a_wrong_grid_is_one_line_and_leaves_nothing(tmp_path):
   workdir = tmp_path / 'sweep'
-  code, out, err = run(
+  code, out, err = processes.run(
     'geco_jax.sweep',
     f'--config={CONFIG}',
     f'--workdir={workdir}',

@@ -82,6 +82,12 @@ def sweep(grid, tmp_path):
   return tmp_path
 
 
+@pytest.fixture
+def _undrawn(monkeypatch):
+  """Leave the figures out of the page, which take a second to draw."""
+  monkeypatch.setattr(report, '_figures', lambda *_: {})
+
+
 def test_places_rise_and_lines_are_what_else_is_swept(grid, sweep):
   lines = sweep_results.lines(sweep_results.read(grid, str(sweep)))
   assert [line.name for line in lines] == ['latent_size 2', 'latent_size 3']
@@ -143,6 +149,7 @@ def test_a_sweep_of_seeds_alone_is_drawn_without_a_warning(
   assert len(report.write(grid, str(tmp_path))) == 2
 
 
+@pytest.mark.usefixtures('_undrawn')
 def test_page_is_for_every_screen_and_says_where_it_is_from(grid, sweep):
   command = 'geco-jax sweep --x="<a b>" --workdir=\udcc3\udca9'
   written = {'Written': '2026-01-01', 'By': command}
@@ -178,6 +185,7 @@ def test_means_and_deviations_are_those_over_seeds(grid, sweep):
   )
 
 
+@pytest.mark.usefixtures('_undrawn')
 def test_the_table_for_programs_has_every_digit(grid, sweep):
   report.write(grid, str(sweep))
   with open(sweep / 'sweep.csv', newline='') as file:
@@ -204,6 +212,7 @@ def scalars(path):
   return values
 
 
+@pytest.mark.usefixtures('_undrawn')
 def test_tensorboard_has_every_run_once_with_its_evaluation(grid, sweep):
   (sweep / 'tensorboard' / 'seed_0').mkdir(
     parents=True

@@ -81,7 +81,7 @@ def test_pairs_of_different_widths_merge_one_after_another():
 
 
 @pytest.mark.parametrize('name', ['clusters', 'lines', 'rectangle'])
-def test_last_transition_is_the_largest_eigenvalue(name):
+def test_last_transition_is_the_largest_eigenvalue(name, compile_well):
   data = {
     'clusters': toy_data.cluster_hierarchy((0.3, 0.12), 100, 0, 0.02),
     'lines': toy_data.mixture_of_lines(150, 0),

@@ -11,8 +11,6 @@ from geco_jax.theory import propositions
 from geco_jax.theory import rate_distortion
 from geco_jax.theory import toy_data
 
-pytestmark = pytest.mark.usefixtures('compile_fast')
-
 BETA = 0.02
 DATA = toy_data.cluster_hierarchy((0.3, 0.1), 40, 0, 0.01)
 INITIAL = fixed_points.initial_psi(fixed_points.grid(8).centers, 0)

@@ -29,7 +29,7 @@ from geco_jax.step import train_steps
 from geco_jax.training import loop
 from geco_jax.training.recorder import Recorder
 
-pytestmark = pytest.mark.usefixtures('compile_fast', 'draw_once')
+pytestmark = pytest.mark.usefixtures('draw_once')
 
 
 @pytest.fixture

@@ -241,7 +241,7 @@ def test_what_does_not_fit_into_the_memory_is_one_sentence(
     planning.measure(tiny_config(), make_dataset())
 
 
-def test_a_real_program_is_measured(tiny_config, make_dataset, compile_fast):
+def test_a_real_program_is_measured(tiny_config, make_dataset):
   speed = planning.measure(tiny_config(), make_dataset(), seconds=0.01)
   assert speed.steps_per_second > 1 and speed.compile_seconds > 0
 
