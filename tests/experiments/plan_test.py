@@ -89,8 +89,10 @@ def strings_below(module):
 
 def test_results_are_the_files_that_the_page_of_claims_reads():
   written = {name for row in all_rows('full') for name in row.numbers.values()}
-  # A file put together by hand from runs of `geco_jax.train`.
-  assert {claim.file for claim in CLAIMS} - written == {'conv_draw.json'}
+  # One is put together by hand from runs of `geco_jax.train`, the other is
+  # figure_4.json of another preset.
+  by_hand = {'conv_draw.json', 'figure_4_medium.json'}
+  assert {claim.file for claim in CLAIMS} - written == by_hand
 
 
 class _Asked(Exception):
