@@ -402,3 +402,143 @@ def test_hyperparameters_are_checked_where_they_are_known():
   state.hyperparams['step_size'] = jnp.float32(np.nan)
   with refuses('^step_size must be finite .* got nan'):
     rule.update(CONSTRAINTS, state, LOGS)
+
+
+@pytest.mark.parametrize(
+  ('make', 'shown'),
+  [
+    (lambda: geco(-0.1), 'step_size .* got -0.1'),
+    (lambda: geco(float('nan')), 'step_size .* got nan'),
+    (lambda: geco(np.float32(-0.5)), 'step_size .* got -0.5'),
+    (lambda: geco(1e30), 'step_size .* <= 1000, got 1e.30'),
+    (lambda: algorithm_1(1e30), 'step_size .* <= 1000, got 1e.30'),
+    (lambda: geco(1e-2, damping=1e39), 'damping .* got 1e.39'),
+    (lambda: geco(1e-2, 1.0), 'decay .* got 1.0'),
+    (lambda: geco(1e-2, -0.5), 'decay .* got -0.5'),
+    (lambda: geco(1e-2, violation_clip=0.0), 'violation_clip .* got 0.0'),
+    (lambda: geco(1e-2, damping=-1.0), 'damping .* got -1.0'),
+    (lambda: geco(1e-2, error='log'), "asinh, linear, got 'log'"),
+    (lambda: geco(1e-2, error=['log']), r"asinh, linear, got \['log'\]"),
+    (lambda: geco(None), 'step_size must be .* got None'),
+    (lambda: geco('a'), "step_size must be a number, got 'a'"),
+    (lambda: geco(True), 'step_size must be a number, got True'),
+    (lambda: geco(1e-2, '0.9'), "decay must be a number, got '0.9'"),
+    (
+      lambda: geco(1e-2, natural_multiplier=1.0, violation_clip=None),
+      'natural_multiplier lowers violation_clip.* got None',
+    ),
+    (
+      lambda: geco(1e-2, log_multiplier_range=(1, 2, 3)),
+      r'log_multiplier_range .* got \(1, 2, 3\)',
+    ),
+    (
+      lambda: geco(1e-2, log_multiplier_range=None),
+      'log_multiplier_range .* got None',
+    ),
+    (
+      lambda: geco(1e-2, natural_multiplier={'re': 0.0}),
+      'natural_multiplier .* got 0.0',
+    ),
+    (
+      lambda: geco(1e-2, log_multiplier_range=(1.0, -2.0)),
+      r'log_multiplier_range .* got \(1.0, -2.0\)',
+    ),
+    (
+      lambda: geco(1e-2, log_multiplier_range=(0.0, float('inf'))),
+      r'log_multiplier_range .* got \(0.0, inf\)',
+    ),
+    (lambda: scheduled(0.5), 'schedule .* got 0.5'),
+    (lambda: annealed_beta(initial_beta=0.0), 'initial_beta .* got 0.0'),
+    (lambda: annealed_beta(final_beta=-1.0), 'final_beta .* got -1.0'),
+    (lambda: annealed_beta(transition_steps=0), 'transition_steps .* got 0'),
+  ],
+)
+def test_bad_arguments_are_shown(make, shown):
+  with pytest.raises(ValueError, match=shown):
+    make()
+
+
+@pytest.mark.parametrize('name', ['geco', 'algorithm_1', 'scheduled'])
+def test_update_asks_for_the_log_multipliers(name):
+  update = RULES[name]()
+  with pytest.raises(ValueError, match='needs the log-multipliers'):
+    update.update(jnp.float32(1.0), update.init(jnp.float32(0.0)))
+
+
+@pytest.mark.parametrize(
+  ('natural', 'shown'),
+  [
+    ({'cla': 1.0}, "must be a number or structured like.*'re'.*got.*'cla'"),
+    ({'re': np.ones(2)}, r'got \(2,\) for \(3,\)'),
+  ],
+)
+def test_natural_multipliers_that_do_not_fit_are_refused(natural, shown):
+  update, logs = geco(1e-2, natural_multiplier=natural), {'re': jnp.zeros(3)}
+  with pytest.raises(ValueError, match=shown):
+    update.update({'re': jnp.ones(3)}, update.init(logs), logs)
+
+
+@pytest.mark.parametrize('name', ['geco', 'algorithm_1', 'scheduled', 'fixed'])
+@pytest.mark.parametrize(
+  ('constraints', 'log_multipliers', 'shown'),
+  [
+    (jnp.ones(8), jnp.zeros([]), r"got \(8,\) for \(\); take the batch's mean"),
+    (
+      {'re': jnp.ones(2)},
+      {'re': jnp.zeros(3)},
+      r"got \(2,\) for \(3,\) at \['re'\]",
+    ),
+    ({'re': jnp.ones([])}, jnp.zeros([]), 'a constraint for each'),
+    (
+      {'re': jnp.ones([])},
+      {'re': jnp.zeros([]), 'cla': jnp.zeros([])},
+      "a constraint for each.*'cla'",
+    ),
+  ],
+)
+def test_constraints_that_do_not_fit_are_refused(
+  name, constraints, log_multipliers, shown
+):
+  update = RULES[name]()
+  state = update.init(log_multipliers)
+  with pytest.raises(ValueError, match=shown):
+    update.update(constraints, state, log_multipliers)
+
+
+@pytest.mark.parametrize('name', ['geco', 'algorithm_1'])
+@pytest.mark.parametrize(
+  'other',
+  [
+    lambda name, logs: RULES[name]().init({'other': logs['re']}),
+    lambda name, logs: RULES[name]().init({'re': jnp.zeros(4)}),
+    lambda name, logs: RULES[name]().init({'re': jnp.bfloat16(0)}),
+    lambda name, logs: fixed().init(logs),
+    lambda name, logs: optax.adam(1e-2).init(logs),
+    lambda name, logs: logs,
+    lambda name, logs: None,
+    lambda name, logs: 'state',
+  ],
+)
+def test_a_state_of_other_multipliers_or_another_rule_is_refused(name, other):
+  update, logs = RULES[name](), {'re': jnp.zeros(3)}
+  state = other(name, logs)
+  with pytest.raises(ValueError, match=rf'needs the state of {name}\.init'):
+    update.update({'re': jnp.ones(3)}, state, logs)
+
+
+@pytest.mark.parametrize('name', ['geco', 'algorithm_1', 'scheduled', 'fixed'])
+def test_refusals_name_their_own_rule(name):
+  update, logs = RULES[name](), {'re': jnp.zeros(3)}
+  for arguments in (
+    ({'re': jnp.ones(2)}, update.init(logs), logs),
+    ({'cla': jnp.ones(3)}, update.init(logs), logs),
+    ({'re': jnp.ones(3)}, {'count': 0}, logs),
+    ({'re': jnp.ones(3)}, update.init(logs)),
+  ):
+    with pytest.raises(ValueError, match=rf'^{name}\.update'):
+      update.update(*arguments)
+
+
+def test_integers_are_refused_as_log_multipliers():
+  with pytest.raises(ValueError, match='must be floats, got int32'):
+    geco(1e-2).init({'re': 0})
