@@ -18,6 +18,31 @@ shared_geco = functools.cache(geco)
 TARGET = np.array([3.0, -4.0], np.float32)  # |a| = 5.
 
 
+def descend(update, loss, x, logs, rate, num_steps):
+  """Return x and the log-multipliers after steps of SGD and update.
+
+  Args:
+    update: of the multipliers.
+    loss: (x, logs) -> (x's Lagrangian, the constraints that move logs).
+    x: where it starts.
+    logs: log-multipliers at the start.
+    rate: SGD's step size.
+    num_steps: how many.
+  """
+
+  def step(carry, _):
+    x, state, logs = carry
+    gradient, constraints = jax.grad(loss, has_aux=True)(x, logs)
+    return (
+      x - rate * gradient,
+      *advance(update, constraints, state, logs),
+    ), None
+
+  start = x, update.init(logs), logs
+  (x, _, logs), _ = jax.lax.scan(step, start, length=num_steps)
+  return x, logs
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def solve(update, kappa, num_steps=100_000):
   """Minimize |x|^2 subject to |x - a|^2 <= kappa^2; return x, lambda.
@@ -29,20 +54,11 @@ def solve(update, kappa, num_steps=100_000):
 
   def loss(x, log_multiplier):
     constraint = ((x - TARGET) ** 2).sum() - kappa**2
-    return lagrangian((x**2).sum(), constraint, log_multiplier), constraint
+    value = lagrangian((x**2).sum(), constraint, log_multiplier)
+    return value, constraint / kappa**2
 
-  def step(carry, _):
-    x, state, log_multiplier = carry
-    gradient, constraint = jax.grad(loss, has_aux=True)(x, log_multiplier)
-    return (
-      x - 1e-2 * gradient,
-      *advance(update, constraint / kappa**2, state, log_multiplier),
-    ), None
-
-  x, log_multiplier = jnp.ones(2), jnp.float32(0.0)
-  (x, _, log_multiplier), _ = jax.lax.scan(
-    step, (x, update.init(log_multiplier), log_multiplier), length=num_steps
-  )
+  start = jnp.ones(2), jnp.float32(0.0)
+  x, log_multiplier = descend(update, loss, *start, 1e-2, num_steps)
   return x, jnp.exp(log_multiplier)
 
 
@@ -98,16 +114,8 @@ def solve_linear(update, a, b):
     constraints = a @ x - b
     return lagrangian((x**2).sum(), constraints, logs), constraints
 
-  def step(carry, _):
-    x, state, logs = carry
-    gradient, constraints = jax.grad(loss, has_aux=True)(x, logs)
-    return (
-      x - 3e-2 * gradient,
-      *advance(update, constraints, state, logs),
-    ), None
-
-  x, logs = jnp.ones(a.shape[1]), jnp.zeros(5)
-  return jax.lax.scan(step, (x, update.init(logs), logs), length=1500)[0][0]
+  start = jnp.ones(a.shape[1]), jnp.zeros(5)
+  return descend(update, loss, *start, 3e-2, 1_500)[0]
 
 
 @pytest.mark.parametrize('step_size', [0.2, 0.3, 0.5])
