@@ -6,38 +6,21 @@ import multiprocessing
 import os
 import pathlib
 import resource
-import runpy
 import select
 import signal
-import sys
 import time
 from typing import Any, NamedTuple
-from unittest import mock
 
 import tensorstore as ts
 
+from tests import processes
+
 FOLDER = 'FOLDER'  # In arguments: the folder that a command fills.
-ROOT = pathlib.Path(__file__).parents[2]
 SEED = int(os.environ.get('FAULTS_SEED', 0))  # Seed of moments and damages.
 SECONDS = 300  # No command takes longer, on however busy a machine.
 # These differ from run to run, or tell of troubles that were.
 _BESIDE = ('.lock', 'tensorboard', 'error.log', 'run.json')
 _TIMES = ('seconds', 'steps_per_second')
-
-# Forks of a process that has imported what takes seconds to import, but has
-# started no device, are as good as new processes.
-_PROCESSES = multiprocessing.get_context('forkserver')
-_PROCESSES.set_forkserver_preload(
-  [
-    'geco_jax.training.loop',
-    'geco_jax.evaluation.measures',
-    'geco_jax.sweep.report',
-    'geco_jax.sweep.local',
-    'sklearn.datasets',
-    'tensorflow_datasets',
-    'tests.faults.commands',
-  ]
-)
 
 
 class Command(NamedTuple):
@@ -77,20 +60,16 @@ class Running:
   ):
     """Start it; no file of it can grow beyond `max_bytes`."""
     # A pipe takes what is printed where no file can be written.
-    self._output, output = _PROCESSES.Pipe(duplex=False)
+    self._output, output = multiprocessing.Pipe(duplex=False)
     values = [*command.arguments, *command.environment.values()]
     values = [value.replace(FOLDER, str(folder)) for value in values]
     arguments = values[: len(command.arguments)]
     variables = dict(
       zip(command.environment, values[len(arguments) :], strict=True)
     )
-    environment = {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
-    with mock.patch.dict(os.environ, environment):
-      self._process = _PROCESSES.Process(
-        target=_run,
-        args=(command.module, arguments, variables, output, max_bytes),
-      )
-      self._process.start()
+    self._process = processes.start(
+      _run, command.module, arguments, variables, output, max_bytes
+    )
     output.close()
     self.pid = self._process.pid
 
@@ -133,16 +112,14 @@ def run(
 
 
 def _run(module, arguments, variables, output, max_bytes):
-  """Run a command in this process, as `python -m` would."""
+  """Let this process be a command that prints into a pipe."""
   for descriptor in (1, 2):
     os.dup2(output.fileno(), descriptor)
   output.close()
-  os.chdir(ROOT)
   os.environ.update(variables)
   if max_bytes is not None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
-  sys.argv = [module, *arguments]
-  runpy.run_module(module, run_name='__main__', alter_sys=True)
+  processes.be_command(module, arguments)
 
 
 def paths_in(folder: pathlib.Path) -> set[str]:
