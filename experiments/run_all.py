@@ -93,7 +93,6 @@ class Session:
     self._begun = clock()
     self._done = _read_done(workdir)
     self._stopping = threading.Event()
-    self._collecting = threading.Lock()
     self.failed: dict[str, str] = {}
     self.left: list[str] = []
     self.left_out: dict[str, str] = {}
@@ -175,7 +174,7 @@ class Session:
         break
     self._collect(row)
     if row.title not in {*self.left, *self.failed}:
-      with self._collecting:
+      with lock.taking_turns(self._workdir):
         self._done[row.title] = _commands(row)
         files.write_json(os.path.join(self._workdir, _DONE), self._done)
 
@@ -209,10 +208,10 @@ class Session:
       numbers = by_products.read(path, _rows if row.by_row else _anything)
       target = os.path.join(self._results, name)
       if numbers is not None:
-        with self._collecting:
+        run_folder.create(self._results)
+        with lock.taking_turns(self._results):
           if row.by_row:
             numbers = {**runs.written(target), **numbers}
-          run_folder.create(self._results)
           files.write_json(target, numbers)
 
   def _seconds_left(self) -> float:
