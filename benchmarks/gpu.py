@@ -80,9 +80,9 @@ def main(argv: Sequence[str]) -> int:
   elif jax.default_backend() != 'gpu':
     raise UserError(
       'an NVIDIA card that JAX sees is needed, got '
-      f'{jax.devices()[0].device_kind}; --dry_run needs none'
+      f'{parallel.device_name()}; --dry_run needs none'
     )
-  print(f'{jax.devices()[0].device_kind}, driver {_driver()}', flush=True)
+  print(f'{parallel.device_name()}, driver {_driver()}', flush=True)
   listed = _programs()
   models = {
     model: gpu_programs.description(model, flags.FLAGS.dry_run)

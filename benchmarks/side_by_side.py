@@ -13,8 +13,6 @@ import statistics
 import time
 from typing import Any, NamedTuple
 
-import jax
-
 from geco_jax import parallel
 from geco_jax.io import files
 
@@ -127,10 +125,10 @@ def write_json(path: str, rows: Sequence[Row], **more: Any) -> None:
 def machine() -> dict[str, Any]:
   """Return what a measurement depends on: devices, processor, versions."""
   return {
-    'device': jax.devices()[0].device_kind,
+    'device': parallel.device_name(),
     'num_devices': parallel.num_devices(),
     'processor': _processor(),
-    'num_cores': os.cpu_count(),
+    'num_cores': parallel.num_cores(),
     'load_average_at_end': os.getloadavg()[0],
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
     'versions': {'python': platform.python_version()} | _versions(),
