@@ -57,7 +57,7 @@ def train_kappas(
 
 
 def as_row(result: Result) -> dict[str, Any]:
-  """Return the record of a kappa, a row of the table."""
+  """Return the record of a kappa in the file of numbers."""
   config, evaluation = result.point.config, result.evaluation
   infeasible = verdicts.infeasible(evaluation['constraints'], result.logged)
   return {
@@ -71,24 +71,13 @@ def as_row(result: Result) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Return the sweep as text, a line per kappa."""
-  lines = [
-    '  kappa     RMSE  C/scale  constraint   KL/nats  NLL/dim    lambda'
-    '  test RMSE   steps  seconds'
-  ]
-  for row in rows:
-    train = row['evaluation']
-    test = train['other_splits']['test']
-    constraint = train['constraints']['re']
-    verdict = verdicts.read(train, 're', row['infeasible'])
-    lines.append(
-      f'{row["kappa"]:>7g} {train["rmse"]:>8.4f} '
-      f'{constraint["violation"]:>+8.2%}  {verdict:<10} '
-      f'{train["kl_nats"]:>9.3f} {train["nll_nats_per_dim"]:>8.3f} '
-      f'{constraint["multiplier"]:>9.4g} {test["rmse"]:>10.4f}'
-      f' {row["steps"]:>7} {row["seconds"]:>8.1f}'
-    )
-  return '\n'.join(lines)
+  """Return the records as text, a line per kappa."""
+  return sweep_results.as_text(
+    [
+      {'kappa': str(row['kappa']), **sweep_results.cells(row['evaluation'])}
+      for row in rows
+    ]
+  )
 
 
 def plane_figure(results: Sequence[Result], name: str) -> Figure:

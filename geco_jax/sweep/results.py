@@ -83,24 +83,35 @@ def lines(results: Sequence[Result]) -> list[Line]:
 def table(results: Sequence[Result]) -> list[dict[str, str]]:
   """Return the cells of a table by heading, a row per run."""
   short = short_names([result.point for result in results])
-  rows = []
-  for result in results:
-    train, test = result.record('train'), result.record('test')
-    row = {short[n]: str(v) for n, v in result.point.values.items()}
-    row['RMSE'] = f'{train["rmse"]:.4f}'
-    for name, constraint in train['constraints'].items():
-      row[f'{name} C/scale'] = f'{constraint["violation"]:+.2%}'
-      row[name] = verdicts.read(train, name)
-      row[f'{name} lambda'] = f'{constraint["multiplier"]:.4g}'
-    row['KL/nats'] = f'{train["kl_nats"]:.3f}'
-    row['NLL/dim'] = f'{train["nll_nats_per_dim"]:.3f}'
-    row['test RMSE'] = f'{test["rmse"]:.4f}'
-    row['test KL/nats'] = f'{test["kl_nats"]:.3f}'
-    row['test NLL/dim'] = f'{test["nll_nats_per_dim"]:.3f}'
-    row['at once'] = str(train.get('runs_at_once') or 'unknown')
-    row['steps'] = str(train['step'])
-    rows.append(row)
-  return rows
+  return [
+    {
+      **{short[n]: str(v) for n, v in result.point.values.items()},
+      **cells(result.evaluation),
+    }
+    for result in results
+  ]
+
+
+def cells(evaluation: Mapping[str, Any]) -> dict[str, str]:
+  """Return a run's row of `table` without the values that are swept.
+
+  Args:
+    evaluation: of the run, its test split among `other_splits`.
+  """
+  test = evaluation['other_splits']['test']
+  row = {'RMSE': f'{evaluation["rmse"]:.4f}'}
+  for name, constraint in evaluation['constraints'].items():
+    row[f'{name} C/scale'] = f'{constraint["violation"]:+.2%}'
+    row[name] = verdicts.read(evaluation, name)
+    row[f'{name} lambda'] = f'{constraint["multiplier"]:.4g}'
+  row['KL/nats'] = f'{evaluation["kl_nats"]:.3f}'
+  row['NLL/dim'] = f'{evaluation["nll_nats_per_dim"]:.3f}'
+  row['test RMSE'] = f'{test["rmse"]:.4f}'
+  row['test KL/nats'] = f'{test["kl_nats"]:.3f}'
+  row['test NLL/dim'] = f'{test["nll_nats_per_dim"]:.3f}'
+  row['at once'] = str(evaluation.get('runs_at_once') or 'unknown')
+  row['steps'] = str(evaluation['step'])
+  return row
 
 
 def means(results: Sequence[Result]) -> list[dict[str, str]]:
