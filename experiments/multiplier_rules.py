@@ -13,8 +13,6 @@ knows a rival's rule. `multiplier_comparison` says what is compared.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-import dataclasses
-import functools
 import itertools
 import math
 import os
@@ -28,11 +26,8 @@ from geco_jax import build
 from geco_jax import cli
 from geco_jax import rules
 from geco_jax.config_tree import without_sweep
-from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
 from geco_jax.evaluation import verdicts
-from geco_jax.evaluation.measures import split_means
-from geco_jax.evaluation.pictures import row_programs
 from geco_jax.experiment import Experiment
 from geco_jax.io import files
 from geco_jax.io import lock
@@ -79,7 +74,7 @@ class Job(NamedTuple):
   @property
   def name(self) -> str:
     """The run's folder within the workdir."""
-    return f'{self.rule}/{self.config.num_steps}/{self.run.name}'
+    return _folder(self.rule, self.run, self.config)
 
   @property
   def point(self) -> Point:
@@ -142,7 +137,8 @@ def jobs(
 ) -> list[Job]:
   """Return the runs of tasks under rules, grouped by experiment.
 
-  A task whose data set is not at hand is left out with a printed line.
+  A task whose data set or classifier is not at hand, or whose config is
+  refused, is left out with a printed line.
 
   Args:
     tasks: those of `TASKS`, or others.
@@ -152,58 +148,39 @@ def jobs(
     data_dir: of TFDS.
 
   Raises:
-    UserError: if a config is refused, or nothing is left.
+    UserError: if nothing is left.
   """
   listed = []
-  datasets: dict[str, Dataset] = {}
   for task in tasks:
     each = [
       Run(task.data, 'geco', kappas, task.model, seed)
       for kappas in task.kappas
       for seed in seeds
     ]
-    key = f'{task.data} {task.variant}'
+    named = [
+      (rule, run, config_of(task, rule, run, steps))
+      for steps in (task.steps if num_steps is None else [num_steps])
+      for rule in rules
+      for run in each
+    ]
+    points = [Point(_folder(*one), {}, one[-1]) for one in named]
     try:
-      if key not in datasets:
-        config = each[0].config(task.variant)
-        datasets[key] = build.build_dataset(config, data_dir)
+      experiments = local.build_experiments(points, data_dir)
     except UserError as error:
       print(f'{task.name} is left out: {error}')
       continue
-    shared: dict[str, Experiment] = {}
-    for steps in task.steps if num_steps is None else [num_steps]:
-      for rule in rules:
-        for run in each:
-          config = config_of(task, rule, run, steps)
-          experiment = _experiment(config, datasets[key], shared)
-          build.run_inputs(config, experiment)  # Refused here, not in an hour.
-          listed.append(Job(task, rule, run, config, experiment))
+    listed += [
+      Job(task, *one, experiments[build.experiment_key(one[-1])])
+      for one in named
+    ]
   if not listed:
     raise UserError('there is no task to run')
   return listed
 
 
-def _experiment(
-  config: ConfigDict, dataset: Dataset, shared: dict[str, Experiment]
-) -> Experiment:
-  """Return a run's experiment, and add it to those that its task's runs share.
-
-  Neither the model nor its evaluation depends on rule and steps: their
-  programs, half of all, are compiled for the task's first experiment alone.
-  """
-  key = build.experiment_key(config)
-  if key not in shared:
-    experiment = build.build(config, dataset)
-    if shared:
-      first = next(iter(shared.values()))
-      programs = (split_means, row_programs)
-      experiment = dataclasses.replace(
-        experiment,
-        model=first.model,
-        programs={make: functools.partial(make, first) for make in programs},
-      )
-    shared[key] = experiment
-  return shared[key]
+def _folder(rule: str, run: Run, config: ConfigDict) -> str:
+  """Return a run's folder within the workdir."""
+  return f'{rule}/{config.num_steps}/{run.name}'
 
 
 def config_of(task: Task, rule: str, run: Run, steps: int) -> ConfigDict:

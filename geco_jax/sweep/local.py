@@ -1,12 +1,16 @@
 """Runs of a grid in this process, each program compiled once.
 
 Runs that agree in all but what enters a program as an array
-(`build.experiment_key`) share an `Experiment`. They are trained in turn, every
+(`build.experiment_key`) share an `Experiment`; those that agree in what they
+evaluate, the programs of the evaluation. They are trained in turn, every
 one shared by all devices, or several at once, every one whole on its device.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 import contextlib
+import dataclasses
+import functools
+import json
 import os
 import textwrap
 import traceback
@@ -20,6 +24,8 @@ from geco_jax.console import say
 from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import evaluate
+from geco_jax.evaluation.measures import split_means
+from geco_jax.evaluation.pictures import row_programs
 from geco_jax.experiment import Experiment
 from geco_jax.io import files
 from geco_jax.io import lock
@@ -33,6 +39,8 @@ from geco_jax.sweep.throughput import in_turn
 from geco_jax.training import loop
 
 ERROR_LOG = 'error.log'  # Why a run failed, in its folder.
+# Groups of a config that the programs of an evaluation depend on.
+_EVALUATED = ('dataset', 'model', 'constraints', 'policy', 'batch_size')
 _LEFT = 'the same command goes on with the runs that are left'
 
 
@@ -119,16 +127,44 @@ def build_experiments(
   Raises:
     UserError: if a config is refused: here, not in an hour.
   """
-  datasets, experiments = {}, {}
+  datasets, evaluated, experiments = {}, {}, {}
   for key, group in _by_experiment(points).items():
     config = group[0].config
     name = config.dataset.to_json(sort_keys=True)
     if name not in datasets:
       datasets[name] = build_dataset(config, data_dir)
-    experiments[key] = build(config, datasets[name])
+    experiment = build(config, datasets[name])
+    first = evaluated.setdefault(_evaluated_part(key), experiment)
+    experiments[key] = _sharing_evaluation(experiment, first)
     for point in group:
       run_inputs(point.config, experiments[key])
   return experiments
+
+
+def _evaluated_part(key: str) -> str:
+  """Return what of an experiment's key the evaluation's programs depend on."""
+  leaves = json.loads(key)
+  return json.dumps(
+    {k: v for k, v in leaves.items() if k.split('.')[0] in _EVALUATED}
+  )
+
+
+def _sharing_evaluation(
+  experiment: Experiment, first: Experiment
+) -> Experiment:
+  """Return an experiment that has the evaluation's programs of another.
+
+  Programs that evaluate depend neither on the multipliers' rule nor on the
+  optimizer or the number of steps, but are half of all that is compiled.
+  """
+  if experiment is first:
+    return experiment
+  programs = (split_means, row_programs)
+  return dataclasses.replace(
+    experiment,
+    model=first.model,
+    programs={make: functools.partial(make, first) for make in programs},
+  )
 
 
 def _by_experiment(points: Sequence[Point]) -> dict[str, list[Point]]:

@@ -14,10 +14,13 @@ from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import evaluate
 from geco_jax.evaluation.measures import restore_state
+from geco_jax.evaluation.measures import split_means
+from geco_jax.evaluation.pictures import row_programs
 from geco_jax.io import lock
 from geco_jax.io.checkpoint import Checkpointer
 from geco_jax.io.files import write_text
 from geco_jax.signals import STOP_SIGNALS
+from geco_jax.step import train_steps
 from geco_jax.sweep import local
 from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.grid import points
@@ -121,6 +124,28 @@ def test_nothing_is_built_or_compiled_after_the_first_of_runs_that_are_alike(
   assert len(count_builds) == 1
   assert len(compiled[0]) > 5
   assert [r.getMessage() for r in compiled[1] + compiled[2]] == []
+
+
+@pytest.mark.parametrize(
+  ('swept', 'is_shared'),
+  [
+    ({'num_steps': [20, 40]}, True),
+    ({'optimizer.kwargs.b2': [0.99, 0.999]}, True),
+    ({'multipliers.kwargs.damping': [0.0, 10.0]}, True),
+    ({'batch_size': [8, 4]}, False),
+    ({'model.kwargs.latent_size': [2, 3]}, False),
+  ],
+)
+def test_runs_evaluated_by_the_same_programs_share_them(
+  swept, is_shared, tiny_config, make_dataset, monkeypatch
+):
+  monkeypatch.setattr(local, 'build_dataset', lambda *_: make_dataset())
+  config = tiny_config()
+  config.sweep = (swept,)
+  first, other = local.build_experiments(points(config)).values()
+  for programs in (lambda e: split_means(e, likelihood=True), row_programs):
+    assert (programs(first) is programs(other)) == is_shared
+  assert train_steps(first, 1) is not train_steps(other, 1)
 
 
 @pytest.mark.slow
