@@ -47,8 +47,8 @@ def _on_accelerator(monkeypatch):
   monkeypatch.setattr(parallel, 'on_accelerator', lambda: True)
 
 
-def build_on_black_images(name, variant, **model_kwargs):
-  """Return a config's experiment and inputs, a data set of its shapes."""
+def build_without_data(name, variant, **model_kwargs):
+  """Return a config's experiment on plain images, and its inputs' arrays."""
   config = load(name).get_config(variant)
   config.model.kwargs.update(model_kwargs)
   make = COMPOSITIONS.get(config.dataset.name, as_dataset)
@@ -57,7 +57,7 @@ def build_on_black_images(name, variant, **model_kwargs):
     source = 'mnist'
   labels = np.arange(40, dtype=np.int32) % 10
   image = np.zeros((40, *SHAPES[source]), np.uint8)
-  image[0] = 255  # All black ones would be refused.
+  image[:, 0] = 255  # All black ones would be refused.
   images = Images(image, labels)
   splits = dict.fromkeys(measures.SPLITS, images)
   experiment = build(config, make(ImageSet(source, splits)))
@@ -82,7 +82,7 @@ def choices(variants, fast):
 
 @pytest.mark.parametrize(('name', 'variant'), choices(PRESETS, FAST))
 def test_every_program_can_be_lowered(name, variant, monkeypatch):
-  experiment, inputs = build_on_black_images(name, variant)
+  experiment, inputs = build_without_data(name, variant)
   state = steps.state_like(experiment)
   images = experiment.dataset.splits['train']
   pmapped, pmap = [], parallel.pmap
@@ -115,7 +115,7 @@ def test_every_program_can_be_lowered(name, variant, monkeypatch):
 
 def lowered_step(name, variant, **model_kwargs):
   """Return the text of one training step as lowered for a GPU."""
-  experiment, inputs = build_on_black_images(name, variant, **model_kwargs)
+  experiment, inputs = build_without_data(name, variant, **model_kwargs)
   args = on_one_device(
     steps.state_like(experiment),
     inputs,
