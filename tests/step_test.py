@@ -17,6 +17,7 @@ from geco_jax.build import build
 from geco_jax.build import run_inputs
 from geco_jax.distributions import gaussian_nll
 from geco_jax.feed import fixed_examples
+from geco_jax.io import manifest
 from tests import processes
 
 
@@ -61,6 +62,36 @@ def test_a_state_without_values_is_shaped_like_the_first(
   for a, b in zip(jax.tree.leaves(like), jax.tree.leaves(first), strict=True):
     assert isinstance(a, np.ndarray)
     assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+_GECO = (
+  '.multiplier_state.count',
+  ".multiplier_state.moving_average['re']",
+  ".multiplier_state.residual['re']",
+)
+
+
+@pytest.mark.parametrize(
+  ('objective', 'expected'),
+  [
+    ('geco', (".log_multipliers['re']", *_GECO)),
+    ('geco_literal', (".log_multipliers['re']", *_GECO)),
+    ('elbo', (".log_multipliers['nll']",)),
+    ('annealed_beta', (".log_multipliers['nll']", '.multiplier_state.count')),
+  ],
+)
+def test_the_tree_of_a_state_is_that_of_its_format(
+  objective, expected, tiny_config, make_dataset
+):
+  like = step.state_like(build(tiny_config(objective), make_dataset()))
+  # Models and optimizers have trees of their own: these are ours.
+  ours = like._replace(params=None, optimizer_state=None)
+  names = [
+    jax.tree_util.keystr(path)
+    for path, _ in jax.tree_util.tree_leaves_with_path(ours)
+  ]
+  # Who changes the list raises the number.
+  assert (manifest.FORMAT, names) == (2, ['.step', *expected])
 
 
 @pytest.mark.parametrize('objective', OBJECTIVES)

@@ -226,6 +226,8 @@ class Checkpointer:
         restored = Restored(candidate, *self._read_patiently(like, candidate))
       except _UnusableError as error:
         refused[candidate] = error
+        if error.is_of_other_form:  # So are those before it.
+          break
         logging.warning(
           'checkpoint of step %d in %s %s; trying the one before',
           candidate,
@@ -241,7 +243,7 @@ class Checkpointer:
       newest = refused[max(refused)]
       raise UserError(
         f'no checkpoint in {self._directory} could be read (tried steps '
-        f'{", ".join(map(str, candidates))}; the newest {newest}); '
+        f'{", ".join(map(str, sorted(refused)))}; the newest {newest}); '
         + (
           'go on with the version and the config that wrote them, or choose '
           'another workdir'
@@ -356,7 +358,9 @@ class Checkpointer:
     return state, restored['manifest'].get('unlogged', {})
 
   def _difference(self, like, step):
-    """Return how a state's tree differs from the expected one."""
+    """Return how a state's format or tree differs from the expected one."""
+    if other := manifest.other_format(self._workdir, step):
+      return other
     try:
       metadata = self._manager.item_metadata(step)['state'].tree
       there, expected = _shapes(metadata), _shapes(like)

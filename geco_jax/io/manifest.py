@@ -17,7 +17,7 @@ import jax
 from geco_jax.errors import UserError
 from geco_jax.io.files import read_text
 
-FORMAT = 1  # Raise it whenever the tree of a state, or its meaning, changes.
+FORMAT = 2  # Raise it whenever the tree of a state, or its meaning, changes.
 FOLDER = 'checkpoints'
 SET_ASIDE = 'set_aside'  # Folder of damaged checkpoints.
 _UNFINISHED = '.orbax-checkpoint-tmp'  # In the name of one being written.
@@ -27,6 +27,10 @@ _SETTINGS = (
   'jax_threefry_partitionable',
   'jax_default_matmul_precision',
 )
+
+
+class OtherFormatError(ValueError):
+  """A checkpoint is as it was written, by a version of another format."""
 
 
 def seal(
@@ -54,7 +58,8 @@ def check(content: Any) -> None:
   """Make sure that a manifest is as it was written, of this format.
 
   Raises:
-    ValueError: if it is not.
+    ValueError: if it is damaged.
+    OtherFormatError: if it is of another format.
   """
   if not isinstance(content, dict) or 'sha256' not in content:
     raise ValueError('its manifest is damaged')
@@ -64,7 +69,7 @@ def check(content: Any) -> None:
   if _digest(unsealed) != content.get('seal'):
     raise ValueError('its manifest is damaged')
   if unsealed.get('format') != FORMAT:
-    raise ValueError(
+    raise OtherFormatError(
       f'its format is {unsealed.get("format")}, that of this version of '
       f'geco_jax is {FORMAT}'
     )
@@ -77,14 +82,29 @@ def runs(workdir: str | os.PathLike) -> dict[int, dict[str, Any]]:
   """
   by_step = {}
   for step in steps(workdir):
-    path = os.path.join(workdir, FOLDER, str(step), 'manifest', 'metadata')
     try:
-      content = json.loads(read_text(path))
+      content = _read(workdir, step)
       check(content)
       by_step[step] = content['run']
     except (OSError, ValueError, KeyError):  # `restore` reports it.
       continue
   return by_step
+
+
+def other_format(workdir: str | os.PathLike, step: int) -> str:
+  """Return in words which format a checkpoint has if it is not this one."""
+  try:
+    check(_read(workdir, step))
+  except OtherFormatError as error:
+    return str(error)
+  except (OSError, ValueError):
+    pass
+  return ''
+
+
+def _read(workdir: str | os.PathLike, step: int) -> Any:
+  path = os.path.join(workdir, FOLDER, str(step), 'manifest', 'metadata')
+  return json.loads(read_text(path))
 
 
 def runs_at_once(workdir: str | os.PathLike, step: int) -> list[int]:

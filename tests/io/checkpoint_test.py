@@ -273,6 +273,24 @@ def test_a_state_of_another_form_is_not_called_damaged(
   assert restore(tmp_path).step == 10
 
 
+@pytest.mark.parametrize('change', [{}, {'more': np.float32(1)}])
+def test_another_format_is_refused_in_one_sentence(
+  tmp_path, monkeypatch, caplog, change
+):
+  with monkeypatch.context() as patch:
+    patch.setattr(manifest, 'FORMAT', 1)
+    save(tmp_path, {10: 1.0, 20: 2.0})
+  checkpointer = Checkpointer(tmp_path)
+  with pytest.raises(
+    UserError, match='steps 20; .*form .its format is 1, that of .* is 2'
+  ) as info:
+    checkpointer.restore({**make_state(0), **change})
+  checkpointer.close()
+  assert 'damaged' not in str(info.value)
+  assert not [r for r in caplog.records if r.name == 'absl']
+  assert sorted(os.listdir(tmp_path / 'checkpoints')) == ['10', '20']
+
+
 def test_checkpoints_of_an_earlier_version_are_restored(tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(manifest, 'seal', lambda sha256, *_: {'sha256': sha256})
@@ -285,7 +303,7 @@ def test_checkpoints_of_an_earlier_version_are_restored(tmp_path, monkeypatch):
 def test_a_manifest_that_was_changed_is_damage(tmp_path, change):
   save(tmp_path, {10: 1.0, 20: 2.0})
   path = folder_of(tmp_path, 20) / 'manifest' / 'metadata'
-  path.write_text(json.dumps({**json.loads(path.read_text()), change: 2}))
+  path.write_text(json.dumps({**json.loads(path.read_text()), change: -1}))
   assert list(manifest.runs(tmp_path)) == [10]
   assert restore(tmp_path).step == 10
 
