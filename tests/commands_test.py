@@ -1,6 +1,7 @@
 """`geco-jax COMMAND`: every command by its name, with its own flags."""
 
 import importlib.util
+import pathlib
 import re
 import sys
 
@@ -27,6 +28,22 @@ def test_every_command_is_a_module_with_a_line(monkeypatch, capsys):
   assert {'train', 'prepare', 'figure_8'} <= set(commands.commands())
   assert call(monkeypatch, '--version') == 0
   assert __version__ in capsys.readouterr().out
+
+
+def test_every_command_begins_and_ends_as_cli_says():
+  """So all keep what they compile, and answer signals and bad input alike."""
+  root = pathlib.Path(__file__).parents[1]
+  files = [
+    file
+    for folder in ('geco_jax', 'experiments', 'benchmarks')
+    for file in (root / folder).rglob('*.py')
+    if "if __name__ == '__main__':" in file.read_text()
+  ]
+  assert len(files) > 30
+  for file in files:
+    text = file.read_text()
+    if 'runpy.run_module(' not in text:  # Those hand on to another.
+      assert '\n  cli.run(main' in text, file
 
 
 def test_an_unknown_command_is_one_line(monkeypatch, capsys):

@@ -393,24 +393,26 @@ class ConvDraw:
 
   def _convolution(self, output_channels, name, **kwargs):
     """Create a convolution on the grid, computing in the policy's type."""
-    multiple = _CHANNEL_MULTIPLE if parallel.on_accelerator() else 1
-    kwargs |= dict(channel_multiple=multiple, name=name)
-    convolution = Conv2D(output_channels, self.kernel_size, **kwargs)
+    convolution = self._conv2d(output_channels, name=name, **kwargs)
     return base.with_policy(convolution, self.policy)
+
+  def _conv2d(self, output_channels, **kwargs):
+    multiple = _CHANNEL_MULTIPLE if parallel.on_accelerator() else 1
+    kwargs |= dict(channel_multiple=multiple)
+    return Conv2D(output_channels, self.kernel_size, **kwargs)
 
   def _context_network(self):
     """Create a network to features [batch, *grid, 2 * context_channels]."""
-    channels, kernel_size = self.context_channels, self.kernel_size
-    local = Conv2D(channels, kernel_size, name='context_local')
+    local = self._conv2d(self.context_channels, name='context_local')
     layers = [
-      Conv2D(2 * channels, kernel_size, stride=2, name='context_around'),
+      self._conv2d(2 * self.context_channels, stride=2, name='context_around'),
       jax.nn.relu,
       hk.Flatten(),
       hk.Linear(self.context_size, name='context_hidden'),
       jax.nn.relu,
       hk.Linear(self.context_size, name='context_hidden'),
       jax.nn.relu,
-      hk.Linear(channels, name='context_global'),
+      hk.Linear(self.context_channels, name='context_global'),
     ]
     whole = hk.Sequential(layers)
 

@@ -204,7 +204,9 @@ def test_iterations_are_long_but_not_too_long_on_accelerators(
   ],
   ids=['unconditional', 'conditional'],
 )
-def test_checkpoints_stay_readable(kwargs, digest):
+@pytest.mark.parametrize('on_accelerator', [False, True])
+def test_checkpoints_stay_readable(kwargs, digest, on_accelerator, monkeypatch):
+  monkeypatch.setattr(parallel, 'on_accelerator', lambda: on_accelerator)
   sizes = {**SIZES, **kwargs, 'learn_likelihood_stddev': True}
   model = conv_draw(SHAPE, FLOAT32, **sizes)
   keys, image = jax.random.split(jax.random.key(0), 1), jnp.zeros((1, *SHAPE))
@@ -254,7 +256,11 @@ def fingerprint(x):
   ],
   ids=['unconditional', 'conditional'],
 )
-def test_numbers_stay_what_they_were(kwargs, expected):
+@pytest.mark.parametrize('on_accelerator', [False, True])
+def test_numbers_stay_what_they_were(
+  kwargs, expected, on_accelerator, monkeypatch
+):
+  monkeypatch.setattr(parallel, 'on_accelerator', lambda: on_accelerator)
   model, params, keys, image = make(**kwargs)
   context = image[::-1]
 

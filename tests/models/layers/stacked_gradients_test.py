@@ -33,7 +33,7 @@ def loss_function(scan):
   return hk.without_apply_rng(hk.transform(network))
 
 
-@pytest.mark.parametrize('unroll', [1, 3])
+@pytest.mark.parametrize('unroll', [1, 2, 3])
 def test_value_and_gradients_equal_those_of_a_scan(unroll):
   rng = np.random.default_rng(0)
   x, noise = (
