@@ -54,7 +54,7 @@ def define_flags() -> None:
     lower_bound=1,
   )
   flags.DEFINE_float(
-    'limit_s', 340.0, 'Seconds after which what there is is written.'
+    'limit_s', 340.0, 'Seconds after which the results so far are written.'
   )
   flags.DEFINE_multi_string(
     'only', [], 'Part of the names of the programs to time, else all.'
@@ -66,7 +66,7 @@ def define_flags() -> None:
     f'{", ".join(gpu_programs.SWITCHES)}: none,unrolled,unrolled+padded.',
   )
   flags.DEFINE_bool('profile', False, 'List the kernels of ConvDRAW in bf16.')
-  flags.DEFINE_bool('dry_run', False, 'Tiny programs on the CPU.')
+  flags.DEFINE_bool('dry_run', False, 'Run tiny programs on the CPU.')
   cli.define_path('output', None, 'JSON file to write.')
 
 

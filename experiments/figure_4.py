@@ -192,7 +192,7 @@ def define_rest_flags() -> None:
   flags.DEFINE_integer(
     'max_steps',
     None,
-    f'Up to which; else {rest.MAX_DOUBLING} times the first.',
+    f'Most steps to try; else {rest.MAX_DOUBLING} times the first number.',
     lower_bound=1,
   )
 

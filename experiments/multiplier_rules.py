@@ -283,7 +283,7 @@ def _place(each: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def define_flags() -> None:
   """Define the command's flags."""
-  flags.DEFINE_enum('preset', 'quick', [*PRESETS], 'Which tasks.')
+  flags.DEFINE_enum('preset', 'quick', [*PRESETS], 'Set of tasks.')
   runs.define_seed_flags()
   for name, choices, text in (
     ('only', [*TASKS], 'Tasks, of whichever preset'),

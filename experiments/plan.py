@@ -384,7 +384,7 @@ def rows(options: Options, only: Sequence[str] | None = None) -> list[Row]:
 def define_flags() -> None:
   """Define the command's flags, which are those of `run_all` too."""
   flags.DEFINE_float(
-    'hours', None, 'That there are, on this machine.', lower_bound=0.0
+    'hours', None, 'Hours available on this machine.', lower_bound=0.0
   )
   flags.DEFINE_enum('preset', 'quick', [*PRESETS], 'Size of everything.')
   flags.DEFINE_list('only', None, f'Figures: any of {", ".join(WORTH)}.')
@@ -394,7 +394,7 @@ def define_flags() -> None:
     f'choose from {", ".join(WORTH)}',
   )
   flags.DEFINE_integer(
-    'num_seeds', 1, 'Of runs that can have several.', lower_bound=1
+    'num_seeds', 1, 'Seeds of each run that can have several.', lower_bound=1
   )
   _module('figure_4').define_rest_flags()
 

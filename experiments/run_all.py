@@ -281,7 +281,9 @@ def summary(session: Session, num_rows: int) -> str:
 def define_flags() -> None:
   """Define the command's flags."""
   plan.define_flags()
-  cli.define_path('results', None, 'Of the numbers; else WORKDIR/results.')
+  cli.define_path(
+    'results', None, 'Folder of the numbers; else WORKDIR/results.'
+  )
   flags.DEFINE_integer(
     'at_once',
     1,

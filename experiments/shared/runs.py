@@ -115,9 +115,9 @@ class Result(NamedTuple):
 
 def define_seed_flags() -> None:
   """Define --seed and --num_seeds, for `with_seeds`."""
-  flags.DEFINE_integer('seed', 0, 'Of the first of the runs.', lower_bound=0)
+  flags.DEFINE_integer('seed', 0, 'Seed of the first run.', lower_bound=0)
   flags.DEFINE_integer(
-    'num_seeds', 1, 'Runs of each kind, seeds in a row.', lower_bound=1
+    'num_seeds', 1, 'Runs of each kind, with seeds in a row.', lower_bound=1
   )
 
 

@@ -62,8 +62,8 @@ def define_flags() -> None:
   flags.DEFINE_list(
     'job_options',
     [],
-    "Of the jobs, in submitit's words: timeout_min=60,gpus_per_node=1,"
-    'slurm_partition=gpu',
+    "Options of the jobs, in submitit's words: timeout_min=60,"
+    'gpus_per_node=1,slurm_partition=gpu',
   )
   flags.DEFINE_integer(
     'max_jobs', None, 'Jobs at a time, else all.', lower_bound=1
