@@ -58,7 +58,10 @@ class Worker:
     other.close()  # So that the process's end is seen.
 
   def become_ready(self) -> None:
-    """Take the process's first answer, which is there."""
+    """Read the process's first answer, which must have arrived.
+
+    It sets `ready_seconds` and `flops`, or `error` if the program failed.
+    """
     answer = self._receive(timeout_s=0)
     if answer is not None:
       self.ready_seconds, self.flops = answer

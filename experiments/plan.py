@@ -257,7 +257,7 @@ def _config(name: str, num_steps: int | None) -> ConfigDict:
 
 
 def _single_run(figure: str, data: str) -> ListRows:
-  """Return a function that yields the row of what a ConvDRAW run shows."""
+  """Return a function that yields a row: a GECO run, and a figure of it."""
 
   def list_rows(options):
     run, variant = Run(data, 'geco', {'re': 0.1}), options.sizes.variant

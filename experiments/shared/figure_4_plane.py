@@ -235,7 +235,8 @@ def _draw_row(
       color=color,
     )
   return Line2D(
-    *([], []),
+    [],
+    [],
     color=color,
     linewidth=style['linewidth'],
     alpha=style['alpha'],

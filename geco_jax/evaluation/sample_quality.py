@@ -202,13 +202,19 @@ def importance_nll(
   num_images = _num_images(dataset, num_images)
   program = functools.partial(
     _weights_program(experiment, num_draws),
-    *(params, _keys(seed)[2], np.float32(stddev)),
+    params,
+    _keys(seed)[2],
+    np.float32(stddev),
   )
   indices = _chosen(dataset, 'test', num_images, seed)
   progress = console.Progress(num_images, 0, show_progress, unit='image')
   with contextlib.closing(progress):
     drawn = _collect(
-      *(dataset, 'test', indices, _NLL_BATCH, program),
+      dataset,
+      'test',
+      indices,
+      _NLL_BATCH,
+      program,
       progress.part(f'NLL, {num_draws} draws'),
     )['weights'].astype(np.float64)
   bounds = importance.log_likelihood(drawn)
@@ -273,12 +279,21 @@ def estimate(
       'step': int(state.step),
       'seed': seed,
       'frechet': frechet_distances(
-        *(experiment, state.params, network, layer, sizes.num_samples, seed),
+        experiment,
+        state.params,
+        network,
+        layer,
+        sizes.num_samples,
+        seed,
         show_progress=shows,
       ),
       'importance': importance_nll(
-        *(experiment, state.params, stddev, num_images),
-        *(sizes.num_draws, seed),
+        experiment,
+        state.params,
+        stddev,
+        num_images,
+        sizes.num_draws,
+        seed,
         show_progress=shows,
       ),
     }
