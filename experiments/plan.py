@@ -89,11 +89,10 @@ class Options(NamedTuple):
       flags_.append(f'--{steps_flag}={self.num_steps}')
     return flags_
 
-  def seeded(self, each: Sequence[Run]) -> list[Run]:
+  def seeded(self, row_runs: Sequence[Run]) -> list[Run]:
     """Return the runs at each of the seeds."""
-    return [
-      run._replace(seed=seed) for run in each for seed in range(self.num_seeds)
-    ]
+    seeds = range(self.num_seeds)
+    return [run._replace(seed=seed) for run in row_runs for seed in seeds]
 
 
 ListRows = Callable[[Options], Iterator[Row]]
@@ -104,9 +103,9 @@ def _module(figure: str) -> Any:
   return importlib.import_module(f'.{figure}', __package__)
 
 
-def _points(options, each, variant, folder='', changes=None) -> list[Point]:
+def _points(options, row_runs, variant, folder='', changes=None) -> list[Point]:
   """Return the points that `runs.train_all` trains below a folder."""
-  listed = runs.points_of(each, variant, options.num_steps, changes or {})
+  listed = runs.points_of(row_runs, variant, options.num_steps, changes or {})
   return [_below(folder, point) for point in listed.values()]
 
 
@@ -190,9 +189,9 @@ def _panels(figure: str) -> ListRows:
 
 def _figure_8(options: Options) -> Iterator[Row]:
   figure_8 = _module('figure_8')
-  each = {run.name: run for run in (*figure_8.SHOWN, *figure_8.CURVE)}
+  shown = {run.name: run for run in (*figure_8.SHOWN, *figure_8.CURVE)}
   for preset in options.sizes.micro_mnist:
-    points = _points(options, [*each.values()], preset, preset)
+    points = _points(options, [*shown.values()], preset, preset)
     own_flags = [f'--preset={preset}']
     yield _row(options, 'figure_8', preset, own_flags, points, by_row=True)
 
@@ -200,11 +199,11 @@ def _figure_8(options: Options) -> Iterator[Row]:
 def _constraint_table(options: Options) -> Iterator[Row]:
   figure = 'constraint_table'
   for data in ('digits', 'mnist'):
-    each = [
+    row_runs = [
       Run(data, 'geco', kappas, 'vae')
       for kappas in _module(figure).ROWS.values()
     ]
-    points = _points(options, each, None)
+    points = _points(options, row_runs, None)
     file = f'{figure}_{data}.json'
     own_flags = [f'--data={data}']
     yield _row(options, figure, data, own_flags, points, numbers={file: file})
@@ -282,7 +281,7 @@ def _multiplier_rules(options: Options) -> Iterator[Row]:
   folder = 'multiplier_rules'
   multiplier_rules = _module(folder)
   for task in multiplier_rules.PRESETS[options.sizes.rules]:
-    each = options.seeded(
+    row_runs = options.seeded(
       [Run(task.data, 'geco', kappas, task.model) for kappas in task.kappas]
     )
     lengths = task.steps if options.num_steps is None else [options.num_steps]
@@ -294,7 +293,7 @@ def _multiplier_rules(options: Options) -> Iterator[Row]:
       )
       for steps in lengths
       for rule in multiplier_rules.RULES
-      for run in each
+      for run in row_runs
     ]
     own_flags = [
       f'--only={task.name}',

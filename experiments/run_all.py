@@ -241,7 +241,7 @@ class Session:
 
 
 def _share_runs(row: Row, other: Row) -> bool:
-  names = [{point.name for point in each.points} for each in (row, other)]
+  names = [{point.name for point in side.points} for side in (row, other)]
   return not names[0].isdisjoint(names[1])
 
 

@@ -144,8 +144,8 @@ def _num_cpu_devices(grid: Sequence[Point]) -> int:
   Every run must still be able to share a batch between them.
   """
   common = math.gcd(*(point.config.batch_size for point in grid))
-  most = min(parallel.num_cores(), len(grid))
-  return max(n for n in range(1, most + 1) if common % n == 0)
+  max_devices = min(parallel.num_cores(), len(grid))
+  return max(n for n in range(1, max_devices + 1) if common % n == 0)
 
 
 def _listing(grid: Sequence[Point], workdir: str) -> str:
