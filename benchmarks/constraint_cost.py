@@ -92,7 +92,7 @@ def save_random_network(folder: str, model) -> None:
 
 def define_flags() -> None:
   """Define the command's flags."""
-  flags.DEFINE_enum('size', 'quick', [*SIZES], 'Of the model.')
+  flags.DEFINE_enum('size', 'quick', [*SIZES], 'Size of the model.')
   flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
   flags.DEFINE_integer(
     'steps_per_round', 5, 'Steps per round, and per dispatch.', lower_bound=1

@@ -98,14 +98,14 @@ def plain(
 def define_flags() -> None:
   """Define the command's flags."""
   flags.DEFINE_integer(
-    'num_betas', 8, 'Of the compiled program.', lower_bound=1
+    'num_betas', 8, 'Betas of the compiled program.', lower_bound=1
   )
   flags.DEFINE_integer(
-    'numpy_betas', 1, 'Of each NumPy program.', lower_bound=1
+    'numpy_betas', 1, 'Betas of each NumPy program.', lower_bound=1
   )
-  flags.DEFINE_integer('num_steps', 400, 'Of each beta.', lower_bound=1)
+  flags.DEFINE_integer('num_steps', 400, 'Steps for each beta.', lower_bound=1)
   flags.DEFINE_integer(
-    'tiles_per_side', 32, 'Of the latent grid.', lower_bound=2
+    'tiles_per_side', 32, 'Tiles per side of the latent grid.', lower_bound=2
   )
   flags.DEFINE_integer('num_data', 300, 'Data points.', lower_bound=1)
   flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)

@@ -54,7 +54,7 @@ def define_flags() -> None:
     lower_bound=1,
   )
   flags.DEFINE_float(
-    'limit_s', 340.0, 'Seconds after which what there is is written.'
+    'limit_s', 340.0, 'Seconds after which the results so far are written.'
   )
   flags.DEFINE_multi_string(
     'only', [], 'Part of the names of the programs to time, else all.'
@@ -66,7 +66,7 @@ def define_flags() -> None:
     f'{", ".join(gpu_programs.SWITCHES)}: none,unrolled,unrolled+padded.',
   )
   flags.DEFINE_bool('profile', False, 'List the kernels of ConvDRAW in bf16.')
-  flags.DEFINE_bool('dry_run', False, 'Tiny programs on the CPU.')
+  flags.DEFINE_bool('dry_run', False, 'Run tiny programs on the CPU.')
   cli.define_path('output', None, 'JSON file to write.')
 
 
@@ -147,14 +147,16 @@ def rows(
 
 def _measure(crew: Mapping[str, Worker], start: float) -> Any:
   """Fill the workers' rates; return the profile if it is asked for."""
-  asked = flags.FLAGS
-  timing_s = len(crew) * (asked.rounds + 1) * (asked.round_seconds + 0.1)
-  deadline = start + asked.limit_s
-  compile_by = max(deadline - timing_s, start + asked.limit_s / 2)
+  values = flags.FLAGS
+  timing_s = len(crew) * (values.rounds + 1) * (values.round_seconds + 0.1)
+  deadline = start + values.limit_s
+  compile_by = max(deadline - timing_s, start + values.limit_s / 2)
   workers.prepare(crew, _at_once(), compile_by - time.monotonic())
-  workers.measure([*crew.values()], asked.rounds, asked.round_seconds, deadline)
+  workers.measure(
+    [*crew.values()], values.rounds, values.round_seconds, deadline
+  )
   profiled = crew.get(_PROFILED)
-  if not asked.profile or profiled is None or profiled.error is not None:
+  if not values.profile or profiled is None or profiled.error is not None:
     return None
   return profiled.ask(kernels.profile, timeout_s=60)
 

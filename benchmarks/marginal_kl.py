@@ -295,9 +295,9 @@ def torch_tiles(
 def define_flags() -> None:
   """Define the command's flags."""
   flags.DEFINE_integer('latent_size', 64, 'Dimensions of z.')
-  flags.DEFINE_integer('num_couplings', 8, 'Of the flow.')
-  flags.DEFINE_integer('width', 256, 'Of the hidden layers.')
-  flags.DEFINE_integer('num_samples', 256, 'Of z.')
+  flags.DEFINE_integer('num_couplings', 8, 'Couplings of the flow.')
+  flags.DEFINE_integer('width', 256, 'Width of the hidden layers.')
+  flags.DEFINE_integer('num_samples', 256, 'Samples of z.')
   flags.DEFINE_integer('num_data', 1_024, 'Data points.')
   flags.DEFINE_integer(
     'sample_tile', aggregate_posterior.DEFAULT_TILES.samples, 'Samples at once.'

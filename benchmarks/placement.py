@@ -82,12 +82,14 @@ def train_step(
 
 def define_flags() -> None:
   """Define the command's flags."""
-  flags.DEFINE_enum('size', 'quick', [*SIZES], 'Of the model.')
+  flags.DEFINE_enum('size', 'quick', [*SIZES], 'Size of the model.')
   flags.DEFINE_integer('rounds', 15, 'Timed rounds.', lower_bound=1)
   flags.DEFINE_integer(
     'steps_per_round', 10, 'Steps per round, and per dispatch.', lower_bound=1
   )
-  flags.DEFINE_integer('num_images', 50_000, 'In the file.', lower_bound=1)
+  flags.DEFINE_integer(
+    'num_images', 50_000, 'Images in the file.', lower_bound=1
+  )
   flags.DEFINE_integer(
     'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
   )

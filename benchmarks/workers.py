@@ -58,7 +58,10 @@ class Worker:
     other.close()  # So that the process's end is seen.
 
   def become_ready(self) -> None:
-    """Take the process's first answer, which is there."""
+    """Read the process's first answer, which must have arrived.
+
+    It sets `ready_seconds` and `flops`, or `error` if the program failed.
+    """
     answer = self._receive(timeout_s=0)
     if answer is not None:
       self.ready_seconds, self.flops = answer
@@ -171,15 +174,15 @@ def measure(
         return
       if worker.error is not None:
         continue
-      asked = calls.get(worker, 1)
-      timing = worker.ask(functools.partial(_timing, asked), left + 10)
+      num_calls = calls.get(worker, 1)
+      timing = worker.ask(functools.partial(_timing, num_calls), left + 10)
       if timing is None:
         continue
       seconds, num_steps = timing
       if number < 0:
         calls[worker] = max(1, round(round_seconds / seconds))
       else:
-        worker.rates.append(asked * num_steps / seconds)
+        worker.rates.append(num_calls * num_steps / seconds)
 
 
 def stop(workers: Sequence[Worker], grace_s: float = 5) -> None:

@@ -27,15 +27,20 @@ napoleon_use_ivar = True  # Fields are described once, by their class.
 
 
 def _skip(app, what, name, member, skip, options):
-  """Skip fields of named tuples: `Alias for field number 0`."""
+  """Skip fields of named tuples, whose only text is `Alias for field number 0`.
+
+  The docstring of their class describes them.
+  """
   del app, what, name, options
   return skip or type(member).__name__ == '_tuplegetter'
 
 
 def _as_text(app, what, name, obj, options, lines):
-  """Escape what docstrings, which are plain text, do not mean as markup.
+  """Turn a docstring from plain text into reStructuredText.
 
-  Formulas stay as they are: indented by four, in no section like `Args:`.
+  The characters | and * are escaped, since they are no markup here. Lines
+  indented by four outside of sections like `Args:` are formulas: they become
+  literal blocks.
   """
   del app, what, name, obj, options
   text, start, is_literal = [], '', False
@@ -53,7 +58,7 @@ def _as_text(app, what, name, obj, options, lines):
 
 
 def _on_the_site(app, name, source):
-  """Point links at pages that lie outside of docs/ to where they are here."""
+  """Change links to pages outside of docs/ into links to their pages here."""
   del app, name
   for outside, inside in {
     '../RESULTS.md': 'claims.md',

@@ -22,7 +22,10 @@ _COLORS = {'experiments': 'tab:green', 'geco_jax': 'tab:blue'}
 
 
 def rooms() -> dict[str, set[str]]:
-  """Return which rooms each imports; the experiments' commands are one."""
+  """Return, for each room, the rooms that it imports.
+
+  The commands in experiments/ are one room together.
+  """
 
   def room(name):
     package, _, inner = name.partition('.')
@@ -75,7 +78,9 @@ def draw(graph: Mapping[str, set[str]]) -> Figure:
   for name, (x, y) in places.items():
     package = 'experiments' if name.startswith('experiments') else 'geco_jax'
     axes.text(
-      *(x, y, name),
+      x,
+      y,
+      name,
       ha='center',
       va='center',
       fontsize=9,

@@ -36,7 +36,10 @@ ROWS = {
 def define_flags() -> None:
   """Define the command's flags."""
   flags.DEFINE_enum(
-    'data', 'digits', ['digits', 'mnist'], 'Data set: of configs/DATA_vae.py.'
+    'data',
+    'digits',
+    ['digits', 'mnist'],
+    'Data set, DATA in configs/DATA_vae.py.',
   )
   flags.DEFINE_multi_enum(
     'only', [*ROWS], [*ROWS], 'A row to run; can be given several times.'

@@ -30,7 +30,9 @@ from geco_jax.theory import toy_data
 
 from .shared import theory_panels
 
-_NUM_BETAS = flags.DEFINE_integer('num_betas', 200, 'Of the curve, >= 10.')
+_NUM_BETAS = flags.DEFINE_integer(
+  'num_betas', 200, 'Betas of the curve, at least 10.'
+)
 
 HALF_DISTANCES = (0.3, 0.14, 0.05)  # One for each planted level.
 STDDEV = 0.012  # Standard deviation of each cluster.

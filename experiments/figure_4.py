@@ -85,7 +85,7 @@ def is_short(row: Row, preset: str) -> bool:
 
 
 def points(
-  each: Sequence[Run],
+  row_runs: Sequence[Run],
   workdir: str,
   preset: str,
   num_steps: int | None = None,
@@ -99,9 +99,9 @@ def points(
   if until_rest:
     folder_path = os.path.join(workdir, folder)
     args = folder_path, preset, num_steps, changes, max_steps
-    listed = rest.points(each, *args)
+    listed = rest.points(row_runs, *args)
   else:
-    listed = runs.points_of(each, preset, num_steps, changes).values()
+    listed = runs.points_of(row_runs, preset, num_steps, changes).values()
   return [
     point._replace(name=os.path.join(folder, point.name)) for point in listed
   ]
@@ -116,7 +116,7 @@ def run_row(
   name: str,
   workdir: str,
   preset: str,
-  each: Sequence[Run],
+  row_runs: Sequence[Run],
   num_steps: int | None = None,
   data_dir: str | None = None,
   short: bool = False,
@@ -130,7 +130,7 @@ def run_row(
     name: of `ROWS`.
     workdir: for the runs' folders.
     preset: of the configs.
-    each: the row's runs.
+    row_runs: the row's runs.
     num_steps: training steps of each run, if not the configs' or `SHORT`'s.
     data_dir: of TFDS.
     short: whether the runs are shortened by `SHORT`.
@@ -140,7 +140,7 @@ def run_row(
   """
   folder, changes = _short(short)
   place = os.path.join(workdir, folder) if folder else workdir
-  args = each, place, preset, num_steps, data_dir, changes
+  args = row_runs, place, preset, num_steps, data_dir, changes
   if until_rest:
     results = rest.train_until_rest(*args, max_steps)
   else:
@@ -192,7 +192,7 @@ def define_rest_flags() -> None:
   flags.DEFINE_integer(
     'max_steps',
     None,
-    f'Up to which; else {rest.MAX_DOUBLING} times the first.',
+    f'Most steps to try; else {rest.MAX_DOUBLING} times the first number.',
     lower_bound=1,
   )
 

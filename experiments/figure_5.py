@@ -113,17 +113,19 @@ def table(rows: Mapping[str, Any]) -> str:
 
 def figure(rows: Mapping[str, Any]) -> Figure:
   """Return the figure: KLs against iterations, and RMSEs below them."""
-  seeds: dict[str, list] = {}
+  seeds_by_data: dict[str, list] = {}
   for name, row in rows.items():
-    seeds.setdefault(name.partition(',')[0], []).append(row)
-  canvas = Figure(figsize=(3.6 * len(seeds), 5), layout='constrained')
+    seeds_by_data.setdefault(name.partition(',')[0], []).append(row)
+  canvas = Figure(figsize=(3.6 * len(seeds_by_data), 5), layout='constrained')
   grid = canvas.subplots(
-    2, len(seeds), squeeze=False, sharex='col', height_ratios=[2, 1]
+    2, len(seeds_by_data), squeeze=False, sharex='col', height_ratios=[2, 1]
   )
-  for (kl, rmse), (data, same) in zip(grid.T, seeds.items(), strict=True):
-    for row in same:
-      _draw_row(kl, rmse, row, labeled=row is same[0])
-    kl.set(title='\n'.join([data, _asked(same)]), ylabel='KL [nats]')
+  for (kl, rmse), (data, seeds) in zip(
+    grid.T, seeds_by_data.items(), strict=True
+  ):
+    for row in seeds:
+      _draw_row(kl, rmse, row, labeled=row is seeds[0])
+    kl.set(title='\n'.join([data, _asked(seeds)]), ylabel='KL [nats]')
     kl.legend()
     rmse.set(xlabel='iteration', ylabel='RMSE', yscale='log')
     rmse.yaxis.set_major_formatter('{x:g}')
@@ -151,19 +153,19 @@ def _draw_row(
   rmse.axhline(kappa, color='gray', linestyle='--', linewidth=1)
 
 
-def _asked(same: Sequence[Mapping[str, Any]]) -> str:
+def _asked(seeds: Sequence[Mapping[str, Any]]) -> str:
   """Return the kappas of a data set's seeds, and whether any was not met."""
-  kappas = ', '.join(f'{row["runs"][1]["kappas"]["re"]:g}' for row in same)
+  kappas = ', '.join(f'{row["runs"][1]["kappas"]["re"]:g}' for row in seeds)
   outcomes = [
     verdicts.read(
       row['runs'][1]['evaluation'], 're', row['runs'][1]['infeasible']
     )
-    for row in same
+    for row in seeds
   ]
   failed = sum(verdict != verdicts.MET for verdict in outcomes)
   note = '' if not failed else ', not met'
-  if 0 < failed < len(same):
-    note = f', not met by {failed} of {len(same)} seeds'
+  if 0 < failed < len(seeds):
+    note = f', not met by {failed} of {len(seeds)} seeds'
   return rf'$\kappa$ = {kappas}{note}'
 
 

@@ -142,7 +142,10 @@ def table(panels: Sequence[Panel]) -> str:
 def define_flags() -> None:
   """Define the command's flags."""
   flags.DEFINE_enum(
-    'preset', 'digits', ['digits', 'mnist'], 'Whose digits: the config variant.'
+    'preset',
+    'digits',
+    ['digits', 'mnist'],
+    'Source of the digits: the config variant.',
   )
   flags.DEFINE_integer(
     'num_samples', 10_000, 'Samples of each marginal KL.', lower_bound=2

@@ -59,7 +59,9 @@ def train_kappas(
 def as_row(result: Result) -> dict[str, Any]:
   """Return the record of a kappa in the file of numbers."""
   config, evaluation = result.point.config, result.evaluation
-  infeasible = verdicts.infeasible(evaluation['constraints'], result.logged)
+  infeasible = verdicts.infeasibility_sentences(
+    evaluation['constraints'], result.logged
+  )
   return {
     'kappa': config.constraints.re.kappa,
     'steps': evaluation['step'],

@@ -152,7 +152,7 @@ def jobs(
   """
   listed = []
   for task in tasks:
-    each = [
+    task_runs = [
       Run(task.data, 'geco', kappas, task.model, seed)
       for kappas in task.kappas
       for seed in seeds
@@ -161,7 +161,7 @@ def jobs(
       (rule, run, config_of(task, rule, run, steps))
       for steps in (task.steps if num_steps is None else [num_steps])
       for rule in rules
-      for run in each
+      for run in task_runs
     ]
     points = [Point(_folder(*one), {}, one[-1]) for one in named]
     try:
@@ -259,11 +259,11 @@ def record(job: Job, workdir: str) -> dict[str, Any]:
   }
 
 
-def save(path: str, each: Mapping[str, Any], preset: str) -> dict[str, Any]:
+def save(path: str, entry: Mapping[str, Any], preset: str) -> dict[str, Any]:
   """Put a run into the file of numbers, which keeps the others; return it."""
   with lock.taking_turns(os.path.dirname(path)):
     kept = {other['run']: other for other in runs.written(path).get('runs', [])}
-    records = {**kept, each['run']: each}
+    records = {**kept, entry['run']: entry}
     content = {
       **runs.provenance(preset),
       'runs': sorted(compared([*records.values()]), key=_place),
@@ -272,18 +272,18 @@ def save(path: str, each: Mapping[str, Any], preset: str) -> dict[str, Any]:
   return content
 
 
-def _place(each: Mapping[str, Any]) -> tuple[Any, ...]:
+def _place(entry: Mapping[str, Any]) -> tuple[Any, ...]:
   """Return the sort key of a record in the file."""
   return (
-    [*TASKS].index(each['task']),
-    *each['kappas'].values(),
-    *(each['steps'], each['seed'], [*RULES].index(each['rule'])),
+    [*TASKS].index(entry['task']),
+    *entry['kappas'].values(),
+    *(entry['steps'], entry['seed'], [*RULES].index(entry['rule'])),
   )
 
 
 def define_flags() -> None:
   """Define the command's flags."""
-  flags.DEFINE_enum('preset', 'quick', [*PRESETS], 'Which tasks.')
+  flags.DEFINE_enum('preset', 'quick', [*PRESETS], 'Set of tasks.')
   runs.define_seed_flags()
   for name, choices, text in (
     ('only', [*TASKS], 'Tasks, of whichever preset'),
@@ -312,8 +312,8 @@ def main(argv: Sequence[str]) -> None:
   )
   path = os.path.join(workdir, 'multiplier_rules')
   content = {}
-  for each in train_all(listed, workdir):
-    content = save(f'{path}.json', each, values.preset)
+  for entry in train_all(listed, workdir):
+    content = save(f'{path}.json', entry, values.preset)
   if not content:
     raise UserError('all runs failed')
   print(table(content))

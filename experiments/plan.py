@@ -89,11 +89,10 @@ class Options(NamedTuple):
       flags_.append(f'--{steps_flag}={self.num_steps}')
     return flags_
 
-  def seeded(self, each: Sequence[Run]) -> list[Run]:
+  def seeded(self, row_runs: Sequence[Run]) -> list[Run]:
     """Return the runs at each of the seeds."""
-    return [
-      run._replace(seed=seed) for run in each for seed in range(self.num_seeds)
-    ]
+    seeds = range(self.num_seeds)
+    return [run._replace(seed=seed) for run in row_runs for seed in seeds]
 
 
 ListRows = Callable[[Options], Iterator[Row]]
@@ -104,9 +103,9 @@ def _module(figure: str) -> Any:
   return importlib.import_module(f'.{figure}', __package__)
 
 
-def _points(options, each, variant, folder='', changes=None) -> list[Point]:
+def _points(options, row_runs, variant, folder='', changes=None) -> list[Point]:
   """Return the points that `runs.train_all` trains below a folder."""
-  listed = runs.points_of(each, variant, options.num_steps, changes or {})
+  listed = runs.points_of(row_runs, variant, options.num_steps, changes or {})
   return [_below(folder, point) for point in listed.values()]
 
 
@@ -190,9 +189,9 @@ def _panels(figure: str) -> ListRows:
 
 def _figure_8(options: Options) -> Iterator[Row]:
   figure_8 = _module('figure_8')
-  each = {run.name: run for run in (*figure_8.SHOWN, *figure_8.CURVE)}
+  shown = {run.name: run for run in (*figure_8.SHOWN, *figure_8.CURVE)}
   for preset in options.sizes.micro_mnist:
-    points = _points(options, [*each.values()], preset, preset)
+    points = _points(options, [*shown.values()], preset, preset)
     own_flags = [f'--preset={preset}']
     yield _row(options, 'figure_8', preset, own_flags, points, by_row=True)
 
@@ -200,11 +199,11 @@ def _figure_8(options: Options) -> Iterator[Row]:
 def _constraint_table(options: Options) -> Iterator[Row]:
   figure = 'constraint_table'
   for data in ('digits', 'mnist'):
-    each = [
+    row_runs = [
       Run(data, 'geco', kappas, 'vae')
       for kappas in _module(figure).ROWS.values()
     ]
-    points = _points(options, each, None)
+    points = _points(options, row_runs, None)
     file = f'{figure}_{data}.json'
     own_flags = [f'--data={data}']
     yield _row(options, figure, data, own_flags, points, numbers={file: file})
@@ -257,7 +256,7 @@ def _config(name: str, num_steps: int | None) -> ConfigDict:
 
 
 def _single_run(figure: str, data: str) -> ListRows:
-  """Return a function that yields the row of what a ConvDRAW run shows."""
+  """Return a function that yields a row: a GECO run, and a figure of it."""
 
   def list_rows(options):
     run, variant = Run(data, 'geco', {'re': 0.1}), options.sizes.variant
@@ -282,7 +281,7 @@ def _multiplier_rules(options: Options) -> Iterator[Row]:
   folder = 'multiplier_rules'
   multiplier_rules = _module(folder)
   for task in multiplier_rules.PRESETS[options.sizes.rules]:
-    each = options.seeded(
+    row_runs = options.seeded(
       [Run(task.data, 'geco', kappas, task.model) for kappas in task.kappas]
     )
     lengths = task.steps if options.num_steps is None else [options.num_steps]
@@ -294,7 +293,7 @@ def _multiplier_rules(options: Options) -> Iterator[Row]:
       )
       for steps in lengths
       for rule in multiplier_rules.RULES
-      for run in each
+      for run in row_runs
     ]
     own_flags = [
       f'--only={task.name}',
@@ -384,7 +383,7 @@ def rows(options: Options, only: Sequence[str] | None = None) -> list[Row]:
 def define_flags() -> None:
   """Define the command's flags, which are those of `run_all` too."""
   flags.DEFINE_float(
-    'hours', None, 'That there are, on this machine.', lower_bound=0.0
+    'hours', None, 'Hours available on this machine.', lower_bound=0.0
   )
   flags.DEFINE_enum('preset', 'quick', [*PRESETS], 'Size of everything.')
   flags.DEFINE_list('only', None, f'Figures: any of {", ".join(WORTH)}.')
@@ -394,7 +393,7 @@ def define_flags() -> None:
     f'choose from {", ".join(WORTH)}',
   )
   flags.DEFINE_integer(
-    'num_seeds', 1, 'Of runs that can have several.', lower_bound=1
+    'num_seeds', 1, 'Seeds of each run that can have several.', lower_bound=1
   )
   _module('figure_4').define_rest_flags()
 

@@ -241,7 +241,7 @@ class Session:
 
 
 def _share_runs(row: Row, other: Row) -> bool:
-  names = [{point.name for point in each.points} for each in (row, other)]
+  names = [{point.name for point in side.points} for side in (row, other)]
   return not names[0].isdisjoint(names[1])
 
 
@@ -281,7 +281,9 @@ def summary(session: Session, num_rows: int) -> str:
 def define_flags() -> None:
   """Define the command's flags."""
   plan.define_flags()
-  cli.define_path('results', None, 'Of the numbers; else WORKDIR/results.')
+  cli.define_path(
+    'results', None, 'Folder of the numbers; else WORKDIR/results.'
+  )
   flags.DEFINE_integer(
     'at_once',
     1,

@@ -50,7 +50,15 @@ class Progress:
     self._bar.update(step - self._bar.n)
 
   def part(self, text: str) -> Callable[[int], None]:
-    """Return a function that moves the bar from here by the steps of a part."""
+    """Return a function that moves the bar while a part of the work is done.
+
+    Args:
+      text: shown after the bar.
+
+    Returns:
+      (steps of this part that are done) -> None. The part begins where the bar
+      stands now.
+    """
     start = self._bar.n
     return lambda done: self.update(start + done, text)
 

@@ -24,7 +24,7 @@ def step_images(
   dataset: Dataset,
   layout: parallel.Layout,
   batch_size: int,
-  most: int,
+  max_steps: int,
   runs: Sequence[tuple[ahead.Choose, int]],
 ) -> Iterator[Feed]:
   """Yield a function that hands out training images to runs that step together.
@@ -33,7 +33,7 @@ def step_images(
     dataset: says where its images are kept.
     layout: how the runs lie on the devices.
     batch_size: of all devices together.
-    most: largest number of steps that are taken at once.
+    max_steps: largest number of steps that are taken at once.
     runs: for each, (positions of its data [m]) -> which images, and the number
       of steps that it has taken.
 
@@ -48,7 +48,7 @@ def step_images(
   places = layout.host_places(batch_size)
   with ahead.reading(dataset.name) as batches:
     opened = [
-      batches(images, choose, places, batch_size, step, most)
+      batches(images, choose, places, batch_size, step, max_steps)
       for choose, step in runs
     ]
     yield lambda count: layout.place_batches([b.take(count) for b in opened])

@@ -40,7 +40,7 @@ def summary(result: Mapping[str, Any]) -> str:
 def define_flags() -> None:
   """Define the command's flags."""
   flags.DEFINE_integer('num_samples', 1_000, 'Samples of q(z).', lower_bound=2)
-  flags.DEFINE_enum('split', 'train', SPLITS, 'Whose images make q(z).')
+  flags.DEFINE_enum('split', 'train', SPLITS, 'Split whose images make q(z).')
   flags.DEFINE_integer(
     'num_data',
     None,
@@ -51,7 +51,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'step', None, "Checkpoint's step; else the latest that is intact."
   )
-  flags.DEFINE_integer('seed', 0, 'Of the samples.')
+  flags.DEFINE_integer('seed', 0, 'Seed of the samples.')
   flags.DEFINE_integer(
     'sample_tile',
     DEFAULT_TILES.samples,
@@ -61,7 +61,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'data_tile',
     DEFAULT_TILES.data,
-    'Images paired with them at once, on each device.',
+    'Images paired with the samples at once, on each device.',
     lower_bound=1,
   )
 

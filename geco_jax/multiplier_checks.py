@@ -138,7 +138,14 @@ def checked_state(rule: str, state: Any, expected: Any) -> Any:
 
 
 def at(path: Iterable[Any]) -> str:
-  """Return where in a tree a leaf is, '' if it is the whole tree."""
+  """Return the end of a sentence that says where in a tree a leaf is.
+
+  Args:
+    path: of the leaf, as JAX gives it; empty if the leaf is the whole tree.
+
+  Returns:
+    For instance " at ['re']"; '' for an empty path.
+  """
   path = tuple(path)
   return f' at {jax.tree_util.keystr(path)}' if path else ''
 

@@ -28,7 +28,7 @@ def define_flags() -> None:
   """Define the command's flags."""
   cli.define_path('output', 'samples.png', 'Picture to write.')
   flags.DEFINE_integer('num', 64, 'Images to draw.', lower_bound=2)
-  flags.DEFINE_integer('seed', 0, 'Of the samples.', lower_bound=0)
+  flags.DEFINE_integer('seed', 0, 'Seed of the samples.', lower_bound=0)
   flags.DEFINE_integer(
     'step', None, "Checkpoint's step; else the latest that is intact."
   )

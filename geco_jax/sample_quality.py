@@ -58,7 +58,9 @@ def define_flags() -> None:
     'network', None, 'Trained classifier, its name or the path of its folder.'
   )
   flags.DEFINE_string(
-    'layer', None, 'Whose features are compared; else that before the logits.'
+    'layer',
+    None,
+    'Layer whose features are compared; else the one before the logits.',
   )
   flags.DEFINE_integer(
     'num_samples',
@@ -74,13 +76,16 @@ def define_flags() -> None:
     lower_bound=1,
   )
   flags.DEFINE_integer(
-    'num_draws', NUM_DRAWS, 'Draws of z for each of these.', lower_bound=1
+    'num_draws',
+    NUM_DRAWS,
+    'Draws of z for each of the test images.',
+    lower_bound=1,
   )
   flags.DEFINE_integer(
     'step', None, "Checkpoint's step; else the latest that is intact."
   )
   flags.DEFINE_integer(
-    'seed', 0, 'Of all draws.', lower_bound=0, upper_bound=2**32 - 1
+    'seed', 0, 'Seed of all draws.', lower_bound=0, upper_bound=2**32 - 1
   )
   flags.DEFINE_bool('progress', True, 'Draw progress bars.')
 

@@ -53,24 +53,24 @@ def scan(
 
 
 def dispatcher(
-  program: Callable[..., tuple[Any, Any]], most: int
+  program: Callable[..., tuple[Any, Any]], max_steps: int
 ) -> Callable[..., tuple[Any, Any]]:
-  """Return a pmapped program as a function that takes up to `most` steps.
+  """Return a pmapped program as a function that takes up to `max_steps` steps.
 
   On CPUs it is compiled once, for any number. On accelerators a loop of fixed
-  length is faster: the one of `most` steps is compiled, and the other only for
-  a run that a CPU left between two lines of its log.
+  length is faster: the one of `max_steps` steps is compiled, and the other only
+  for a run that a CPU left between two lines of its log.
 
   Args:
     program: (states, *args) or (states, *args, limit), see `scan`.
-    most: its length.
+    max_steps: the program's length.
 
   Returns:
-    (states, *args, num_steps=most) -> what the program returns.
+    (states, *args, num_steps=max_steps) -> what the program returns.
   """
 
-  def take_steps(*args, num_steps=most):
-    if num_steps == most and parallel.on_accelerator():
+  def take_steps(*args, num_steps=max_steps):
+    if num_steps == max_steps and parallel.on_accelerator():
       return program(*args)
     return program(*args, parallel.replicate(np.int32(num_steps)))
 

@@ -213,7 +213,11 @@ def _next(reader: int, seconds: float | None) -> int | None:
 
 @contextlib.contextmanager
 def outlook(text: str) -> Iterator[None]:
-  """Add to a signal's answer what becomes of the rest of the work."""
+  """Say in the answer to a signal what happens to work not yet done.
+
+  Args:
+    text: added to the answer while the context lasts.
+  """
   before, _state.outlook = _state.outlook, f'; {text}'
   try:
     yield

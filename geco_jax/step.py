@@ -209,8 +209,8 @@ def dispatch(
   """
   is_shared = layout is parallel.SHARED
   make = train_steps if is_shared else train_steps_together
-  most = experiment.steps_per_dispatch
-  return dispatcher(make(experiment, most), most)
+  max_steps = experiment.steps_per_dispatch
+  return dispatcher(make(experiment, max_steps), max_steps)
 
 
 def examples_at(

@@ -32,12 +32,14 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     'distributed',
     False,
-    'One of several processes. A cluster (TPU pod, Slurm, ...) tells which; '
-    'elsewhere the next three flags do.',
+    'Train as one of several processes. A cluster (TPU pod, Slurm, ...) says '
+    'which; elsewhere --coordinator, --num_processes and --process_id do.',
   )
-  flags.DEFINE_string('coordinator', None, "Process 0's host:port.")
-  flags.DEFINE_integer('num_processes', None, 'How many.')
-  flags.DEFINE_integer('process_id', None, 'Which, from 0.')
+  flags.DEFINE_string(
+    'coordinator', None, 'Address of process 0, as host:port.'
+  )
+  flags.DEFINE_integer('num_processes', None, 'Number of processes.')
+  flags.DEFINE_integer('process_id', None, 'Number of this process, from 0.')
 
 
 def main(argv: Sequence[str]) -> None:

@@ -133,11 +133,12 @@ def train(
   """
   check_classifier_config(config)
   dataset = build_dataset(config, data_dir)
-  most = min(dataset.image_shape[:2]) - 1
-  if config.max_shift > most:
+  farthest = min(dataset.image_shape[:2]) - 1
+  if config.max_shift > farthest:
     raise UserError(
       f'config.max_shift is {config.max_shift}, which moves images of '
-      f'{"x".join(map(str, dataset.image_shape))} out of sight; at most {most}'
+      f'{"x".join(map(str, dataset.image_shape))} out of sight; at most '
+      f'{farthest}'
     )
   num_classes = _num_classes(dataset)
   classifier = build_classifier(config, num_classes)

@@ -120,6 +120,18 @@ def test_no_comment_or_docstring_is_a_genitive_without_its_noun():
   assert not comments
 
 
+def test_no_text_is_a_genitive_without_its_noun():
+  texts = [
+    (path.name, node.lineno, node.value)
+    for path in python_files()
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Constant)
+    and isinstance(node.value, str)
+    and re.match(r'\s*Of\b', node.value)
+  ]
+  assert not texts
+
+
 def test_the_page_on_the_architecture_names_every_room():
   with open(os.path.join(ROOT, 'docs', 'architecture.md')) as file:
     page = file.read().split('```')[1]

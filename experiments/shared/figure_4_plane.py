@@ -57,21 +57,21 @@ def points_of(row: Mapping[str, Any], objective: str) -> list[Point]:
   return [point for point in points(row) if point.objective == objective]
 
 
-def _point(same: Sequence[Mapping[str, Any]]) -> Point:
-  evaluations = [run['evaluation'] for run in same]
+def _point(seeds: Sequence[Mapping[str, Any]]) -> Point:
+  evaluations = [run['evaluation'] for run in seeds]
 
   def mean(name):
     return float(np.mean([evaluation[name] for evaluation in evaluations]))
 
-  kappa = same[0]['kappas'].get('re')
-  constrained = [] if kappa is None else same
+  kappa = seeds[0]['kappas'].get('re')
+  constrained = [] if kappa is None else seeds
   reports = [run['evaluation']['constraints']['re'] for run in constrained]
   return Point(
-    objective=same[0]['objective'],
+    objective=seeds[0]['objective'],
     kappa=kappa,
     kl_nats=mean('kl_nats'),
     kl_stddev=float(np.std([e['kl_nats'] for e in evaluations], ddof=1))
-    if len(same) > 1
+    if len(seeds) > 1
     else None,
     nll_nats_per_dim=mean('nll_nats_per_dim'),
     rmse=mean('rmse'),
@@ -81,21 +81,21 @@ def _point(same: Sequence[Mapping[str, Any]]) -> Point:
     else None,
     verdict=verdicts.worst(map(_verdict, constrained)) if constrained else None,
     tolerance=max(map(verdicts.tolerance, reports), default=None),
-    num_seeds=len(same),
-    rested=_rested(same),
-    frechet=_frechet(same),
+    num_seeds=len(seeds),
+    rested=_rested(seeds),
+    frechet=_frechet(seeds),
   )
 
 
-def _rested(same: Sequence[Mapping[str, Any]]) -> bool | None:
-  answers = [run['rested'] for run in same if 'rested' in run]
+def _rested(seeds: Sequence[Mapping[str, Any]]) -> bool | None:
+  answers = [run['rested'] for run in seeds if 'rested' in run]
   return all(answers) if answers else None
 
 
-def _frechet(same: Sequence[Mapping[str, Any]]) -> float | None:
-  measured = [run.get('sample_quality') for run in same]
-  distances = [each['frechet']['samples'] for each in measured if each]
-  return float(np.mean(distances)) if len(distances) == len(same) else None
+def _frechet(seeds: Sequence[Mapping[str, Any]]) -> float | None:
+  measured = [run.get('sample_quality') for run in seeds]
+  distances = [entry['frechet']['samples'] for entry in measured if entry]
+  return float(np.mean(distances)) if len(distances) == len(seeds) else None
 
 
 def _verdict(run: Mapping[str, Any]) -> str:
@@ -235,7 +235,8 @@ def _draw_row(
       color=color,
     )
   return Line2D(
-    *([], []),
+    [],
+    [],
     color=color,
     linewidth=style['linewidth'],
     alpha=style['alpha'],
@@ -256,14 +257,14 @@ def _kappas(shown: Sequence[Point]) -> Iterator[tuple[str, Point]]:
       places[-1].append(point)
     else:
       places.append([point])
-  for same in places:
-    failed = [point.verdict != verdicts.MET for point in same]
+  for neighbors in places:
+    failed = [point.verdict != verdicts.MET for point in neighbors]
     note = ' not met' if all(failed) else ''
     texts = [
       f'{point.kappa:g}{" not met" if missed and not note else ""}'
-      for point, missed in zip(same, failed, strict=True)
+      for point, missed in zip(neighbors, failed, strict=True)
     ]
-    yield f'{", ".join(texts)}{note}', same[0]
+    yield f'{", ".join(texts)}{note}', neighbors[0]
 
 
 def _objectives() -> Iterator[Line2D]:

@@ -103,9 +103,9 @@ def measure(
     UserError: if the config is refused, or does not fit into the memory.
   """
   experiment = build(config, dataset)
-  most = experiment.steps_per_dispatch
+  max_steps = experiment.steps_per_dispatch
   # On an accelerator the only program is that of a whole dispatch.
-  fewest = most if parallel.on_accelerator() else 1
+  fewest = max_steps if parallel.on_accelerator() else 1
   start = time.monotonic()
   try:
     with throughput.timed(experiment, [Point('', {}, config)]) as take:
@@ -113,7 +113,7 @@ def measure(
       compiled = time.monotonic() - start
       second = take(fewest)
       num_steps = int(seconds / max(second / fewest, 1e-9))
-      num_steps = min(max(num_steps, fewest), most)
+      num_steps = min(max(num_steps, fewest), max_steps)
       rate = num_steps / max(take(num_steps), 1e-9)
   except jax.errors.JaxRuntimeError as error:
     raise UserError(f'it cannot be: {str(error).splitlines()[0]}') from error

@@ -87,7 +87,7 @@ def lengths(first: int, max_steps: int | None) -> list[int]:
 
 
 def train_until_rest(
-  each: Sequence[Run],
+  row_runs: Sequence[Run],
   workdir: str,
   preset: str | None = None,
   num_steps: int | None = None,
@@ -100,7 +100,7 @@ def train_until_rest(
   All seeds of an objective train as long as the one that rests last.
 
   Args:
-    each: see `runs.train_all`.
+    row_runs: see `runs.train_all`.
     workdir: parent of the runs' folders at their own number of steps, which are
       reused if they rest there, and of STEPS_N for the others.
     preset: see `runs.train_all`.
@@ -115,7 +115,7 @@ def train_until_rest(
   Raises:
     UserError: if a config is refused, or a run failed.
   """
-  first = each[0].config(preset, num_steps, changes).num_steps
+  first = row_runs[0].config(preset, num_steps, changes).num_steps
   ended, results = first, {}
 
   def train(some, steps):
@@ -130,7 +130,7 @@ def train_until_rest(
     ]
 
   for objective in _BASELINES:
-    some = [run for run in each if run.objective == objective]
+    some = [run for run in row_runs if run.objective == objective]
     for steps in lengths(first, max_steps) if some else []:
       trained = train(some, steps)
       results |= {result.run.name: result for result in trained}
@@ -138,14 +138,14 @@ def train_until_rest(
         ended = steps
       if all(result.rested for result in trained):
         break
-  others = [run for run in each if run.name not in results]
+  others = [run for run in row_runs if run.name not in results]
   if others:
     results |= {result.run.name: result for result in train(others, ended)}
-  return [results[run.name] for run in each]
+  return [results[run.name] for run in row_runs]
 
 
 def points(
-  each: Sequence[Run],
+  row_runs: Sequence[Run],
   workdir: str,
   preset: str | None,
   num_steps: int | None,
@@ -156,7 +156,7 @@ def points(
 
   Where finished runs rest, nothing longer is trained.
   """
-  first = each[0].config(preset, num_steps, changes).num_steps
+  first = row_runs[0].config(preset, num_steps, changes).num_steps
   ended, listed = first, []
 
   def add(some, steps):
@@ -169,14 +169,14 @@ def points(
     return added
 
   for objective in _BASELINES:
-    some = [run for run in each if run.objective == objective]
+    some = [run for run in row_runs if run.objective == objective]
     for steps in lengths(first, max_steps) if some else []:
       added = add(some, steps)
       if objective == 'elbo':
         ended = steps
       if all(_rests(point, workdir) for point in added):
         break
-  add([run for run in each if run.objective not in _BASELINES], ended)
+  add([run for run in row_runs if run.objective not in _BASELINES], ended)
   return listed
 
 

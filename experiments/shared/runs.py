@@ -115,9 +115,9 @@ class Result(NamedTuple):
 
 def define_seed_flags() -> None:
   """Define --seed and --num_seeds, for `with_seeds`."""
-  flags.DEFINE_integer('seed', 0, 'Of the first of the runs.', lower_bound=0)
+  flags.DEFINE_integer('seed', 0, 'Seed of the first run.', lower_bound=0)
   flags.DEFINE_integer(
-    'num_seeds', 1, 'Runs of each kind, seeds in a row.', lower_bound=1
+    'num_seeds', 1, 'Runs of each kind, with seeds in a row.', lower_bound=1
   )
 
 
@@ -172,10 +172,10 @@ def points_of(
 ) -> dict[str, Point]:
   """Return the points that `train_all` trains, each once, by name."""
   return {
-    each.name: Point(
-      each.name, {}, without_sweep(each.config(preset, num_steps, changes))
+    run.name: Point(
+      run.name, {}, without_sweep(run.config(preset, num_steps, changes))
     )
-    for each in runs
+    for run in runs
   }
 
 
@@ -213,18 +213,18 @@ def train_all(
   )
   local.raise_failures(failed)
   results = []
-  for each in runs:
-    point, folder = grid[each.name], os.path.join(workdir, each.name)
+  for run in runs:
+    point, folder = grid[run.name], os.path.join(workdir, run.name)
     experiment = experiments[experiment_key(point.config)]
     evaluation = read_evaluation(point, workdir, SPLITS) or {}
     reports, logged = evaluation['constraints'], read_metrics(folder)
     results.append(
       Result(
-        run=each,
+        run=run,
         config=point.config,
         experiment=experiment,
         evaluation=evaluation,
-        infeasible=[*verdicts.infeasible(reports, logged)],
+        infeasible=[*verdicts.infeasibility_sentences(reports, logged)],
         preset=preset,
         sample_quality=sample_quality.read(folder, evaluation.get('step', -1)),
         folder=folder,
@@ -287,7 +287,9 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def _devices(folder: str) -> dict[str, str]:
   """Return where a run was trained, if its folder says so."""
-  devices = dict.fromkeys(each['device'] for each in read_sessions(folder))
+  devices = dict.fromkeys(
+    session['device'] for session in read_sessions(folder)
+  )
   return {'device': ', '.join(devices)} if devices else {}
 
 

@@ -15,10 +15,14 @@ from geco_jax.io.run_folder import create
 from .small_png import write_small_png
 
 TILES_PER_SIDE = flags.DEFINE_integer(
-  'tiles_per_side', None, "The latent grid's; by default the figure's own."
+  'tiles_per_side',
+  None,
+  "Tiles per side of the latent grid; else the figure's.",
 )
 NUM_POINTS = flags.DEFINE_integer('num_points', 300, 'Data points.')
-MAX_ITERATIONS = flags.DEFINE_integer('max_iterations', 400, 'For each beta.')
+MAX_ITERATIONS = flags.DEFINE_integer(
+  'max_iterations', 400, 'Most iterations for each beta.'
+)
 DATA_SEED = flags.DEFINE_integer('data_seed', 0, 'Seed of data and start.')
 
 

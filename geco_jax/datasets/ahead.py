@@ -23,7 +23,7 @@ _EXAMPLES_PER_TASK = 1_024
 
 # Numbers of examples, int [m] -> the images that make them, [m] or [m, k].
 Choose = Callable[[np.ndarray], np.ndarray]
-# (images, choose, places, batch size, first batch, most at once) -> Batches.
+# (images, choose, places, batch size, first batch, max batches) -> Batches.
 Open = Callable[..., 'Batches']
 
 
@@ -61,7 +61,7 @@ class Batches:
     places: np.ndarray,
     batch_size: int,
     first: int,
-    most: int,
+    max_batches: int,
   ):
     """Start reading.
 
@@ -73,24 +73,26 @@ class Batches:
       places: which of a batch's examples are wanted.
       batch_size: of the global batch.
       first: number of the first batch.
-      most: batches that are taken at once.
+      max_batches: batches that are taken at once.
     """
     self._name, self._threads = name, threads
     self._images, self._choose = images, choose
     self._places, self._batch_size = places, batch_size
-    self._next, self._most = first, most
-    self._per_task = min(most, math.ceil(_EXAMPLES_PER_TASK / len(places)))
+    self._next, self._max_batches = first, max_batches
+    self._per_task = min(
+      max_batches, math.ceil(_EXAMPLES_PER_TASK / len(places))
+    )
     self._submitted = first
     self._tasks = collections.deque()  # (number of their first batch, future).
     self._submit()
 
   def take(self, count: int) -> Images:
-    """Return the next batches, [most, places, ...], of which some are filled.
+    """Return the next batches, [max_batches, places, ...], some of them filled.
 
-    Batch i stands at i modulo `most`.
+    Batch i stands at i modulo `max_batches`.
 
     Args:
-      count: how many, at most `most`.
+      count: how many, at most `max_batches`.
 
     Raises:
       UserError: if the images cannot be read.
@@ -102,11 +104,11 @@ class Batches:
       read = self._result(task)
       if window is None:
         window = Images(
-          *(np.empty((self._most, *x.shape[1:]), x.dtype) for x in read)
+          *(np.empty((self._max_batches, *x.shape[1:]), x.dtype) for x in read)
         )
       batches = np.arange(self._next, min(end, start + self._per_task))
       for target, source in zip(window, read, strict=True):
-        target[batches % self._most] = source[batches - start]
+        target[batches % self._max_batches] = source[batches - start]
       self._next += len(batches)
       if self._next == start + self._per_task:
         self._tasks.popleft()
@@ -116,7 +118,7 @@ class Batches:
 
   def _submit(self):
     """Make the threads read the batches that may be taken next."""
-    while self._submitted < self._next + self._most:
+    while self._submitted < self._next + self._max_batches:
       task = self._threads.submit(self._read, self._submitted)
       self._tasks.append((self._submitted, task))
       self._submitted += self._per_task

@@ -255,7 +255,7 @@ def _restore(path, key, shape):
   try:
     with np.load(path) as file:
       sums, start = file['log_sums'], int(file['start'])
-      same = file['key'].item() == key
+      has_key = file['key'].item() == key
   except Exception as error:  # noqa: BLE001 pylint: disable=broad-except
     # A damaged file makes its reader raise anything.
     logging.warning(
@@ -263,7 +263,7 @@ def _restore(path, key, shape):
     )
     return initial
   is_sound = sums.shape == shape and sums.dtype == np.float32 and start >= 0
-  return (sums, start) if same and is_sound else initial
+  return (sums, start) if has_key and is_sound else initial
 
 
 def _data(dataset, images, stride, tiles, start, num_data) -> Iterator[Any]:

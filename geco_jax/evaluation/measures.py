@@ -80,12 +80,12 @@ def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
   num_pixels = math.prod(experiment.dataset.image_shape)
 
   def means(params, images, stddev=1.0, note=None):
-    num_examples, each = calls(
+    num_examples, call_sums = calls(
       params, images, parallel.replicate(np.float32(stddev))
     )
-    most = num_draws(num_examples, num_pixels)
+    total_draws = num_draws(num_examples, num_pixels)
     totals: dict[str, Any] = collections.defaultdict(float)
-    for number, sums in _one_behind(each):
+    for number, sums in _one_behind(call_sums):
       for name, values in parallel.unreplicate(sums).items():
         # In float64, since float32 loses digits on large splits, and batch by
         # batch, so that their number in a call does not matter. The
@@ -94,8 +94,10 @@ def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
           np.add, values.astype(np.float64), totals[name]
         )
       if note is not None:
-        note(min(number, most))
-    return {name: (total / most).tolist() for name, total in totals.items()}
+        note(min(number, total_draws))
+    return {
+      name: (total / total_draws).tolist() for name, total in totals.items()
+    }
 
   return means
 
@@ -114,8 +116,8 @@ def placed(experiment: Experiment, images: Images) -> Any:
 def _batch_sums(experiment: Experiment, likelihood: bool):
   """Return (params, batch, draws, number of draws, stddev) -> sums."""
 
-  def batch_sums(params, batch, draws, most, stddev):
-    weights = (draws < most).astype(jnp.float32)
+  def batch_sums(params, batch, draws, total_draws, stddev):
+    weights = (draws < total_draws).astype(jnp.float32)
     keys = per_example_keys(key_of(_NOISE_SEED), draws)
     output = experiment.model.apply(params, keys, batch.image, batch.context)
     per_example = {
@@ -146,13 +148,13 @@ def _on_devices(experiment: Experiment, batch_sums):
   """
   batch_size = experiment.batch_size
 
-  def some_batch_sums(params, images, starts, most, stddev):
+  def some_batch_sums(params, images, starts, total_draws, stddev):
     num_examples = images.image.shape[0]
 
     def sums_from(start):
       draws = start + parallel.local_places(batch_size)
       batch = fixed_batch(experiment.dataset, images, draws % num_examples)
-      return batch_sums(params, batch, draws, most, stddev)
+      return batch_sums(params, batch, draws, total_draws, stddev)
 
     return jax.lax.map(sums_from, starts)
 
@@ -161,13 +163,15 @@ def _on_devices(experiment: Experiment, batch_sums):
 
   def calls(params, images, stddev):
     num_examples = images.image.shape[1]  # Behind the devices' axis.
-    most = num_draws(num_examples, math.prod(experiment.dataset.image_shape))
-    num_batches = math.ceil(most / batch_size)
+    total_draws = num_draws(
+      num_examples, math.prod(experiment.dataset.image_shape)
+    )
+    num_batches = math.ceil(total_draws / batch_size)
     at_once = _EXAMPLES_PER_CALL if on_accelerator else _EXAMPLES_PER_CPU_CALL
     # Two at least: XLA would round a loop of a single turn differently.
-    most_calls = min(num_batches * batch_size // at_once, num_batches // 2)
-    per_call = math.ceil(num_batches / max(most_calls, 1))
-    placed_most = parallel.replicate(np.int32(most))
+    max_calls = min(num_batches * batch_size // at_once, num_batches // 2)
+    per_call = math.ceil(num_batches / max(max_calls, 1))
+    placed_total = parallel.replicate(np.int32(total_draws))
 
     def sums():
       for first in range(0, num_batches, per_call):
@@ -177,7 +181,7 @@ def _on_devices(experiment: Experiment, batch_sums):
             params,
             images,
             _starts(first, per_call, batch_size),
-            placed_most,
+            placed_total,
             stddev,
           ),
         )
@@ -197,11 +201,13 @@ def _on_host(experiment: Experiment, batch_sums):
   """Return the function that sums over a split that the host holds."""
   dataset, batch_size = experiment.dataset, experiment.batch_size
 
-  def some_batch_sums(params, images, starts, most, stddev):
+  def some_batch_sums(params, images, starts, total_draws, stddev):
     def sums_from(start_and_batch):
       start, batch = start_and_batch
       draws = start + parallel.local_places(batch_size)
-      return batch_sums(params, dataset.compose(*batch), draws, most, stddev)
+      return batch_sums(
+        params, dataset.compose(*batch), draws, total_draws, stddev
+      )
 
     return jax.lax.map(sums_from, (starts, images))
 
@@ -214,14 +220,16 @@ def _on_host(experiment: Experiment, batch_sums):
 
   def calls(params, images, stddev):
     num_examples = len(images.label)
-    most = num_draws(num_examples, math.prod(dataset.image_shape))
-    placed_most = parallel.replicate(np.int32(most))
+    total_draws = num_draws(num_examples, math.prod(dataset.image_shape))
+    placed_total = parallel.replicate(np.int32(total_draws))
 
     def sums():
-      for number, some in enumerate(batches(images, 0, most, num_examples)):
+      for number, some in enumerate(
+        batches(images, 0, total_draws, num_examples)
+      ):
         starts = _starts(number * per_call, per_call, batch_size)
         done = (number + 1) * per_call * batch_size
-        yield done, compiled(params, some, starts, placed_most, stddev)
+        yield done, compiled(params, some, starts, placed_total, stddev)
 
     return num_examples, sums()
 
@@ -234,9 +242,9 @@ def _one_behind(calls: Iterator[Any]) -> Iterator[Any]:
   While the host fetches one, the devices compute the next; no third waits.
   """
   latest = next(calls)
-  for each in calls:
+  for upcoming in calls:
     yield latest
-    latest = each
+    latest = upcoming
   yield latest
 
 
@@ -365,14 +373,14 @@ def evaluate(
       f'{",".join(splits) or "nothing"}'
     )
   config = run_folder.read_config(workdir)
-  says = experiment is None  # Callers that have one say what they do.
+  is_built_here = experiment is None  # Others say what they do themselves.
   if experiment is None:
     experiment = build(config, build_dataset(config, data_dir))
   sha256 = data_sha256(experiment)
   run_folder.check_data(workdir, experiment.dataset.name, sha256)
   inputs = run_inputs(config, experiment)
   state = restore_state(workdir, experiment, step)
-  if says and show_progress and parallel.is_main_process():
+  if is_built_here and show_progress and parallel.is_main_process():
     console.say(
       f'evaluating step {int(state.step):,} on {", ".join(splits)}, in '
       f'{workdir}; the first draws compile, which takes seconds to minutes'

@@ -202,13 +202,19 @@ def importance_nll(
   num_images = _num_images(dataset, num_images)
   program = functools.partial(
     _weights_program(experiment, num_draws),
-    *(params, _keys(seed)[2], np.float32(stddev)),
+    params,
+    _keys(seed)[2],
+    np.float32(stddev),
   )
   indices = _chosen(dataset, 'test', num_images, seed)
   progress = console.Progress(num_images, 0, show_progress, unit='image')
   with contextlib.closing(progress):
     drawn = _collect(
-      *(dataset, 'test', indices, _NLL_BATCH, program),
+      dataset,
+      'test',
+      indices,
+      _NLL_BATCH,
+      program,
       progress.part(f'NLL, {num_draws} draws'),
     )['weights'].astype(np.float64)
   bounds = importance.log_likelihood(drawn)
@@ -273,12 +279,21 @@ def estimate(
       'step': int(state.step),
       'seed': seed,
       'frechet': frechet_distances(
-        *(experiment, state.params, network, layer, sizes.num_samples, seed),
+        experiment,
+        state.params,
+        network,
+        layer,
+        sizes.num_samples,
+        seed,
         show_progress=shows,
       ),
       'importance': importance_nll(
-        *(experiment, state.params, stddev, num_images),
-        *(sizes.num_draws, seed),
+        experiment,
+        state.params,
+        stddev,
+        num_images,
+        sizes.num_draws,
+        seed,
         show_progress=shows,
       ),
     }
@@ -319,40 +334,41 @@ def _sigma_opt(workdir: str, state: TrainState) -> float:
 
 
 def _num_samples(
-  dataset: Dataset, asked: int | None, layer: str, num_features: int
+  dataset: Dataset, num_samples: int | None, layer: str, num_features: int
 ) -> int:
   """Return the number of examples of each set; refuse an invalid one."""
   splits = dataset.splits
-  most = min(len(splits[split].image) for split in ('train', 'test'))
-  if asked is None:
-    asked = most
+  available = min(len(splits[split].image) for split in ('train', 'test'))
+  if num_samples is None:
+    num_samples = available
     if dataset.is_composed:
-      asked = max(most, _EXAMPLES_PER_FEATURE * num_features)
-  if asked > most and not dataset.is_composed:
+      num_samples = max(available, _EXAMPLES_PER_FEATURE * num_features)
+  if num_samples > available and not dataset.is_composed:
     raise ValueError(
-      f'num_samples must be at most {most}, since the sets compared are of one '
-      f'size and the train and the test split have as many, got {asked}'
+      f'num_samples must be at most {available}, since the sets compared are '
+      'of one size and the train and the test split have as many, got '
+      f'{num_samples}'
     )
-  if asked <= num_features:
+  if num_samples <= num_features:
     raise ValueError(
       f'num_samples must be greater than {num_features}, the features of layer '
-      f'{layer}, whose covariance is singular otherwise, got {asked}; another '
-      'layer may have fewer'
+      f'{layer}, whose covariance is singular otherwise, got {num_samples}; '
+      'another layer may have fewer'
     )
-  return asked
+  return num_samples
 
 
-def _num_images(dataset: Dataset, asked: int | None) -> int:
+def _num_images(dataset: Dataset, num_images: int | None) -> int:
   """Return the number of images for the NLL; refuse an invalid one."""
   available = len(dataset.splits['test'].image)
-  if asked is None:
+  if num_images is None:
     return min(NUM_IMAGES, available)
-  if asked < 1 or (asked > available and not dataset.is_composed):
+  if num_images < 1 or (num_images > available and not dataset.is_composed):
     raise ValueError(
       f'num_images must be at least 1 and at most {available}, the images of '
-      f'the test split, got {asked}'
+      f'the test split, got {num_images}'
     )
-  return asked
+  return num_images
 
 
 def _chosen(dataset: Dataset, split: str, num: int, seed: int) -> np.ndarray:

@@ -38,8 +38,9 @@ def read(
   Args:
     evaluation: of the run, the training split at its top level.
     name: of the constraint.
-    sentences: of `infeasible`, which results files keep beside the evaluation;
-      in earlier ones they alone tell infeasible from violated.
+    sentences: what `infeasibility_sentences` yielded for the run. They matter
+      only if the evaluation is of an earlier version, which stored no verdict:
+      a constraint that a sentence names was infeasible, not just violated.
   """
   report = evaluation['constraints'][name]
   if 'verdict' in report:
@@ -70,7 +71,7 @@ def are_met(evaluation: Mapping[str, Any]) -> bool:
   return all(read(evaluation, name) == MET for name in names)
 
 
-def infeasible(
+def infeasibility_sentences(
   reports: Mapping[str, Mapping[str, Any]], logged: Mapping[str, np.ndarray]
 ) -> Iterator[str]:
   """Yield a sentence for each constraint whose verdict is infeasible.

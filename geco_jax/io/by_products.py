@@ -30,8 +30,12 @@ def read(path: str, parse: Callable[[Any], _T]) -> _T | None:
   except (FileNotFoundError, NotADirectoryError):
     return None
   except (
-    *(OSError, ValueError, RecursionError),
-    *(TypeError, LookupError, AttributeError),
+    OSError,
+    ValueError,
+    RecursionError,
+    TypeError,
+    LookupError,
+    AttributeError,
   ) as error:
     reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
     logging.warning('%s is damaged and passed over: %s', path, reason)
@@ -39,7 +43,13 @@ def read(path: str, parse: Callable[[Any], _T]) -> _T | None:
 
 
 def mapping(content: Any, kinds: type | tuple[type, ...]) -> dict[str, Any]:
-  """Return a JSON object whose values are all of some types; `parse` of `read`.
+  """Return a file's content if it is a mapping to values of given types.
+
+  With `kinds` bound, this is a `parse` that `read` takes.
+
+  Args:
+    content: what the JSON file holds.
+    kinds: the type or types that its values may have.
 
   Raises:
     ValueError: if it is anything else.
@@ -64,7 +74,9 @@ def check(value: Any, kinds: type | tuple[type, ...], name: str) -> None:
 
 
 def counts(content: Any) -> dict[str, int]:
-  """Return a JSON object of numbers from 1 on; `parse` of `read`.
+  """Return a file's content if it is a mapping to integers, all 1 or more.
+
+  This is a `parse` that `read` takes.
 
   Raises:
     ValueError: if it is anything else.

@@ -62,8 +62,8 @@ def define_flags() -> None:
   flags.DEFINE_list(
     'job_options',
     [],
-    "Of the jobs, in submitit's words: timeout_min=60,gpus_per_node=1,"
-    'slurm_partition=gpu',
+    "Options of the jobs, in submitit's words: timeout_min=60,"
+    'gpus_per_node=1,slurm_partition=gpu',
   )
   flags.DEFINE_integer(
     'max_jobs', None, 'Jobs at a time, else all.', lower_bound=1
@@ -144,8 +144,8 @@ def _num_cpu_devices(grid: Sequence[Point]) -> int:
   Every run must still be able to share a batch between them.
   """
   common = math.gcd(*(point.config.batch_size for point in grid))
-  most = min(parallel.num_cores(), len(grid))
-  return max(n for n in range(1, most + 1) if common % n == 0)
+  max_devices = min(parallel.num_cores(), len(grid))
+  return max(n for n in range(1, max_devices + 1) if common % n == 0)
 
 
 def _listing(grid: Sequence[Point], workdir: str) -> str:

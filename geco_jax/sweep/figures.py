@@ -92,7 +92,14 @@ def multiplier_traces(lines: Sequence[Line]) -> Figure:
 
 
 def _traces(lines, quantity, label, log) -> Figure:
-  """Return a panel per constraint, a color per place, a style per line."""
+  """Return a panel per constraint, a color per place, a style per line.
+
+  Args:
+    lines: the sweep's.
+    quantity: name of the metric, without the constraint's.
+    label: of the y axis; unless `log`, it follows the constraint's unit.
+    log: whether the metric is a logarithm, drawn as a value on a log scale.
+  """
   results = [
     r for line in lines for seeds in line.places.values() for r in seeds
   ]

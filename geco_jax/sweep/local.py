@@ -142,7 +142,10 @@ def build_experiments(
 
 
 def _evaluated_part(key: str) -> str:
-  """Return what of an experiment's key the evaluation's programs depend on."""
+  """Return the part of an experiment's key that its evaluation depends on.
+
+  Experiments with equal parts can be evaluated by the same programs.
+  """
   leaves = json.loads(key)
   return json.dumps(
     {k: v for k, v in leaves.items() if k.split('.')[0] in _EVALUATED}
@@ -152,10 +155,11 @@ def _evaluated_part(key: str) -> str:
 def _sharing_evaluation(
   experiment: Experiment, first: Experiment
 ) -> Experiment:
-  """Return an experiment that has the evaluation's programs of another.
+  """Return a copy of an experiment that is evaluated by another's programs.
 
-  Programs that evaluate depend neither on the multipliers' rule nor on the
-  optimizer or the number of steps, but are half of all that is compiled.
+  The two have the same `_evaluated_part`: they may differ in the multipliers'
+  rule, the optimizer or the number of steps. The programs that evaluate are
+  half of all that is compiled, so that they are compiled only once.
   """
   if experiment is first:
     return experiment

@@ -121,10 +121,10 @@ def means(results: Sequence[Result]) -> list[dict[str, str]]:
   none where no place has two seeds.
   """
   rows = []
-  most = 0
+  max_seeds = 0
   for line in lines(results):
     for place, seeds in line.places.items():
-      most = max(most, len(seeds))
+      max_seeds = max(max_seeds, len(seeds))
       columns: dict[str, list[float]] = {}
       for result in seeds:
         for name, value in numbers(result).items():
@@ -136,7 +136,7 @@ def means(results: Sequence[Result]) -> list[dict[str, str]]:
           **{_heading(n): _spread(values) for n, values in columns.items()},
         }
       )
-  return rows if most > 1 else []
+  return rows if max_seeds > 1 else []
 
 
 def _heading(name: str) -> str:

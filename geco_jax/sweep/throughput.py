@@ -122,10 +122,10 @@ def _widths(num_runs: int, num_devices: int, accelerated: bool) -> list[int]:
 
 def _steps_per_second(experiment: Experiment, points: Sequence[Point]) -> float:
   """Return the training steps per second of all runs together."""
-  most = experiment.steps_per_dispatch
+  max_steps = experiment.steps_per_dispatch
   with timed(experiment, points) as take:
-    seconds = [take(most) for _ in range(1 + _DISPATCHES)]
-  steps = len(points) * most
+    seconds = [take(max_steps) for _ in range(1 + _DISPATCHES)]
+  steps = len(points) * max_steps
   return steps / float(np.median(seconds[1:]))  # The first call compiles.
 
 
@@ -146,9 +146,9 @@ def timed(
   inputs = [run_inputs(point.config, experiment) for point in points]
   layout = parallel.SHARED if len(points) == 1 else parallel.SPREAD
   take_steps = dispatch(experiment, layout)
-  state = layout.place([init_state(experiment, each) for each in inputs])
-  placed = layout.place([each.as_arrays() for each in inputs])
-  seeds = [each.seed for each in inputs]
+  state = layout.place([init_state(experiment, run) for run in inputs])
+  placed = layout.place([run.as_arrays() for run in inputs])
+  seeds = [run.seed for run in inputs]
   with training_images(experiment, layout, seeds, [0] * len(seeds)) as images:
 
     def take(num_steps):

@@ -202,8 +202,14 @@ def dual_ascent(
     )
   with threadpoolctl.threadpool_limits(1, 'blas'):
     return _ascend(
-      *(target, precision, pairs, lipschitz, num_steps),
-      *(multipliers, tolerance, projection),
+      target,
+      precision,
+      pairs,
+      lipschitz,
+      num_steps,
+      multipliers,
+      tolerance,
+      projection,
     )
 
 

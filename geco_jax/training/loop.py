@@ -158,7 +158,7 @@ def _train_all(runs, layout, show_progress):
   for index, run in enumerate(runs):
     if failures[index] is None:
       with _failing(failures, index):
-        for line in infeasible(
+        for line in infeasibility_sentences(
           run.workdir, run.experiment, run.inputs, run.state.log_multipliers
         ):
           logging.warning(line)
@@ -352,14 +352,14 @@ class _Pace:
 
   def __init__(self, steps_per_dispatch: int):
     self.num_steps = 1 if not parallel.on_accelerator() else steps_per_dispatch
-    self._most = steps_per_dispatch
+    self._max_steps = steps_per_dispatch
     self._calls = 0
     self._steps, self._seconds = 0, 0.0
 
   @property
   def is_slow(self) -> bool:
     """Whether the next call takes less than a dispatch."""
-    return self.num_steps < self._most
+    return self.num_steps < self._max_steps
 
   def add(self, num_steps: int, seconds: float) -> None:
     """Note how long a call took."""
@@ -369,20 +369,24 @@ class _Pace:
     # Over many steps, since a call that is still running may count here.
     self._steps += num_steps
     self._seconds += seconds
-    if self._calls == 2 or self._steps >= self._most:
+    if self._calls == 2 or self._steps >= self._max_steps:
       seconds_per_step = parallel.highest(self._seconds) / self._steps
       fitting = int(_SECONDS_PER_CALL / max(seconds_per_step, 1e-9))
-      self.num_steps = min(max(fitting, 1), self._most)
+      self.num_steps = min(max(fitting, 1), self._max_steps)
       self._steps, self._seconds = 0, 0.0
 
 
-def infeasible(
+def infeasibility_sentences(
   workdir: str,
   experiment: Experiment,
   inputs: RunInputs,
   log_multipliers: Mapping[str, Any],
 ) -> Iterator[str]:
-  """Return the sentences of `verdicts.infeasible` on a run's last steps."""
+  """Return a sentence for each constraint that ended infeasible.
+
+  They are those of `verdicts.infeasibility_sentences`, for the last logged
+  steps of a run.
+  """
   logged = logs.read_metrics(workdir)
   means = {}
   for name, kappa in inputs.kappas.items():
@@ -396,4 +400,4 @@ def infeasible(
   reports = constraint_report(
     experiment, inputs, means, log_multipliers, 'train'
   )
-  return verdicts.infeasible(reports, logged)
+  return verdicts.infeasibility_sentences(reports, logged)

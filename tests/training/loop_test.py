@@ -532,7 +532,7 @@ def test_an_infeasible_kappa_is_reported_with_the_best_that_was_reached(
   config.multipliers.kwargs.log_multiplier_range = (-1.0, 0.1)
   state = train(config, tmp_path)
   experiment = build_once(config)
-  (line,) = loop.infeasible(
+  (line,) = loop.infeasibility_sentences(
     str(tmp_path),
     experiment,
     run_inputs(config, experiment),
@@ -566,7 +566,7 @@ def test_a_saturated_multiplier_is_infeasible_in_bar_log_and_report(
   logged = read_metrics(str(tmp_path))
   np.testing.assert_allclose(logged['re/saturation'], [3.0], rtol=1e-4)
   np.testing.assert_array_equal(logged['re/verdict'], [2])
-  (line,) = loop.infeasible(
+  (line,) = loop.infeasibility_sentences(
     str(tmp_path), experiment, inputs, recorder.state.log_multipliers
   )
   assert '3 times the natural one' in line and 'optimization' in line
@@ -579,7 +579,7 @@ def test_a_kappa_that_is_met_is_not_reported(
   state = train(config, tmp_path)
   experiment = build_once(config)
   assert not list(
-    loop.infeasible(
+    loop.infeasibility_sentences(
       str(tmp_path),
       experiment,
       run_inputs(config, experiment),
