@@ -29,6 +29,8 @@ from geco_jax.sweep import throughput
 from geco_jax.sweep.grid import points
 from geco_jax.sweep.results import Result
 
+from .shared.runs import trained_on
+
 _KAPPAS = flags.DEFINE_list(
   'kappas', ['0.06', '0.08', '0.1', '0.15'], 'RMSEs per pixel to reach.'
 )
@@ -67,6 +69,7 @@ def as_row(result: Result) -> dict[str, Any]:
     'steps': evaluation['step'],
     'multiplier_rule': config.multipliers.name,
     'seconds': sweep_results.seconds(result),
+    **trained_on(result.folder),
     'infeasible': [*infeasible],
     'evaluation': evaluation,
   }

@@ -272,7 +272,7 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
       **result.run._asdict(),
       'steps': result.config.num_steps,
       'multiplier_rule': result.config.multipliers.name,
-      **_devices(result.folder),
+      **trained_on(result.folder),
       'infeasible': [*result.infeasible],
       'evaluation': result.evaluation,
       **{
@@ -285,8 +285,11 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
   ]
 
 
-def _devices(folder: str) -> dict[str, str]:
-  """Return where a run was trained, if its folder says so."""
+def trained_on(folder: str) -> dict[str, str]:
+  """Return the entry of a record that says on what a run was trained.
+
+  There is none where the run's folder does not say.
+  """
   devices = dict.fromkeys(
     session['device'] for session in read_sessions(folder)
   )
