@@ -19,7 +19,7 @@ from geco_jax.base_config import get_base_config
 from geco_jax.base_config import group
 from geco_jax.build import build_dataset
 from geco_jax.errors import UserError
-from geco_jax.evaluation.measures import evaluate
+from geco_jax.evaluation.checkpoints import evaluate
 from geco_jax.feed import fixed_examples
 from geco_jax.training.loop import train
 

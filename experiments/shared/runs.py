@@ -21,7 +21,7 @@ from geco_jax.constraints import CONSTRAINTS
 from geco_jax.errors import UserError
 from geco_jax.evaluation import sample_quality
 from geco_jax.evaluation import verdicts
-from geco_jax.evaluation.measures import restore_state
+from geco_jax.evaluation.restored import restore_state
 from geco_jax.experiment import Experiment
 from geco_jax.io import by_products
 from geco_jax.io.files import write_json

@@ -59,7 +59,7 @@ def is_finished(
 def read_evaluation(
   point: Point, workdir: str, splits: Sequence[str] = SPLITS
 ) -> Mapping[str, Any] | None:
-  """Return a run's final evaluation (`measures.evaluate`).
+  """Return a run's final evaluation (`checkpoints.evaluate`).
 
   None where there is none of these splits at the run's last step. Where
   evaluation.json is damaged a warning says so.
