@@ -41,20 +41,13 @@ def define_flags() -> None:
     ['mlp', 'conv', 'own'],
     'The models against PyTorch; the objectives and the batches of our own.',
   )
-  flags.DEFINE_integer('rounds', 9, 'Timed rounds.', lower_bound=1)
-  flags.DEFINE_integer(
-    'steps_per_round', 100, 'Steps per round, and per dispatch.', lower_bound=1
-  )
-  flags.DEFINE_integer(
-    'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
-  )
-  cli.define_path('output', None, 'JSON file to write.')
+  side_by_side.define_flags(rounds=9, steps_per_round=100, num_cpu_devices=1)
 
 
 def main(argv: Sequence[str]) -> None:
   """Measure all rows, print and write them."""
   del argv
-  jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
+  side_by_side.split_cpu()
   dataset = contenders.random_images(_IMAGE_SHAPE, _NUM_IMAGES)
   rows = []
   for name in flags.FLAGS.rows:
@@ -62,9 +55,7 @@ def main(argv: Sequence[str]) -> None:
       rows += _against_our_own(dataset)
     else:
       rows += _against_torch(name, dataset)
-  print(side_by_side.table(rows))
-  if flags.FLAGS.output:
-    side_by_side.write_json(flags.FLAGS.output, rows)
+  side_by_side.report(rows)
 
 
 def _config(objective: str, model: str) -> ConfigDict:
