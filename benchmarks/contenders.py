@@ -76,7 +76,7 @@ def flops_of_step(config: ConfigDict, dataset: Dataset) -> int:
     experiment.dataset.splits['train'],
   )
   shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((jax.device_count(), *x.shape), x.dtype),
+    lambda x: jax.ShapeDtypeStruct((parallel.num_devices(), *x.shape), x.dtype),
     trees,
   )
   return flops.count(train_steps(experiment, 1), *shapes)
