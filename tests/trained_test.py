@@ -245,6 +245,12 @@ def test_arguments_of_another_form_are_refused(call, digits_run):
     call(digits_run, np.zeros((2, 8, 8, 1), np.float32))
 
 
+@pytest.mark.parametrize('step', [False, True, np.True_, 20.0])
+def test_a_step_that_is_no_integer_is_refused(digits_run, step):
+  with pytest.raises(UserError, match='step must be an integer or None, got'):
+    geco_jax.load(digits_run.workdir, step=step)
+
+
 @pytest.mark.parametrize(
   'content', ['{}', '[]', '3', '{"sigma_opt": null}', '{"sigma_opt": NaN}']
 )

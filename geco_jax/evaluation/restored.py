@@ -41,10 +41,10 @@ def restore_state(
   """Return the state of a run's checkpoint, as NumPy arrays.
 
   Raises:
-    UserError: if there is no such checkpoint.
+    UserError: if there is no such checkpoint, or `step` is no integer.
   """
-  is_integer = isinstance(step, (int, np.integer)) and step is not True
-  if step is not None and not is_integer:
+  is_number = isinstance(step, (int, np.integer))
+  if step is not None and (not is_number or isinstance(step, bool)):
     raise UserError(f'step must be an integer or None, got {step!r}')
   checkpointer = Checkpointer(workdir, read_only=True)
   try:
