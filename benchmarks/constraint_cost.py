@@ -93,20 +93,13 @@ def save_random_network(folder: str, model) -> None:
 def define_flags() -> None:
   """Define the command's flags."""
   flags.DEFINE_enum('size', 'quick', [*SIZES], 'Size of the model.')
-  flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
-  flags.DEFINE_integer(
-    'steps_per_round', 5, 'Steps per round, and per dispatch.', lower_bound=1
-  )
-  flags.DEFINE_integer(
-    'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
-  )
-  cli.define_path('output', None, 'JSON file to write.')
+  side_by_side.define_flags(rounds=5, steps_per_round=5, num_cpu_devices=1)
 
 
 def main(argv: Sequence[str]) -> None:
   """Measure all rows, print and write them."""
   del argv
-  jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
+  side_by_side.split_cpu()
   module = importlib.import_module('configs.classifiers.cifar10_resnet')
   model = module.get_config().model.to_dict()
   config = importlib.import_module('configs.cifar10_conv_draw').get_config(
@@ -132,14 +125,12 @@ def main(argv: Sequence[str]) -> None:
     for name in programs
     if name != 'geco+re'
   ]
-  print(side_by_side.table(rows))
+  side_by_side.report(rows)
   *_, fre, passes = (row.ratio for row in rows)
   print(
     f'a step with FRE costs {fre:.2f} of one with RE; a pass forward and '
     f'backward of its network would make it {1 + passes:.2f}'
   )
-  if flags.FLAGS.output:
-    side_by_side.write_json(flags.FLAGS.output, rows)
 
 
 if __name__ == '__main__':

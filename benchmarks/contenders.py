@@ -76,10 +76,28 @@ def flops_of_step(config: ConfigDict, dataset: Dataset) -> int:
     experiment.dataset.splits['train'],
   )
   shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((jax.device_count(), *x.shape), x.dtype),
+    lambda x: jax.ShapeDtypeStruct((parallel.num_devices(), *x.shape), x.dtype),
     trees,
   )
   return flops.count(train_steps(experiment, 1), *shapes)
+
+
+def torch_on(device: str | None) -> tuple[Any, str]:
+  """Return PyTorch's module, and its name of a device to compute on.
+
+  Args:
+    device: the name; None is the kind of device that JAX uses.
+
+  Raises:
+    UserError: if PyTorch is not installed.
+  """
+  try:
+    import torch
+  except ImportError as error:
+    raise UserError(
+      "PyTorch is missing: pip install -e '.[benchmarks]'"
+    ) from error
+  return torch, device or ('cuda' if jax.default_backend() == 'gpu' else 'cpu')
 
 
 def torch_network(
@@ -132,15 +150,9 @@ def torchs(
   Raises:
     UserError: if PyTorch is not installed.
   """
-  try:
-    import torch
+  torch, device = torch_on(device)
+  from benchmarks import torch_vae
 
-    from benchmarks import torch_vae
-  except ImportError as error:
-    raise UserError(
-      "PyTorch is missing: pip install -e '.[benchmarks]'"
-    ) from error
-  device = device or ('cuda' if jax.default_backend() == 'gpu' else 'cpu')
   data = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
   network: Any = make_network().to(device)
   if channels_last:

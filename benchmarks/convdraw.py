@@ -131,23 +131,16 @@ def cold(name: str, size_name: str, **model: Any) -> dict[str, Any]:
 def define_flags() -> None:
   """Define the command's flags."""
   flags.DEFINE_multi_enum('sizes', [*SIZES], [*SIZES], 'Sizes of the model.')
-  flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
-  flags.DEFINE_integer(
-    'steps_per_round', 3, 'Steps per round, and per dispatch.', lower_bound=1
-  )
-  flags.DEFINE_integer(
-    'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
-  )
+  side_by_side.define_flags(rounds=5, steps_per_round=3, num_cpu_devices=1)
   flags.DEFINE_boolean(
     'cold', True, 'Whether to measure compilation and memory too.'
   )
-  cli.define_path('output', None, 'JSON file to write.')
 
 
 def main(argv: Sequence[str]) -> None:
   """Measure all rows, print and write them."""
   del argv
-  jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
+  side_by_side.split_cpu()
   rows, firsts = [], []
   for size_name in flags.FLAGS.sizes:
     for hidden_to_hidden in (True, False):
@@ -167,15 +160,13 @@ def main(argv: Sequence[str]) -> None:
     if flags.FLAGS.cold:
       firsts += [cold(name, size_name) for name in (_OURS, *TORCHS)]
       firsts.append(cold(_OURS, size_name, num_steps=32))
-  print(side_by_side.table(rows))
+  side_by_side.report(rows, first_steps=firsts)
   for first in firsts:
     print(
       f'{first["size"]:<6} {first["program"]:<29} '
       f'T={first["num_steps"]:<3} compiles in {first["compile_seconds"]:5.1f} '
       f's, peak memory {first["peak_memory_mib"]:6.0f} MiB'
     )
-  if flags.FLAGS.output:
-    side_by_side.write_json(flags.FLAGS.output, rows, first_steps=firsts)
 
 
 if __name__ == '__main__':

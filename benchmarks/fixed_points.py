@@ -108,8 +108,7 @@ def define_flags() -> None:
     'tiles_per_side', 32, 'Tiles per side of the latent grid.', lower_bound=2
   )
   flags.DEFINE_integer('num_data', 300, 'Data points.', lower_bound=1)
-  flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
-  cli.define_path('output', None, 'JSON file to write.')
+  side_by_side.define_flags(rounds=5)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -139,14 +138,12 @@ def main(argv: Sequence[str]) -> None:
     side_by_side.compare('fixed points', rates, 'geco_jax', name)
     for name in peers
   ]
-  print(side_by_side.table(rows))
-  if flags.FLAGS.output:
-    sizes = {
-      'num_tiles': len(initial),
-      'num_data': len(data),
-      'num_steps': num_steps,
-    }
-    side_by_side.write_json(flags.FLAGS.output, rows, sizes=sizes)
+  sizes = {
+    'num_tiles': len(initial),
+    'num_data': len(data),
+    'num_steps': num_steps,
+  }
+  side_by_side.report(rows, sizes=sizes)
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import jmp
 import numpy as np
 
+from benchmarks import contenders
 from benchmarks import side_by_side
 from benchmarks.side_by_side import Contender
 from geco_jax import cli
@@ -27,7 +28,6 @@ from geco_jax import parallel
 from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
-from geco_jax.errors import UserError
 from geco_jax.evaluation import aggregate_posterior
 from geco_jax.evaluation.aggregate_posterior import Tiles
 from geco_jax.models.base import Posterior
@@ -245,13 +245,7 @@ def torch_tiles(
   Raises:
     UserError: if PyTorch is not installed.
   """
-  try:
-    import torch
-  except ImportError as error:
-    raise UserError(
-      "PyTorch is missing: pip install -e '.[benchmarks]'"
-    ) from error
-  device = device or ('cuda' if jax.default_backend() == 'gpu' else 'cpu')
+  torch, device = contenders.torch_on(device)
   _, params = flow(sizes)
 
   def tensor(x):
@@ -305,17 +299,13 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'data_tile', aggregate_posterior.DEFAULT_TILES.data, 'Data points at once.'
   )
-  flags.DEFINE_integer('rounds', 5, 'Timed rounds.', lower_bound=1)
-  flags.DEFINE_integer(
-    'num_cpu_devices', 1, 'XLA:CPU devices that share the data.', lower_bound=1
-  )
-  cli.define_path('output', None, 'JSON file to write.')
+  side_by_side.define_flags(rounds=5, num_cpu_devices=1)
 
 
 def main(argv: Sequence[str]) -> None:
   """Measure all rows, print and write them."""
   del argv
-  jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
+  side_by_side.split_cpu()
   sizes = Sizes(
     flags.FLAGS.latent_size,
     flags.FLAGS.num_couplings,
@@ -337,9 +327,7 @@ def main(argv: Sequence[str]) -> None:
     for name in programs
     if name != _OURS
   ]
-  print(side_by_side.table(rows))
-  if flags.FLAGS.output:
-    side_by_side.write_json(flags.FLAGS.output, rows, sizes=sizes._asdict())
+  side_by_side.report(rows, sizes=sizes._asdict())
 
 
 if __name__ == '__main__':

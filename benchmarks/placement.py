@@ -83,23 +83,16 @@ def train_step(
 def define_flags() -> None:
   """Define the command's flags."""
   flags.DEFINE_enum('size', 'quick', [*SIZES], 'Size of the model.')
-  flags.DEFINE_integer('rounds', 15, 'Timed rounds.', lower_bound=1)
-  flags.DEFINE_integer(
-    'steps_per_round', 10, 'Steps per round, and per dispatch.', lower_bound=1
-  )
+  side_by_side.define_flags(rounds=15, steps_per_round=10, num_cpu_devices=1)
   flags.DEFINE_integer(
     'num_images', 50_000, 'Images in the file.', lower_bound=1
   )
-  flags.DEFINE_integer(
-    'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
-  )
-  cli.define_path('output', None, 'JSON file to write.')
 
 
 def main(argv: Sequence[str]) -> None:
   """Measure both, print and write the ratio."""
   del argv
-  jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
+  side_by_side.split_cpu()
   with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
     images = mapped_images(folder, flags.FLAGS.num_images)
     contenders = {
@@ -115,9 +108,7 @@ def main(argv: Sequence[str]) -> None:
     rates = side_by_side.measure(contenders, flags.FLAGS.rounds)
   title = f'ConvDRAW, {flags.FLAGS.size}'
   rows = [side_by_side.compare(title, rates, HOST, DEVICE)]
-  print(side_by_side.table(rows))
-  if flags.FLAGS.output:
-    side_by_side.write_json(flags.FLAGS.output, rows)
+  side_by_side.report(rows)
 
 
 if __name__ == '__main__':

@@ -13,6 +13,10 @@ import statistics
 import time
 from typing import Any, NamedTuple
 
+from absl import flags
+import jax
+
+from geco_jax import cli
 from geco_jax import parallel
 from geco_jax.io import files
 
@@ -21,6 +25,8 @@ _PACKAGES = (
   *('jax-cuda12-plugin', 'jax-cuda13-plugin'),
   *('nvidia-cudnn-cu12', 'nvidia-cudnn-cu13'),
 )
+# --help shows what is defined here as the command's own.
+flags.disclaim_key_flags()
 
 
 class Contender(NamedTuple):
@@ -42,6 +48,42 @@ class Row(NamedTuple):
   ratio: float  # Median over the rounds of the ratio of steps per second.
   rounds: int
   ratios: Sequence[float]  # The ratio in every round.
+
+
+def define_flags(
+  rounds: int,
+  steps_per_round: int | None = None,
+  num_cpu_devices: int | None = None,
+) -> None:
+  """Define the flags of all commands that measure side by side.
+
+  Args:
+    rounds: default of --rounds.
+    steps_per_round: default of --steps_per_round; None defines no such flag.
+    num_cpu_devices: default of --num_cpu_devices, which `split_cpu` reads; None
+      defines no such flag.
+  """
+  flags.DEFINE_integer('rounds', rounds, 'Timed rounds.', lower_bound=1)
+  if steps_per_round is not None:
+    flags.DEFINE_integer(
+      'steps_per_round',
+      steps_per_round,
+      'Steps per round, and per dispatch.',
+      lower_bound=1,
+    )
+  if num_cpu_devices is not None:
+    flags.DEFINE_integer(
+      'num_cpu_devices',
+      num_cpu_devices,
+      'XLA:CPU devices that share the examples.',
+      lower_bound=1,
+    )
+  cli.define_path('output', None, 'JSON file to write.')
+
+
+def split_cpu() -> None:
+  """Make XLA see the CPU as --num_cpu_devices devices; call it first."""
+  jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
 
 
 def measure(
@@ -114,6 +156,13 @@ def table(rows: Sequence[Row]) -> str:
     ).rstrip()
     for line in lines
   )
+
+
+def report(rows: Sequence[Row], **more: Any) -> None:
+  """Print the rows as a table; write them, and more, to --output if given."""
+  print(table(rows))
+  if flags.FLAGS.output:
+    write_json(flags.FLAGS.output, rows, **more)
 
 
 def write_json(path: str, rows: Sequence[Row], **more: Any) -> None:

@@ -79,11 +79,10 @@ def one_by_one(steps: Sequence[str]) -> Callable[[], None]:
 
 def define_flags() -> None:
   """Define the command's flags."""
-  flags.DEFINE_integer('rounds', 3, 'Timed rounds.', lower_bound=1)
+  side_by_side.define_flags(rounds=3)
   flags.DEFINE_integer(
     'num_steps', None, "Training steps of each run; else the config's."
   )
-  cli.define_path('output', None, 'JSON file to write.')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -101,9 +100,7 @@ def main(argv: Sequence[str]) -> None:
     side_by_side.compare('runs', rates, f'sweep, {name}', _COMMANDS)
     for name in _EXECUTORS
   ]
-  print(side_by_side.table(rows))
-  if flags.FLAGS.output:
-    side_by_side.write_json(flags.FLAGS.output, rows, num_runs=num_runs)
+  side_by_side.report(rows, num_runs=num_runs)
 
 
 if __name__ == '__main__':

@@ -24,10 +24,7 @@ from benchmarks.side_by_side import Contender
 from benchmarks.side_by_side import Row
 from configs import mnist_vae
 from geco_jax import cli
-from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
-from geco_jax.datasets.batches import decode
-from geco_jax.datasets.images import Images
 
 _IMAGE_SHAPE = (28, 28, 1)
 _NUM_IMAGES = 60_000
@@ -41,20 +38,13 @@ def define_flags() -> None:
     ['mlp', 'conv', 'own'],
     'The models against PyTorch; the objectives and the batches of our own.',
   )
-  flags.DEFINE_integer('rounds', 9, 'Timed rounds.', lower_bound=1)
-  flags.DEFINE_integer(
-    'steps_per_round', 100, 'Steps per round, and per dispatch.', lower_bound=1
-  )
-  flags.DEFINE_integer(
-    'num_cpu_devices', 1, 'XLA:CPU devices that share a batch.', lower_bound=1
-  )
-  cli.define_path('output', None, 'JSON file to write.')
+  side_by_side.define_flags(rounds=9, steps_per_round=100, num_cpu_devices=1)
 
 
 def main(argv: Sequence[str]) -> None:
   """Measure all rows, print and write them."""
   del argv
-  jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
+  side_by_side.split_cpu()
   dataset = contenders.random_images(_IMAGE_SHAPE, _NUM_IMAGES)
   rows = []
   for name in flags.FLAGS.rows:
@@ -62,9 +52,7 @@ def main(argv: Sequence[str]) -> None:
       rows += _against_our_own(dataset)
     else:
       rows += _against_torch(name, dataset)
-  print(side_by_side.table(rows))
-  if flags.FLAGS.output:
-    side_by_side.write_json(flags.FLAGS.output, rows)
+  side_by_side.report(rows)
 
 
 def _config(objective: str, model: str) -> ConfigDict:
@@ -107,7 +95,7 @@ def _against_torch(model: str, dataset: Dataset) -> list[Row]:
 
 def _against_our_own(dataset: Dataset) -> list[Row]:
   """GECO beside the ELBO, batches assembled beside one constant batch."""
-  constant = dataset._replace(assemble=_constant_batch)
+  constant = dataset._replace(choose=_first_images)
   rates = side_by_side.measure(
     {
       'GECO': _ours(dataset, 'geco', 'mlp'),
@@ -122,16 +110,12 @@ def _against_our_own(dataset: Dataset) -> list[Row]:
   ]
 
 
-def _constant_batch(
-  images: Images, indices: jax.Array, keys: jax.Array
-) -> Batch:
-  """Return the first images, whatever the step asks for."""
-  del keys
-  size = len(indices)
-  return Batch(
-    image=decode(jnp.asarray(images.image)[:size]),
-    label=jnp.asarray(images.label)[:size],
-  )
+def _first_images(
+  label: jax.Array, indices: jax.Array, keys: jax.Array
+) -> jax.Array:
+  """Return the first images' numbers, whatever the step asks for."""
+  del label, keys
+  return jnp.arange(len(indices))
 
 
 if __name__ == '__main__':

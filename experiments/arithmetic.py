@@ -26,7 +26,7 @@ from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
 from geco_jax.evaluation import pictures
-from geco_jax.evaluation.measures import restore_state
+from geco_jax.evaluation.restored import restore_state
 from geco_jax.experiment import Experiment
 from geco_jax.io import files
 from geco_jax.io import run_folder

@@ -22,7 +22,7 @@ from geco_jax import cli
 from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.evaluation import pictures
-from geco_jax.evaluation.measures import restore_state
+from geco_jax.evaluation.restored import restore_state
 from geco_jax.io import files
 from geco_jax.io import run_folder
 

@@ -24,6 +24,7 @@ from geco_jax import cli
 from geco_jax.datasets.batches import fixed_batch
 from geco_jax.evaluation.aggregate_posterior import estimate
 from geco_jax.keys import per_example_keys
+from geco_jax.sweep import results as sweep_results
 
 from .shared import runs
 from .shared.panels import asked
@@ -127,16 +128,19 @@ def curve_figure(panels: Sequence[Panel]) -> Figure:
 
 def table(panels: Sequence[Panel]) -> str:
   """Return the runs as text."""
-  width = max(len(panel.result.run.title) for panel in panels)
-  lines = [f'{"":<{width}}  average KL  marginal KL  standard error     RMSE']
-  for panel in panels:
-    kl = panel.kl
-    lines.append(
-      f'{panel.result.run.title:<{width}}  {kl["average_kl_nats"]:>10.4f}  '
-      f'{kl["marginal_kl_nats"]:>11.4f}  {kl["marginal_kl_error_nats"]:>14.4f} '
-      f'{panel.result.evaluation["rmse"]:>8.4f}'
-    )
-  return '\n'.join([*lines, f'ln n = {math.log(panels[0].kl["num_data"]):.4f}'])
+  text = sweep_results.as_text(
+    [
+      {
+        'run': panel.result.run.title,
+        'average KL': f'{panel.kl["average_kl_nats"]:.4f}',
+        'marginal KL': f'{panel.kl["marginal_kl_nats"]:.4f}',
+        'standard error': f'{panel.kl["marginal_kl_error_nats"]:.4f}',
+        'RMSE': f'{panel.result.evaluation["rmse"]:.4f}',
+      }
+      for panel in panels
+    ]
+  )
+  return f'{text}\nln n = {math.log(panels[0].kl["num_data"]):.4f}'
 
 
 def define_flags() -> None:

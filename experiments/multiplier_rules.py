@@ -34,7 +34,7 @@ from geco_jax.io import lock
 from geco_jax.io.logs import read_metrics
 from geco_jax.sweep import local
 from geco_jax.sweep import throughput
-from geco_jax.sweep.completion import read_evaluation
+from geco_jax.sweep.completion import final_evaluation
 from geco_jax.sweep.grid import Point
 
 from .shared import rival_multipliers
@@ -220,9 +220,9 @@ def record(job: Job, workdir: str) -> dict[str, Any]:
   """Return the record of a finished run, read from its folder.
 
   Raises:
-    UserError: if its log is gone.
+    UserError: if its evaluation or its log is gone.
   """
-  evaluation = read_evaluation(job.point, workdir, runs.SPLITS) or {}
+  evaluation = final_evaluation(job.point, workdir, runs.SPLITS)
   folder = os.path.join(workdir, job.name)
   log = read_metrics(folder)
   if 'loss' not in log:

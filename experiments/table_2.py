@@ -19,6 +19,7 @@ from geco_jax import cli
 from geco_jax.datasets.batches import Dataset
 from geco_jax.evaluation.aggregate_posterior import estimate
 from geco_jax.sizes import SIZES
+from geco_jax.sweep import results as sweep_results
 
 from .results.paper import PAPER
 from .shared import runs
@@ -81,26 +82,30 @@ def _num_data(dataset: Dataset) -> int:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
   """Return the rows as text."""
-  lines = [
-    f'{"data":<12} {"":<6}   marginal KL (error)   average KL     RMSE'
-    '   marginal KL in the paper'
-  ]
+  cells = []
   for row in rows:
     paper = PAPER[row['data']]
     for objective, paper_kl in paper._asdict().items():
       result = row[objective]
-      lines.append(
-        f'{row["data"]:<12} {objective:<6} '
-        f'{result["marginal_kl_nats"]:>13.2f} '
-        f'({result["marginal_kl_error_nats"]:>5.2f}) '
-        f'{result["average_kl_nats"]:>12.1f} '
-        f'{result["evaluation"]["rmse"]:>8.4f} {paper_kl:>26.1f}'
+      cells.append(
+        {
+          'data': row['data'],
+          'objective': objective,
+          'marginal KL': f'{result["marginal_kl_nats"]:.2f}',
+          'error': f'{result["marginal_kl_error_nats"]:.2f}',
+          'average KL': f'{result["average_kl_nats"]:.1f}',
+          'RMSE': f'{result["evaluation"]["rmse"]:.4f}',
+          'marginal KL in the paper': f'{paper_kl:.1f}',
+        }
       )
-    lines.append(
-      f'{"":<12} {"ratio":<6} {row["ratio"]:>13.1f} '
-      f'{paper.elbo / paper.geco:>57.1f}'
+    cells.append(
+      {
+        'objective': 'ratio',
+        'marginal KL': f'{row["ratio"]:.1f}',
+        'marginal KL in the paper': f'{paper.elbo / paper.geco:.1f}',
+      }
     )
-  return '\n'.join(lines)
+  return sweep_results.as_text(cells)
 
 
 def define_flags() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from geco_jax import cli
-from geco_jax.evaluation.measures import evaluate
+from geco_jax.evaluation.checkpoints import evaluate
 from geco_jax.evaluation.measures import SPLITS
 
 

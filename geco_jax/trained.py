@@ -16,7 +16,7 @@ from geco_jax.datasets import pixels
 from geco_jax.datasets import shapes
 from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.errors import UserError
-from geco_jax.evaluation.measures import restore_state
+from geco_jax.evaluation.restored import restore_state
 from geco_jax.experiment import Experiment
 from geco_jax.io import by_products
 from geco_jax.io import files

@@ -13,7 +13,7 @@ import pytest
 
 from geco_jax.build import build
 from geco_jax.build import build_dataset
-from geco_jax.evaluation.measures import restore_state
+from geco_jax.evaluation.restored import restore_state
 from geco_jax.io import run_folder
 from tests import processes
 

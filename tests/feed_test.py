@@ -94,7 +94,8 @@ _ON_BOTH = """
   import numpy as np
   from geco_jax.base_config import get_base_config, group
   from geco_jax.build import build, build_dataset
-  from geco_jax.evaluation import aggregate_posterior, measures
+  from geco_jax.evaluation import aggregate_posterior, checkpoints
+  from geco_jax.evaluation import measures, restored
   from geco_jax.training import loop
 
   def config_of(placement, seed=0):
@@ -118,13 +119,13 @@ _ON_BOTH = """
     failures = loop.train_together(configs, experiment, show_progress=False)
     assert not any(failures.values()), failures
     for name in (shared, *configs):
-      left += jax.tree.leaves(measures.restore_state(name, experiment))
+      left += jax.tree.leaves(restored.restore_state(name, experiment))
       with open(os.path.join(name, 'metrics.jsonl')) as file:
         lines = [json.loads(line) for line in file]
       left += [
         x for line in lines for k, x in line.items() if k != 'steps_per_second'
       ]
-    report = measures.evaluate(shared, experiment=experiment)
+    report = checkpoints.evaluate(shared, experiment=experiment)
     estimate = aggregate_posterior.estimate(
       shared, 20, split='test', experiment=experiment, show_progress=False,
       num_data=300,

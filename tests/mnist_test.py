@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from geco_jax.evaluation.measures import evaluate
+from geco_jax.evaluation.checkpoints import evaluate
 from geco_jax.training.loop import train
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -18,7 +18,7 @@ from geco_jax.base_config import group
 from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.errors import UserError
-from geco_jax.evaluation import measures
+from geco_jax.evaluation import checkpoints
 from geco_jax.sweep import grid
 from geco_jax.sweep import local
 from geco_jax.training.loop import train
@@ -109,7 +109,7 @@ def test_what_is_known_of_the_data_is_in_the_folder_and_refuses_others(
   with open(os.path.join(workdir, 'data.json')) as file:
     data = json.load(file)
   assert data['image_shape'] == [9, 9, 1] and len(data['sha256']) == 64
-  evaluation = measures.evaluate(workdir)
+  evaluation = checkpoints.evaluate(workdir)
   assert evaluation['num_examples'] == 24
   run = geco_jax.load(workdir)
   assert run.sample(2).shape == (2, 9, 9, 1)
@@ -130,7 +130,7 @@ def test_what_is_known_of_the_data_is_in_the_folder_and_refuses_others(
       workdir,
       show_progress=False,
     ),
-    lambda: measures.evaluate(workdir),
+    lambda: checkpoints.evaluate(workdir),
   ):
     with pytest.raises(UserError, match='was trained on other data: the image'):
       again()
@@ -160,10 +160,10 @@ def test_arrays_of_a_program_are_trained_on_and_evaluated(pictures, tmp_path):
   config = make_config('')
   experiment, workdir = build(config, dataset), str(tmp_path / 'run')
   train(config, workdir, experiment=experiment, show_progress=False)
-  evaluation = measures.evaluate(workdir, ['test'], experiment=experiment)
+  evaluation = checkpoints.evaluate(workdir, ['test'], experiment=experiment)
   assert evaluation['num_examples'] == 4
   with pytest.raises(UserError, match='config.dataset.kwargs.path is missing'):
-    measures.evaluate(workdir)
+    checkpoints.evaluate(workdir)
 
 
 @pytest.mark.parametrize(

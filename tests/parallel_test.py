@@ -10,17 +10,19 @@ import pytest
 from geco_jax import parallel
 from geco_jax.errors import UserError
 
-PACKAGE = os.path.dirname(parallel.__file__)
+ROOT = os.path.dirname(os.path.dirname(parallel.__file__))
 
 
 def test_nothing_else_knows_how_many_devices_and_processes_there_are():
   knows = re.compile(r'jax\.(\w*device_count|local_devices|process_|pmap)')
   knowing = []
-  for path in glob.glob(os.path.join(PACKAGE, '**', '*.py'), recursive=True):
-    with open(path) as file:
-      if knows.search(file.read()):
-        knowing.append(os.path.relpath(path, PACKAGE))
-  assert knowing == ['parallel.py']
+  for folder in ('geco_jax', 'experiments', 'benchmarks', 'configs'):
+    pattern = os.path.join(ROOT, folder, '**', '*.py')
+    for path in glob.glob(pattern, recursive=True):
+      with open(path) as file:
+        if knows.search(file.read()):
+          knowing.append(os.path.relpath(path, ROOT))
+  assert knowing == [os.path.join('geco_jax', 'parallel.py')]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from geco_jax.base_config import get_base_config
 from geco_jax.base_config import group
 from geco_jax.build import build_dataset
 from geco_jax.errors import UserError
-from geco_jax.evaluation.measures import evaluate
+from geco_jax.evaluation.checkpoints import evaluate
 from geco_jax.feed import fixed_examples
 from geco_jax.training.loop import train
 
@@ -243,6 +243,12 @@ def test_latents_and_numbers_of_another_form_are_refused(digits_run):
 def test_arguments_of_another_form_are_refused(call, digits_run):
   with pytest.raises(UserError):
     call(digits_run, np.zeros((2, 8, 8, 1), np.float32))
+
+
+@pytest.mark.parametrize('step', [False, True, np.True_, 20.0])
+def test_a_step_that_is_no_integer_is_refused(digits_run, step):
+  with pytest.raises(UserError, match='step must be an integer or None, got'):
+    geco_jax.load(digits_run.workdir, step=step)
 
 
 @pytest.mark.parametrize(

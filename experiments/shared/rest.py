@@ -6,7 +6,7 @@ steps but is a run of its own, in steps_2N below the folder of the others.
 GECO's runs take as many steps as the ELBO's ended with.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import os
 from typing import Any
 
@@ -116,31 +116,22 @@ def train_until_rest(
     UserError: if a config is refused, or a run failed.
   """
   first = row_runs[0].config(preset, num_steps, changes).num_steps
-  ended, results = first, {}
+  results = {}
 
   def train(some, steps):
     below = _folder(steps, first)
     folder = os.path.join(workdir, below) if below else workdir
     trained = runs.train_all(some, folder, preset, steps, data_dir, changes)
-    return [
+    trained = [
       result._replace(rested=_is_at_rest(result, folder))
       if result.run.objective in _BASELINES
       else result
       for result in trained
     ]
+    results.update({result.run.name: result for result in trained})
+    return all(result.rested for result in trained)
 
-  for objective in _BASELINES:
-    some = [run for run in row_runs if run.objective == objective]
-    for steps in lengths(first, max_steps) if some else []:
-      trained = train(some, steps)
-      results |= {result.run.name: result for result in trained}
-      if objective == 'elbo':
-        ended = steps
-      if all(result.rested for result in trained):
-        break
-  others = [run for run in row_runs if run.name not in results]
-  if others:
-    results |= {result.run.name: result for result in train(others, ended)}
+  _attempt_in_turn(row_runs, first, max_steps, train)
   return [results[run.name] for run in row_runs]
 
 
@@ -157,7 +148,7 @@ def points(
   Where finished runs rest, nothing longer is trained.
   """
   first = row_runs[0].config(preset, num_steps, changes).num_steps
-  ended, listed = first, []
+  listed = []
 
   def add(some, steps):
     named = runs.points_of(some, preset, steps, changes)
@@ -166,18 +157,39 @@ def points(
       for name, point in named.items()
     ]
     listed.extend(added)
-    return added
+    return all(_rests(point, workdir) for point in added)
 
+  _attempt_in_turn(row_runs, first, max_steps, add)
+  return listed
+
+
+def _attempt_in_turn(
+  all_runs: Sequence[Run],
+  first: int,
+  max_steps: int | None,
+  attempt: Callable[[Sequence[Run], int], bool],
+) -> None:
+  """Attempt each baseline until it rests, then GECO at the ELBO's last steps.
+
+  Args:
+    all_runs: of any objectives.
+    first: their own number of steps.
+    max_steps: see `lengths`.
+    attempt: called with runs of an objective and their number of steps; returns
+      whether all of them rest, which ends the doubling of a baseline.
+  """
+  ended = first
   for objective in _BASELINES:
-    some = [run for run in row_runs if run.objective == objective]
+    some = [run for run in all_runs if run.objective == objective]
     for steps in lengths(first, max_steps) if some else []:
-      added = add(some, steps)
+      rests = attempt(some, steps)
       if objective == 'elbo':
         ended = steps
-      if all(_rests(point, workdir) for point in added):
+      if rests:
         break
-  add([run for run in row_runs if run.objective not in _BASELINES], ended)
-  return listed
+  others = [run for run in all_runs if run.objective not in _BASELINES]
+  if others:
+    attempt(others, ended)
 
 
 def _folder(steps: int, first: int) -> str:

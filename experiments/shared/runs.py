@@ -21,7 +21,7 @@ from geco_jax.constraints import CONSTRAINTS
 from geco_jax.errors import UserError
 from geco_jax.evaluation import sample_quality
 from geco_jax.evaluation import verdicts
-from geco_jax.evaluation.measures import restore_state
+from geco_jax.evaluation.restored import restore_state
 from geco_jax.experiment import Experiment
 from geco_jax.io import by_products
 from geco_jax.io.files import write_json
@@ -30,7 +30,7 @@ from geco_jax.io.logs import read_metrics
 from geco_jax.io.provenance import read as read_sessions
 from geco_jax.sweep import local
 from geco_jax.sweep import throughput
-from geco_jax.sweep.completion import read_evaluation
+from geco_jax.sweep.completion import final_evaluation
 from geco_jax.sweep.grid import Point
 
 NUM_STEPS = flags.DEFINE_integer(
@@ -198,8 +198,8 @@ def train_all(
     changes: values that the configs are to have instead, by dotted name.
 
   Raises:
-    UserError: if a config is refused, or a run failed; the others are finished
-      then.
+    UserError: if a config is refused, or a run failed (the others are finished
+      then) or has lost its evaluation.
   """
   grid = points_of(runs, preset, num_steps, changes)
   points = [*grid.values()]
@@ -216,7 +216,7 @@ def train_all(
   for run in runs:
     point, folder = grid[run.name], os.path.join(workdir, run.name)
     experiment = experiments[experiment_key(point.config)]
-    evaluation = read_evaluation(point, workdir, SPLITS) or {}
+    evaluation = final_evaluation(point, workdir, SPLITS)
     reports, logged = evaluation['constraints'], read_metrics(folder)
     results.append(
       Result(
@@ -226,7 +226,7 @@ def train_all(
         evaluation=evaluation,
         infeasible=[*verdicts.infeasibility_sentences(reports, logged)],
         preset=preset,
-        sample_quality=sample_quality.read(folder, evaluation.get('step', -1)),
+        sample_quality=sample_quality.read(folder, evaluation['step']),
         folder=folder,
       )
     )

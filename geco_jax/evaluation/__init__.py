@@ -7,5 +7,5 @@ from typing import Any
 def __getattr__(name: str) -> Any:
   """Import `evaluate` when asked for it: pages need the verdicts alone."""
   if name == 'evaluate':
-    return importlib.import_module('geco_jax.evaluation.measures').evaluate
+    return importlib.import_module('geco_jax.evaluation.checkpoints').evaluate
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -20,8 +20,6 @@ import numpy as np
 
 from geco_jax import feed
 from geco_jax import parallel
-from geco_jax.build import build
-from geco_jax.build import build_dataset
 from geco_jax.console import Progress
 from geco_jax.datasets.ahead import gather
 from geco_jax.datasets.batches import Dataset
@@ -29,11 +27,10 @@ from geco_jax.datasets.batches import fixed_batch
 from geco_jax.datasets.batches import fixed_choice
 from geco_jax.datasets.images import Images
 from geco_jax.errors import UserError
-from geco_jax.evaluation.measures import restore_state
-from geco_jax.experiment import data_sha256
+from geco_jax.evaluation.restored import open_run
+from geco_jax.evaluation.restored import restore_state
 from geco_jax.experiment import Experiment
 from geco_jax.io import files
-from geco_jax.io import run_folder
 from geco_jax.io.system_errors import reason
 from geco_jax.keys import key_of
 from geco_jax.keys import per_example_keys
@@ -196,17 +193,13 @@ def estimate(
       data, the model's posterior depends on a context, or a number is out of
       its range.
   """
-  config = run_folder.read_config(workdir)
-  if experiment is None:
-    experiment = build(config, build_dataset(config, data_dir))
+  config, experiment = open_run(workdir, data_dir, experiment)
   posterior = experiment.model.posterior
   if posterior is None:
     raise UserError(
       f'--workdir={workdir}: this {config.model.name} has a prior for every '
       'context, so it has no marginal KL'
     )
-  sha256 = data_sha256(experiment)
-  run_folder.check_data(workdir, experiment.dataset.name, sha256)
   state = restore_state(workdir, experiment, step)
   partial = os.path.join(workdir, PARTIAL)
   try:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import functools
 import math
-import os
 from typing import Any
 
 import jax
@@ -15,28 +14,16 @@ import numpy as np
 from geco_jax import console
 from geco_jax import feed
 from geco_jax import parallel
-from geco_jax.build import build
-from geco_jax.build import build_dataset
-from geco_jax.build import run_inputs
 from geco_jax.constraints import squared_error
 from geco_jax.datasets.batches import fixed_batch
 from geco_jax.datasets.images import Images
 from geco_jax.distributions import quantized_normal_log_prob
-from geco_jax.errors import UserError
-from geco_jax.evaluation import pictures
-from geco_jax.evaluation import verdicts
 from geco_jax.evaluation.reports import constraint_report
-from geco_jax.experiment import data_sha256
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import once_per_experiment
 from geco_jax.experiment import RunInputs
-from geco_jax.io import files
-from geco_jax.io import manifest
-from geco_jax.io import run_folder
-from geco_jax.io.checkpoint import Checkpointer
 from geco_jax.keys import key_of
 from geco_jax.keys import per_example_keys
-from geco_jax.step import state_like
 from geco_jax.step import TrainState
 
 SPLITS = ('train', 'validation', 'test')
@@ -337,95 +324,3 @@ def evaluate_state(
 
   first, *others = (record(split) for split in splits)
   return {**first, 'other_splits': {other['split']: other for other in others}}
-
-
-def evaluate(
-  workdir: str,
-  splits: Sequence[str] = ('train', 'test'),
-  *,
-  data_dir: str | None = None,
-  experiment: Experiment | None = None,
-  step: int | None = None,
-  show_progress: bool = True,
-) -> dict[str, Any]:
-  """Evaluate a run's checkpoint; write evaluation.json and pictures.
-
-  Args:
-    workdir: of the run.
-    splits: names of splits, most wanted first.
-    data_dir: of TFDS.
-    experiment: of the run, for callers that have it already.
-    step: of the checkpoint; None is the latest that is intact.
-    show_progress: whether to say what is evaluated and draw a progress bar on
-      stderr.
-
-  Returns:
-    What evaluation.json holds.
-
-  Raises:
-    UserError: if there is no such run, checkpoint or split, or the run was
-      trained on other data.
-  """
-  unknown = [split for split in splits if split not in SPLITS]
-  if unknown or not splits:
-    raise UserError(
-      f'--split must name any of {", ".join(SPLITS)}, got '
-      f'{",".join(splits) or "nothing"}'
-    )
-  config = run_folder.read_config(workdir)
-  is_built_here = experiment is None  # Others say what they do themselves.
-  if experiment is None:
-    experiment = build(config, build_dataset(config, data_dir))
-  sha256 = data_sha256(experiment)
-  run_folder.check_data(workdir, experiment.dataset.name, sha256)
-  inputs = run_inputs(config, experiment)
-  state = restore_state(workdir, experiment, step)
-  if is_built_here and show_progress and parallel.is_main_process():
-    console.say(
-      f'evaluating step {int(state.step):,} on {", ".join(splits)}, in '
-      f'{workdir}; the first draws compile, which takes seconds to minutes'
-    )
-  evaluation = evaluate_state(
-    experiment, inputs, state, splits, show_progress=show_progress
-  )
-  # The rounding of all these numbers depends on it.
-  widths = manifest.runs_at_once(workdir, int(state.step))
-  evaluation['runs_at_once'] = widths[0] if len(widths) == 1 else widths or None
-  if parallel.is_main_process():
-    files.write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
-    # Constraints are about the training split: if it is not evaluated, there
-    # is no verdict.
-    are_met = splits[0] != 'train' or verdicts.are_met(evaluation)
-    for split in splits:
-      images = experiment.dataset.splits[split]
-      shown = pictures.image_rows(experiment, images)(state.params)
-      path = os.path.join(workdir, f'reconstructions_{split}.png')
-      labels = pictures.row_labels(experiment.dataset, are_met)
-      pictures.save_png(path, pictures.grid(shown), labels)
-  return evaluation
-
-
-def restore_state(
-  workdir: str, experiment: Experiment, step: int | None = None
-) -> TrainState:
-  """Return the state of a run's checkpoint, as NumPy arrays.
-
-  Raises:
-    UserError: if there is no such checkpoint.
-  """
-  is_integer = isinstance(step, (int, np.integer)) and step is not True
-  if step is not None and not is_integer:
-    raise UserError(f'step must be an integer or None, got {step!r}')
-  checkpointer = Checkpointer(workdir, read_only=True)
-  try:
-    steps = checkpointer.steps()
-    if step is not None and step not in steps:
-      raise UserError(
-        f'--workdir={workdir} has no checkpoint of step {step}; it has {steps}'
-      )
-    restored = checkpointer.restore(state_like(experiment), step)
-  finally:
-    checkpointer.close()
-  if restored is None:
-    raise UserError(f'--workdir={workdir} has no checkpoint yet')
-  return restored.state

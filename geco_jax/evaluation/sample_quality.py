@@ -18,21 +18,18 @@ import numpy as np
 from geco_jax import console
 from geco_jax import feed
 from geco_jax import parallel
-from geco_jax.build import build
-from geco_jax.build import build_dataset
 from geco_jax.classifiers import pretrained
 from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
 from geco_jax.evaluation import frechet
 from geco_jax.evaluation import importance
-from geco_jax.evaluation.measures import restore_state
-from geco_jax.experiment import data_sha256
+from geco_jax.evaluation.restored import open_run
+from geco_jax.evaluation.restored import restore_state
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import once_per_experiment
 from geco_jax.io import by_products
 from geco_jax.io import files
-from geco_jax.io import run_folder
 from geco_jax.keys import key_of
 from geco_jax.keys import per_example_keys
 from geco_jax.step import TrainState
@@ -264,11 +261,7 @@ def estimate(
     UserError: if there is no such run, checkpoint, evaluation or network, the
       run was trained on other data, or a number is out of its range.
   """
-  config = run_folder.read_config(workdir)
-  if experiment is None:
-    experiment = build(config, build_dataset(config, data_dir))
-  sha256 = data_sha256(experiment)
-  run_folder.check_data(workdir, experiment.dataset.name, sha256)
+  _, experiment = open_run(workdir, data_dir, experiment)
   state = restore_state(workdir, experiment, step)
   stddev = _sigma_opt(workdir, state)
   shows = show_progress and parallel.is_main_process()

@@ -5,7 +5,7 @@ whoever prints it reads it here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -15,12 +15,25 @@ _FROM_BEST_TO_WORST = (MET, VIOLATED, INFEASIBLE)
 _EARLIER_TOLERANCE = 0.02
 
 
-def is_met(violation: float, tolerance: float) -> bool:
+@overload
+def is_met(violation: float, tolerance: float) -> bool: ...
+
+
+@overload
+def is_met(violation: np.ndarray, tolerance: float) -> np.ndarray: ...
+
+
+def is_met(
+  violation: float | np.ndarray, tolerance: float
+) -> bool | np.ndarray:
   """Return whether a constraint holds.
 
   Args:
-    violation: C / scale of training data.
+    violation: C / scale of training data, or several of any shape.
     tolerance: up to which a violation counts as none.
+
+  Returns:
+    The answer, or an array of the violations' shape.
   """
   return violation <= tolerance
 

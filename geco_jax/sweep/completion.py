@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import os
 from typing import Any
 
+from geco_jax.errors import UserError
 from geco_jax.evaluation import pictures
 from geco_jax.evaluation import verdicts
 from geco_jax.io import by_products
@@ -59,7 +60,7 @@ def is_finished(
 def read_evaluation(
   point: Point, workdir: str, splits: Sequence[str] = SPLITS
 ) -> Mapping[str, Any] | None:
-  """Return a run's final evaluation (`measures.evaluate`).
+  """Return a run's final evaluation (`checkpoints.evaluate`).
 
   None where there is none of these splits at the run's last step. Where
   evaluation.json is damaged a warning says so.
@@ -89,6 +90,23 @@ def read_evaluation(
     and set(others) <= set(evaluation['other_splits'])
   )
   return evaluation if is_final else None
+
+
+def final_evaluation(
+  point: Point, workdir: str, splits: Sequence[str] = SPLITS
+) -> Mapping[str, Any]:
+  """Return `read_evaluation` of a run that was evaluated.
+
+  Raises:
+    UserError: if its evaluation was removed or changed since.
+  """
+  evaluation = read_evaluation(point, workdir, splits)
+  if evaluation is None:
+    raise UserError(
+      f'{os.path.join(workdir, point.name)} has lost its evaluation; run the '
+      'command again'
+    )
+  return evaluation
 
 
 def _check_record(record, point):

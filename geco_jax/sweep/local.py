@@ -23,7 +23,7 @@ from geco_jax.build import run_inputs
 from geco_jax.console import say
 from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
-from geco_jax.evaluation.measures import evaluate
+from geco_jax.evaluation.checkpoints import evaluate
 from geco_jax.evaluation.measures import split_means
 from geco_jax.evaluation.pictures import row_programs
 from geco_jax.experiment import Experiment

@@ -34,7 +34,7 @@ class Result(NamedTuple):
 
   point: Point
   folder: str
-  evaluation: Mapping[str, Any]  # See `measures.evaluate`.
+  evaluation: Mapping[str, Any]  # See `checkpoints.evaluate`.
   logged: Mapping[str, np.ndarray]  # By name, each [lines].
 
   def record(self, split: str) -> Mapping[str, Any]:

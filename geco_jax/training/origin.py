@@ -7,7 +7,7 @@ import jax
 
 from geco_jax.build import build
 from geco_jax.errors import UserError
-from geco_jax.evaluation.measures import restore_state
+from geco_jax.evaluation.restored import restore_state
 from geco_jax.experiment import Experiment
 from geco_jax.io import manifest
 from geco_jax.io import run_folder

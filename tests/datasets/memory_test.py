@@ -23,7 +23,7 @@ _CHILD = """
   from geco_jax.base_config import get_base_config, group
   from geco_jax.build import build_dataset
   from geco_jax.datasets import scratch
-  from geco_jax.evaluation.measures import evaluate
+  from geco_jax.evaluation.checkpoints import evaluate
   from geco_jax.training.loop import train
 
   data_dir, room = sys.argv[1], int(sys.argv[2])

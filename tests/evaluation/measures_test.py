@@ -13,7 +13,9 @@ from geco_jax import parallel
 from geco_jax import step as steps
 from geco_jax.build import run_inputs
 from geco_jax.distributions import quantized_normal_log_prob
+from geco_jax.evaluation import checkpoints
 from geco_jax.evaluation import measures
+from geco_jax.evaluation import restored
 from geco_jax.io import run_folder
 
 
@@ -66,22 +68,22 @@ def test_evaluate_builds_one_experiment_for_what_it_restores_and_reports(
   run, tiny_config, make_dataset, tmp_path, count_builds, monkeypatch, capsys
 ):
   _, _, state = run
-  restored = []
+  calls = []
 
   def restore_state(workdir, experiment, step):
-    restored.append((workdir, step, measures.state_like(experiment)))
+    calls.append((workdir, step, restored.state_like(experiment)))
     return state
 
   run_folder.claim(str(tmp_path), tiny_config())
-  monkeypatch.setattr(measures, 'build_dataset', lambda *_: make_dataset())
-  monkeypatch.setattr(measures, 'restore_state', restore_state)
+  monkeypatch.setattr(restored, 'build_dataset', lambda *_: make_dataset())
+  monkeypatch.setattr(checkpoints, 'restore_state', restore_state)
   (tmp_path / 'evaluation.json').mkdir()  # It is set aside.
-  record = measures.evaluate(str(tmp_path), ['test'])
+  record = checkpoints.evaluate(str(tmp_path), ['test'])
   assert len(count_builds) == 1
   first_line = capsys.readouterr().err.splitlines()[0]
   assert first_line.startswith('evaluating step ')
   assert f'on test, in {tmp_path}; the first draws compile' in first_line
-  ((workdir, step, like),) = restored
+  ((workdir, step, like),) = calls
   assert (workdir, step) == (str(tmp_path), None)
   assert jax.tree.map(jnp.shape, like) == jax.tree.map(jnp.shape, state)
   assert json.loads((tmp_path / 'evaluation.json').read_text()) == record

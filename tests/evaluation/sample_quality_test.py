@@ -15,7 +15,7 @@ from geco_jax.datasets import compositions
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
 from geco_jax.evaluation import frechet
-from geco_jax.evaluation.measures import evaluate
+from geco_jax.evaluation.checkpoints import evaluate
 from geco_jax.evaluation.sample_quality import estimate
 from geco_jax.evaluation.sample_quality import frechet_distances
 from geco_jax.evaluation.sample_quality import importance_nll

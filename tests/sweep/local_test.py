@@ -12,10 +12,10 @@ import pytest
 from geco_jax.build import build
 from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
-from geco_jax.evaluation.measures import evaluate
-from geco_jax.evaluation.measures import restore_state
+from geco_jax.evaluation.checkpoints import evaluate
 from geco_jax.evaluation.measures import split_means
 from geco_jax.evaluation.pictures import row_programs
+from geco_jax.evaluation.restored import restore_state
 from geco_jax.io import lock
 from geco_jax.io.checkpoint import Checkpointer
 from geco_jax.io.files import write_text

@@ -16,7 +16,7 @@ from geco_jax.build import build
 from geco_jax.build import run_inputs
 from geco_jax.datasets import ahead
 from geco_jax.errors import UserError
-from geco_jax.evaluation.measures import restore_state
+from geco_jax.evaluation.restored import restore_state
 from geco_jax.io import manifest
 from geco_jax.io import provenance
 from geco_jax.io import run_folder

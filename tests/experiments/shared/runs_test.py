@@ -95,7 +95,9 @@ def test_runs_that_differ_in_kappa_or_seed_share_one_experiment(
     'restore_state',
     lambda _, experiment: types.SimpleNamespace(params=experiment),
   )
-  monkeypatch.setattr(runs, 'read_evaluation', lambda *_: {'constraints': {}})
+  monkeypatch.setattr(
+    runs, 'final_evaluation', lambda *_: {'constraints': {}, 'step': 1}
+  )
   monkeypatch.setattr(runs, 'read_metrics', lambda _: {})
   kinds = [
     Run('digits', 'geco', {'re': kappa}, 'vae', seed)
@@ -113,6 +115,14 @@ def test_runs_that_differ_in_kappa_or_seed_share_one_experiment(
     True,
   ]
   assert all(result.params() is result.experiment for result in results)
+
+
+def test_an_evaluation_that_was_removed_is_missed_in_a_sentence(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(local, 'run_here', lambda *_, **__: {})
+  with pytest.raises(UserError, match='has lost its evaluation'):
+    runs.train_all(RUNS[:1], str(tmp_path), num_steps=100)
 
 
 def test_on_an_accelerator_several_runs_are_trained_at_once(monkeypatch):
