@@ -30,6 +30,10 @@ from geco_jax.own_parts import search_here
 EXIT_BAD_INPUT = 2
 NO_CACHE = 'off'
 _CACHE_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
+_LEAST_VARIABLE = 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'
+# Seconds of compilation from which a program is kept. JAX's own second leaves
+# out most of a small model's, which together take as long as one large.
+_LEAST_KEPT = 0.1
 _MAX_SHOWN = 200  # Characters of a message that may be long.
 
 
@@ -194,6 +198,8 @@ def _use_compilation_cache() -> None:
     _set_in_jax('jax_enable_compilation_cache', False)
     return
   _set_in_jax('jax_compilation_cache_dir', folder)
+  if _LEAST_VARIABLE not in os.environ:
+    _set_in_jax(_LEAST_VARIABLE.lower(), _LEAST_KEPT)
 
 
 def _set_in_jax(option, value) -> None:

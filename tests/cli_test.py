@@ -98,7 +98,8 @@ COMPILE = """
 import os, jax
 from geco_jax import cli
 cli.run(lambda argv: print(
-  jax.jit(lambda x: x + 1)(1), os.environ.get('JAX_COMPILATION_CACHE_DIR')
+  jax.jit(lambda x: x + 1)(1), os.environ.get('JAX_COMPILATION_CACHE_DIR'),
+  jax.config.jax_persistent_cache_min_compile_time_secs
 ))
 """
 
@@ -149,12 +150,15 @@ def test_compiled_programs_are_kept_unless_there_is_no_place_for_them(tmp_path):
   variable = 'JAX_COMPILATION_CACHE_DIR'
   cases = {
     'kept': ({}, []),
+    'least': ({}, [f'--compilation_cache={tmp_path / "least"}']),
     'off': ({variable: str(tmp_path / 'off')}, ['--compilation_cache=off']),
     'chosen': ({variable: str(tmp_path / 'chosen' / 'jax')}, []),
     'nowhere': ({}, [f'--compilation_cache={tmp_path / "file" / "x"}']),
   }
   environment = {k: v for k, v in os.environ.items() if k != variable}
-  environment['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  least = 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'
+  environment.pop(least, None)
+  cases['kept'][0][least] = '0'
   processes = {
     name: subprocess.Popen(
       [sys.executable, '-c', COMPILE, *arguments],
@@ -174,11 +178,13 @@ def test_compiled_programs_are_kept_unless_there_is_no_place_for_them(tmp_path):
     assert warned == (name == 'nowhere')
   # Processes that a command starts read the variable.
   compiled = tmp_path / 'kept' / 'compiled'
-  assert printed['kept'] == f'2 {compiled}\n'
-  assert printed['nowhere'] == '2 None\n'
+  assert printed['kept'] == f'2 {compiled} 0.0\n'
+  assert printed['nowhere'] == '2 None 1.0\n'
+  assert printed['least'] == f'2 {tmp_path / "least"} 0.1\n'
   assert os.listdir(compiled)
   assert os.listdir(tmp_path / 'chosen') == ['jax']
-  assert {p.name for p in tmp_path.iterdir()} == {'kept', 'chosen', 'file'}
+  folders = {p.name for p in tmp_path.iterdir() if p.name != 'file'}
+  assert folders == {'kept', 'least', 'chosen'}
 
 
 @pytest.mark.slow
