@@ -14,7 +14,6 @@ import time
 from typing import Any, NamedTuple
 
 from absl import flags
-import jax
 
 from geco_jax import cli
 from geco_jax import parallel
@@ -83,7 +82,7 @@ def define_flags(
 
 def split_cpu() -> None:
   """Make XLA see the CPU as --num_cpu_devices devices; call it first."""
-  jax.config.update('jax_num_cpu_devices', flags.FLAGS.num_cpu_devices)
+  parallel.split_cpu(flags.FLAGS.num_cpu_devices)
 
 
 def measure(
