@@ -22,9 +22,9 @@ from absl import flags
 from ml_collections.config_dict import ConfigDict
 import numpy as np
 
-from geco_jax import build
 from geco_jax import cli
 from geco_jax import rules
+from geco_jax.build import experiment_key
 from geco_jax.config_tree import without_sweep
 from geco_jax.errors import UserError
 from geco_jax.evaluation import verdicts
@@ -68,18 +68,18 @@ class Job(NamedTuple):
   task: Task
   rule: str
   run: Run
-  config: ConfigDict
+  point: Point  # The run as a point of a sweep, named by its folder.
   experiment: Experiment  # Shared with runs that agree in its key.
 
   @property
   def name(self) -> str:
     """The run's folder within the workdir."""
-    return _folder(self.rule, self.run, self.config)
+    return self.point.name
 
   @property
-  def point(self) -> Point:
-    """The run as a point of a sweep."""
-    return Point(self.name, {}, self.config)
+  def config(self) -> ConfigDict:
+    """The config of the run."""
+    return self.point.config
 
 
 def _re(*kappas: float) -> Sequence[Mapping[str, float]]:
@@ -157,30 +157,31 @@ def jobs(
       for kappas in task.kappas
       for seed in seeds
     ]
-    named = [
-      (rule, run, config_of(task, rule, run, steps))
+    planned = [
+      (rule, run, _point(task, rule, run, steps))
       for steps in (task.steps if num_steps is None else [num_steps])
       for rule in rules
       for run in task_runs
     ]
-    points = [Point(_folder(*one), {}, one[-1]) for one in named]
+    points = [point for _, _, point in planned]
     try:
       experiments = local.build_experiments(points, data_dir)
     except UserError as error:
       print(f'{task.name} is left out: {error}')
       continue
     listed += [
-      Job(task, *one, experiments[build.experiment_key(one[-1])])
-      for one in named
+      Job(task, rule, run, point, experiments[experiment_key(point.config)])
+      for rule, run, point in planned
     ]
   if not listed:
     raise UserError('there is no task to run')
   return listed
 
 
-def _folder(rule: str, run: Run, config: ConfigDict) -> str:
-  """Return a run's folder within the workdir."""
-  return f'{rule}/{config.num_steps}/{run.name}'
+def _point(task: Task, rule: str, run: Run, steps: int) -> Point:
+  """Return a task's run under a rule as a point, named by its folder."""
+  config = config_of(task, rule, run, steps)
+  return Point(f'{rule}/{config.num_steps}/{run.name}', {}, config)
 
 
 def config_of(task: Task, rule: str, run: Run, steps: int) -> ConfigDict:
