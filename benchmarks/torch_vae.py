@@ -63,17 +63,17 @@ def conv_vae(
   for size_in, size_out in zip(
     [image_channels, *channels], channels, strict=False
   ):
-    encoder += [nn.Conv2d(size_in, size_out, 4, 2, padding=1), nn.ReLU()]
-  encoder += [nn.Flatten(), nn.Linear(math.prod(grid), hidden_size), nn.ReLU()]
+    encoder += [nn.Conv2d(size_in, size_out, 4, 2, padding=1), nn.ELU()]
+  encoder += [nn.Flatten(), nn.Linear(math.prod(grid), hidden_size), nn.ELU()]
   encoder += [nn.Linear(hidden_size, 2 * latent_size)]
-  decoder = [nn.Linear(latent_size, hidden_size), nn.ReLU()]
-  decoder += [nn.Linear(hidden_size, math.prod(grid)), nn.ReLU()]
+  decoder = [nn.Linear(latent_size, hidden_size), nn.ELU()]
+  decoder += [nn.Linear(hidden_size, math.prod(grid)), nn.ELU()]
   decoder += [nn.Unflatten(1, grid)]
   sizes = [*reversed(channels), image_channels]
   for size_in, size_out in zip(sizes, sizes[1:], strict=False):
     decoder += [
       nn.ConvTranspose2d(size_in, size_out, 4, 2, padding=1),
-      nn.ReLU(),
+      nn.ELU(),
     ]
   return Vae(nn.Sequential(*encoder), nn.Sequential(*decoder[:-1]))
 

@@ -35,7 +35,6 @@ def get_config(variant: str = 'digits') -> ConfigDict:
     hidden_size=128,
     num_couplings=12,
     coupling_sizes=(64,),
-    coupling_activation='tanh',
     likelihood_stddev=0.1,
     # Only the likelihood's own objectives train sigma.
     learn_likelihood_stddev=not objective.startswith('geco'),

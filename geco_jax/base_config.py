@@ -164,9 +164,7 @@ def get_nvp_config(variant: str, dataset: ConfigDict) -> ConfigDict:
     ValueError: if the variant is unknown.
   """
   size, objective = split_variant(variant, SIZES)
-  config = _sized_config(size, objective, dataset, 'vae_nvp', SIZES[size].nvp)
-  config.model.kwargs.coupling_activation = 'tanh'
-  return config
+  return _sized_config(size, objective, dataset, 'vae_nvp', SIZES[size].nvp)
 
 
 def get_classifier_config(

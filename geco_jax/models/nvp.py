@@ -4,7 +4,7 @@ Dinh et al. 2016, "Density estimation using Real NVP", fully connected, as the
 posterior q(z|x) of Rezende & Viola 2018, Section 4.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import math
 
 import haiku as hk
@@ -19,18 +19,11 @@ from geco_jax.models.base import with_policy
 _PERMUTATION_SEED = 0
 
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  'relu': jax.nn.relu,
-  'tanh': jnp.tanh,
-}
-
-
 def check_couplings(
   latent_size: int,
   num_couplings: int,
   hidden_sizes: Sequence[int],
   log_scale_bound: float,
-  activation: str = 'relu',
 ) -> None:
   """Raise ValueError unless a flow can be made of these."""
   if latent_size < 2:
@@ -43,11 +36,6 @@ def check_couplings(
   if not 0 < log_scale_bound < math.inf:
     raise ValueError(
       f'log_scale_bound must be > 0 and finite, got {log_scale_bound}'
-    )
-  if activation not in ACTIVATIONS:
-    raise ValueError(
-      f'coupling_activation must be one of {", ".join(ACTIVATIONS)}, got '
-      f'{activation!r}'
     )
 
 
@@ -74,7 +62,6 @@ class ConditionalRealNVP(hk.Module):
     hidden_sizes: Sequence[int] = (256,),
     log_scale_bound: float = 2.0,
     permute: bool = False,
-    activation: str = 'relu',
     name: str | None = None,
   ):
     """Make the networks.
@@ -87,17 +74,13 @@ class ConditionalRealNVP(hk.Module):
       log_scale_bound: of s, > 0.
       permute: whether dimensions are shuffled between couplings, in an order
         that is always the same.
-      activation: of the hidden layers, 'relu' or 'tanh'.
       name: of the module.
 
     Raises:
-      ValueError: if a size or the bound is out of its range, or the activation
-        unknown.
+      ValueError: if a size or the bound is out of its range.
     """
     super().__init__(name=name)
-    check_couplings(
-      latent_size, num_couplings, hidden_sizes, log_scale_bound, activation
-    )
+    check_couplings(latent_size, num_couplings, hidden_sizes, log_scale_bound)
     self._sizes = (latent_size // 2, latent_size - latent_size // 2)
     self._conditions_shape = (num_couplings, hidden_sizes[0])
     self._bound = log_scale_bound
@@ -105,12 +88,7 @@ class ConditionalRealNVP(hk.Module):
       hk.Linear(math.prod(self._conditions_shape), name='features'), policy
     )
     self._networks = [
-      with_policy(
-        _network(
-          2 * self._sizes[1 - k % 2], hidden_sizes, k, ACTIVATIONS[activation]
-        ),
-        policy,
-      )
+      with_policy(_network(2 * self._sizes[1 - k % 2], hidden_sizes, k), policy)
       for k in range(num_couplings)
     ]
     rng = np.random.default_rng(_PERMUTATION_SEED)
@@ -192,12 +170,12 @@ def standard_normal_log_prob(z: jax.Array) -> jax.Array:
   return -0.5 * (z**2 + math.log(2 * math.pi)).sum(axis=-1)
 
 
-def _network(output_size, hidden_sizes, k, activation):
+def _network(output_size, hidden_sizes, k):
   """Return the network of coupling k; its first layer also sees conditions."""
   first = hk.Linear(hidden_sizes[0], with_bias=False, name=f'coupling_{k}_in')
   layers = []
   for number, size in enumerate(hidden_sizes[1:], start=1):
-    layers += [hk.Linear(size, name=f'coupling_{k}_{number}'), activation]
+    layers += [hk.Linear(size, name=f'coupling_{k}_{number}'), jnp.tanh]
   layers.append(
     hk.Linear(
       output_size, w_init=jnp.zeros, b_init=jnp.zeros, name=f'coupling_{k}_out'
@@ -207,7 +185,7 @@ def _network(output_size, hidden_sizes, k, activation):
 
   def network(inputs):
     kept, condition = inputs
-    return rest(activation(first(kept) + condition))
+    return rest(jnp.tanh(first(kept) + condition))
 
   return network
 

@@ -32,6 +32,10 @@ from geco_jax.models.nvp import ConditionalRealNVP
 from geco_jax.models.nvp import standard_normal_log_prob
 
 _SMALLEST_SIDE = 8  # Side to which chosen convolutions reduce an image.
+# Of convolutional VAEs. Rectified units die for good where KL is all that is
+# minimized, as while a multiplier is still too small to pay for nats: q(z|x)
+# would never depend on x again. These always have a gradient.
+_ACTIVATION = jax.nn.elu
 
 
 def mlp_vae(
@@ -146,7 +150,6 @@ def vae_nvp(
   coupling_sizes: Sequence[int] = (256,),
   log_scale_bound: float = 2.0,
   permute: bool = False,
-  coupling_activation: str = 'relu',
   num_kl_samples: int = 1,
   likelihood_stddev: float = 0.1,
   learn_likelihood_stddev: bool = False,
@@ -172,10 +175,6 @@ def vae_nvp(
     log_scale_bound: of each coupling's log scales, > 0.
     permute: whether the dimensions are shuffled between couplings, which
       otherwise change the halves in turn.
-    coupling_activation: of the couplings' hidden layers, 'relu' or 'tanh'.
-      Rectified units all die within 50 steps of Adam while the multiplier is
-      still too small to pay for nats, and q(z|x) never depends on x again; tanh
-      units recover when the multiplier has grown.
     num_kl_samples: z per example that estimate the KL; the first of them is
       also decoded.
     likelihood_stddev: sigma of p(x|z), > 0; at first, if it is learned.
@@ -183,8 +182,8 @@ def vae_nvp(
       the negative log-likelihood (the ELBO) trains it.
 
   Raises:
-    ValueError: if a size, bound or sigma is not > 0, the activation unknown, or
-      the image not divisible.
+    ValueError: if a size, bound or sigma is not > 0, or the image is not
+      divisible.
   """
   check_sizes('hidden_size', [hidden_size])
   check_sizes('num_kl_samples', [num_kl_samples])
@@ -194,7 +193,6 @@ def vae_nvp(
     num_couplings,
     coupling_sizes,
     log_scale_bound,
-    coupling_activation,
   )
 
   def posterior():
@@ -206,7 +204,6 @@ def vae_nvp(
       hidden_sizes=coupling_sizes,
       log_scale_bound=log_scale_bound,
       permute=permute,
-      activation=coupling_activation,
     )
     encoder = hk.Sequential(layers, name='encoder')
     return _flow(encoder, flow, latent_size, num_kl_samples, policy)
@@ -418,8 +415,8 @@ def _conv_encoder(
   """Return the layers from images to [batch, hidden_size]."""
   layers = []
   for size in channels:
-    layers += [Conv2D(size, kernel_size, stride=2), jax.nn.relu]
-  return [*layers, hk.Flatten(), hk.Linear(hidden_size), jax.nn.relu]
+    layers += [Conv2D(size, kernel_size, stride=2), _ACTIVATION]
+  return [*layers, hk.Flatten(), hk.Linear(hidden_size), _ACTIVATION]
 
 
 def _conv_decoder(
@@ -432,10 +429,10 @@ def _conv_decoder(
   height, width, _ = image_shape
   reduction = 2 ** len(channels)
   grid = (-(-height // reduction), -(-width // reduction), channels[-1])
-  layers = [hk.Linear(hidden_size), jax.nn.relu]
-  layers += [hk.Linear(math.prod(grid)), jax.nn.relu, hk.Reshape(grid)]
+  layers = [hk.Linear(hidden_size), _ACTIVATION]
+  layers += [hk.Linear(math.prod(grid)), _ACTIVATION, hk.Reshape(grid)]
   for size in reversed(channels[:-1]):
-    layers += [Conv2DTranspose(size, kernel_size, stride=2), jax.nn.relu]
+    layers += [Conv2DTranspose(size, kernel_size, stride=2), _ACTIVATION]
   layers += [Conv2DTranspose(image_shape[-1], kernel_size, stride=2)]
   if height % reduction or width % reduction:
     layers += [lambda logits: logits[:, :height, :width]]

@@ -68,7 +68,6 @@ FLOWS = [
   dict(hidden_sizes=(8, 12), num_couplings=3),
   dict(latent_size=2, num_couplings=1),
   dict(latent_size=6, log_scale_bound=0.5, num_couplings=8),
-  dict(hidden_sizes=(8, 12), activation='tanh'),
 ]
 
 

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 import jmp
+import numpy as np
+import optax
 import pytest
 
 from geco_jax.distributions import DiagonalGaussian
@@ -101,3 +103,38 @@ def test_channels_that_follow_are_those_that_could_be_given():
     for channels in (None, (32, 64))
   )
   assert jax.tree.map(jnp.shape, followed) == jax.tree.map(jnp.shape, given)
+
+
+def test_a_posterior_that_has_collapsed_comes_back_with_its_multiplier():
+  # 300 steps on the KL alone, then 300 with a multiplier worth its nats.
+  model = conv_vae(
+    (8, 8, 1), FLOAT32, latent_size=4, channels=(8,), hidden_size=16
+  )
+  num_images = 16
+  optimizer = optax.adam(1e-2)
+  image = np.random.default_rng(0).random((num_images, 8, 8, 1)).round()
+
+  def loss(params, key, multiplier):
+    output = model.apply(params, jax.random.split(key, num_images), image)
+    error = jnp.square(output.reconstruction - image).sum() / num_images
+    return output.kl.mean() + multiplier * error, output.kl.mean()
+
+  @jax.jit
+  def train(params, multiplier):
+    def step(carry, key):
+      params, state = carry
+      gradient, kl = jax.grad(loss, has_aux=True)(params, key, multiplier)
+      updates, state = optimizer.update(gradient, state)
+      return (optax.apply_updates(params, updates), state), kl
+
+    start = params, optimizer.init(params)
+    keys = jax.random.split(jax.random.key(2), 300)
+    (params, _), kls = jax.lax.scan(step, start, keys)
+    return params, kls[-20:].mean()
+
+  keys = jax.random.split(jax.random.key(1), num_images)
+  params = jax.jit(model.init)(jax.random.key(0), keys, image)
+  params, collapsed_nats = train(params, 0.0)
+  _, nats = train(params, 10.0)
+  assert collapsed_nats < 1e-3
+  assert nats > 5
