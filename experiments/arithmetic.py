@@ -20,12 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from geco_jax import cli
-from geco_jax.build import build
-from geco_jax.build import build_dataset
 from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
 from geco_jax.errors import UserError
 from geco_jax.evaluation import pictures
+from geco_jax.evaluation.restored import open_run
 from geco_jax.evaluation.restored import restore_state
 from geco_jax.experiment import Experiment
 from geco_jax.io import files
@@ -107,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
       f'--workdir={workdir} is a run on {config.dataset.name}; arithmetic is '
       'read from runs on mnist_sum'
     )
-  experiment = build(config, build_dataset(config, cli.DATA_DIR.value))
+  _, experiment = open_run(workdir, cli.DATA_DIR.value)
   state = restore_state(workdir, experiment)
   batch, samples = draw(experiment, state.params, flags.FLAGS.num_contexts)
   classifier = digit_classifier(experiment.dataset)

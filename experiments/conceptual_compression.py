@@ -19,12 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from geco_jax import cli
-from geco_jax.build import build
-from geco_jax.build import build_dataset
 from geco_jax.evaluation import pictures
+from geco_jax.evaluation.restored import open_run
 from geco_jax.evaluation.restored import restore_state
 from geco_jax.io import files
-from geco_jax.io import run_folder
 
 
 def define_flags() -> None:
@@ -36,8 +34,7 @@ def main(argv: Sequence[str]) -> None:
   """Draw the run that the flags name."""
   del argv
   workdir = cli.workdir()
-  config = run_folder.read_config(workdir)
-  experiment = build(config, build_dataset(config, cli.DATA_DIR.value))
+  _, experiment = open_run(workdir, cli.DATA_DIR.value)
   dataset, model = experiment.dataset, experiment.model
   params = restore_state(workdir, experiment).params
   batch = pictures.shown_batch(

@@ -122,7 +122,14 @@ PRESETS = {
       'cifar10_conv_draw_fre',
       *('cifar10', 'conv_draw', [{'fre': 0.5}], (1_500,), 'quick'),
     ),
-    Task('cifar10_nvp', 'cifar10', 'nvp', _re(0.1, 0.175), (10_000,), 'quick'),
+    Task(
+      'color_mnist_nvp_others',
+      *('color_mnist', 'nvp', _re(0.06), (5_000,), 'quick'),
+    ),
+    Task(
+      'cifar10_nvp',
+      *('cifar10', 'nvp', _re(0.06, 0.1, 0.175), (10_000,), 'quick'),
+    ),
   ),
 }
 TASKS = {task.name: task for task in PRESETS['full']}

@@ -91,7 +91,7 @@ def test_the_tree_of_a_state_is_that_of_its_format(
     for path, _ in jax.tree_util.tree_leaves_with_path(ours)
   ]
   # Who changes the list raises the number.
-  assert (manifest.FORMAT, names) == (2, ['.step', *expected])
+  assert (manifest.FORMAT, names) == (3, ['.step', *expected])
 
 
 @pytest.mark.parametrize('objective', OBJECTIVES)

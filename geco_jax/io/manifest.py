@@ -17,7 +17,7 @@ import jax
 from geco_jax.errors import UserError
 from geco_jax.io.files import read_text
 
-FORMAT = 2  # Raise it whenever the tree of a state, or its meaning, changes.
+FORMAT = 3  # Raise it whenever the tree of a state, or its meaning, changes.
 FOLDER = 'checkpoints'
 SET_ASIDE = 'set_aside'  # Folder of damaged checkpoints.
 _UNFINISHED = '.orbax-checkpoint-tmp'  # In the name of one being written.
