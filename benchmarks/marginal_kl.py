@@ -145,7 +145,7 @@ def plain_log_prob(
   for k in reversed(range(len(weights))):
     w = weights[k]
     seen = jnp.concatenate([halves[k % 2], features])
-    raw = jax.nn.relu(seen @ w.w_in + w.b_in) @ w.w_out + w.b_out
+    raw = jnp.tanh(seen @ w.w_in + w.b_in) @ w.w_out + w.b_out
     raw_scale, shift = jnp.split(raw, 2)
     log_scale = _BOUND * jnp.tanh(raw_scale / _BOUND)
     halves[1 - k % 2] = (halves[1 - k % 2] - shift) * jnp.exp(-log_scale)
@@ -264,7 +264,7 @@ def torch_tiles(
     for k in reversed(range(len(weights))):
       w = weights[k]
       seen = torch.cat([halves[k % 2], seen_features], dim=-1)
-      raw = torch.relu(seen @ w.w_in + w.b_in) @ w.w_out + w.b_out
+      raw = torch.tanh(seen @ w.w_in + w.b_in) @ w.w_out + w.b_out
       raw_scale, shift = raw.chunk(2, dim=-1)
       log_scale = _BOUND * torch.tanh(raw_scale / _BOUND)
       halves[1 - k % 2] = (halves[1 - k % 2] - shift) * torch.exp(-log_scale)
