@@ -13,6 +13,7 @@ MET, VIOLATED, INFEASIBLE = 'met', 'violated', 'infeasible'
 _FROM_BEST_TO_WORST = (MET, VIOLATED, INFEASIBLE)
 # Results of earlier versions store neither it nor, some, the verdict.
 _EARLIER_TOLERANCE = 0.02
+_COLLAPSED_NATS = 0.1  # A KL per example below which q(z|x) is the prior.
 
 
 @overload
@@ -105,5 +106,17 @@ def infeasibility_sentences(
         f'{report["kappa"]:g} was asked{best}; its multiplier, '
         f'{report["multiplier"]:.4g}, is {report["saturation"]:.2g} times the '
         'natural one, so that it waits for the optimization (more steps, '
-        'another model), not for the multiplier'
+        f'another model), not for the multiplier{_collapse(logged)}'
       )
+
+
+def _collapse(logged: Mapping[str, np.ndarray]) -> str:
+  """Return the end of a sentence on a run whose latents carry nothing."""
+  kl_nats = logged.get('kl_nats', np.empty(0))
+  kl_nats = kl_nats[np.isfinite(kl_nats)]
+  if not len(kl_nats) or kl_nats[-1] >= _COLLAPSED_NATS:
+    return ''
+  return (
+    f'; its posterior has collapsed onto the prior (KL {kl_nats[-1]:.2g} '
+    "nats), as where an encoder's rectified units have died"
+  )

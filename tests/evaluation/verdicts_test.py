@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 
 from experiments import information_plane
@@ -141,3 +142,24 @@ def test_the_worst_verdict_stands_for_several():
   assert verdicts.worst([verdicts.MET, verdicts.MET]) == verdicts.MET
   assert verdicts.worst(['violated', 'met']) == verdicts.VIOLATED
   assert verdicts.worst(['infeasible', 'violated']) == verdicts.INFEASIBLE
+
+
+@pytest.mark.parametrize(('kl_nats', 'collapsed'), [(0.02, True), (3.0, False)])
+def test_an_infeasible_run_says_whether_its_posterior_has_collapsed(
+  kl_nats, collapsed
+):
+  report = {
+    'verdict': verdicts.INFEASIBLE,
+    'kappa': 0.175,
+    'unit': 'RMSE per pixel',
+    'multiplier': 501.0,
+    'saturation': 31.0,
+  }
+  logged = {
+    're/violation': np.array([2.0, 1.4, np.nan]),
+    're/value': np.array([0.3, 0.271, np.nan]),
+    'kl_nats': np.array([5.0, kl_nats, np.nan]),  # NaN, of a validation.
+  }
+  (sentence,) = verdicts.infeasibility_sentences({'re': report}, logged)
+  assert 'the best RMSE per pixel reached is 0.271' in sentence
+  assert ('collapsed onto the prior (KL 0.02 nats)' in sentence) == collapsed
