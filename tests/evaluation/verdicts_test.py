@@ -112,11 +112,22 @@ def test_whoever_prints_a_verdict_prints_the_same_of_one_folder(
 
 
 def test_files_of_earlier_versions_are_read():
-  with open(os.path.join(ROOT, 'results', 'figure_4.json')) as file:
-    row = json.load(file)['cifar10_nvp']
-  assert 'verdict' not in row['runs'][2]['evaluation']['constraints']['re']
+  def run(kappa, violation, infeasible=()):  # Without a verdict.
+    report = {'violation': violation, 'multiplier': 9.0, 'holds': violation < 0}
+    return {
+      'objective': 'geco',
+      'kappas': {'re': kappa},
+      'infeasible': [*infeasible],
+      'evaluation': {
+        **dict.fromkeys(('kl_nats', 'rmse', 'nll_nats_per_dim'), 1.0),
+        'constraints': {'re': report},
+      },
+    }
+
+  sentence = 'constraint re is infeasible in this run: ...'
+  row = {'runs': [run(0.06, 2.0, [sentence]), run(0.1, 0.1), run(0.175, -0.1)]}
   read = [point.verdict for point in figure_4_plane.points_of(row, 'geco')]
-  assert read == [verdicts.INFEASIBLE] * 3 + [verdicts.MET] * 2
+  assert read == [verdicts.INFEASIBLE, verdicts.VIOLATED, verdicts.MET]
   report = {'holds': False}
   evaluation = {'constraints': {'re': report, 'fre': report}}
   sentences = ['constraint fre is infeasible in this run: ...']
