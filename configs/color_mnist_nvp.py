@@ -3,8 +3,8 @@ r"""VAE+NVP on Color-MNIST, digits in the color channels (Table 2).
   python -m geco_jax.train --config=configs/color_mnist_nvp.py:quick \
       --workdir=runs/color_mnist_nvp
 
-Cost of quick: 2 minutes on a CPU core. It ends at RMSE 0.0995 (kappa 0.1) and a
-KL of 45.9 nats, at Table 2's kappa of 0.175 at 0.1747 and 11.7. 60,000 steps at
+Cost of quick: 2 minutes on a CPU core. It ends at RMSE 0.0996 (kappa 0.1) and a
+KL of 45.9 nats, at Table 2's kappa of 0.175 at 0.1745 and 11.8. 60,000 steps at
 0.175 end at 0.1744 and 10.2 nats, the ELBO's (quick,elbo) at 0.051 and 100.
 medium, gpu and paper have not been run.
 

@@ -1,7 +1,6 @@
 """A constraint has one verdict, whoever prints it."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -17,8 +16,6 @@ from geco_jax.sweep import local
 from geco_jax.sweep import results as sweep_results
 from geco_jax.sweep.grid import points
 from geco_jax.training.recorder import Recorder
-
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 
 
 @pytest.fixture
