@@ -159,12 +159,13 @@ def against(
     return f'{rule} and {other} have no line in common.'
   num_lower = sum(change < 0 for change in changes.values())
   by_change = sorted(changes, key=lambda title: changes[title])
-  best, worst = by_change[0], by_change[-1]
+  named = [f'{title} ({changes[title]:+.1%})' for title in by_change]
+  num_higher = sum(change > CLOSE for change in changes.values())
+  higher = ', '.join(named[: -num_higher - 1 : -1]) or 'none'
   return (
     f'KL at the constraint, {rule} over {other}: lower in {num_lower} of '
     f'{len(changes)} lines, {np.median([*changes.values()]):+.1%} in the '
-    f'median, from {changes[best]:+.1%} ({best}) to {changes[worst]:+.1%} '
-    f'({worst}).'
+    f'median; best {named[0]}; over {CLOSE:.0%} higher: {higher}.'
   )
 
 
