@@ -4,8 +4,8 @@ r"""VAE+NVP on CIFAR-10 (Table 2).
   python -m geco_jax.train --config=configs/cifar10_nvp.py:quick \
       --workdir=runs/cifar10_nvp
 
-Cost of quick: 18 minutes on a CPU core. It ends at RMSE 0.0987 (kappa 0.1) and a
-KL of 65.7 nats, at Table 2's kappa of 0.175 at 0.1746 and 4.6, the ELBO
+Cost of quick: 18 minutes on a CPU core. It ends at RMSE 0.0987 (kappa 0.1) and
+a KL of 65.7 nats, at Table 2's kappa of 0.175 at 0.1746 and 4.6, the ELBO
 (quick,elbo) at 0.086 and 156; kappa 0.08 is out of its reach. medium, gpu and
 paper have not been run.
 

@@ -32,9 +32,9 @@ from geco_jax.models.nvp import ConditionalRealNVP
 from geco_jax.models.nvp import standard_normal_log_prob
 
 _SMALLEST_SIDE = 8  # Side to which chosen convolutions reduce an image.
-# Of convolutional VAEs. Rectified units die for good where KL is all that is
-# minimized, as while a multiplier is still too small to pay for nats: q(z|x)
-# would never depend on x again. These always have a gradient.
+# Convolutional VAEs have units that cannot die. Rectified ones do where KL is
+# all that is minimized, as while a multiplier is still too small to pay for
+# nats, and q(z|x) never depends on x again.
 _ACTIVATION = jax.nn.elu
 
 

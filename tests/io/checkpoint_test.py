@@ -282,7 +282,7 @@ def test_another_format_is_refused_in_one_sentence(
     save(tmp_path, {10: 1.0, 20: 2.0})
   checkpointer = Checkpointer(tmp_path)
   with pytest.raises(
-    UserError, match='steps 20; .*form .its format is 1, that of .* is 2'
+    UserError, match='steps 20; .*form .its format is 1, that of .* is 3'
   ) as info:
     checkpointer.restore({**make_state(0), **change})
   checkpointer.close()
