@@ -4,8 +4,8 @@
 
 Trains VAE+NVP twice on each of Color-MNIST and CIFAR-10 (`--only` chooses) and
 prints KL[q(z); p(z)] beside the paper's numbers. q(z) is of the whole training
-split, or of 60,000 compositions. The longer both train, the more they differ.
-On Color-MNIST in quick --num_steps=60000 take half an hour on two CPU cores.
+split, or of 60,000 compositions. On Color-MNIST in quick --num_steps=60000 take
+half an hour on a CPU core.
 """
 
 from collections.abc import Mapping, Sequence

@@ -158,14 +158,14 @@ def against(
   if not changes:
     return f'{rule} and {other} have no line in common.'
   num_lower = sum(change < 0 for change in changes.values())
-  by_change = sorted(changes, key=lambda title: changes[title])
-  named = [f'{title} ({changes[title]:+.1%})' for title in by_change]
-  num_higher = sum(change > CLOSE for change in changes.values())
-  higher = ', '.join(named[: -num_higher - 1 : -1]) or 'none'
+  by_change = sorted(changes, key=lambda title: changes[title], reverse=True)
+  named = {title: f'{title} ({changes[title]:+.1%})' for title in by_change}
+  higher = [named[title] for title in by_change if changes[title] > CLOSE]
   return (
     f'KL at the constraint, {rule} over {other}: lower in {num_lower} of '
     f'{len(changes)} lines, {np.median([*changes.values()]):+.1%} in the '
-    f'median; best {named[0]}; over {CLOSE:.0%} higher: {higher}.'
+    f'median; best {named[by_change[-1]]}; over {CLOSE:.0%} higher: '
+    f'{", ".join(higher) or "none"}.'
   )
 
 
