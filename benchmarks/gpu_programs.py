@@ -21,7 +21,7 @@ from benchmarks.gpu_table import MATMUL
 from benchmarks.gpu_table import OURS
 from benchmarks.side_by_side import Contender
 from geco_jax.errors import UserError
-from geco_jax.evaluation.aggregate_posterior import DEFAULT_TILES
+from geco_jax.evaluation.aggregate_posterior import choose_tiles
 from geco_jax.models import conv_draw
 
 _NUM_IMAGES = 10_000
@@ -250,7 +250,7 @@ def pairs(tiny: bool) -> Contender:
     jnp.zeros((1, sizes.latent_size)),
     jnp.zeros((1, sizes.num_couplings, sizes.width)),
   )
-  run = marginal_kl.ours(sizes, DEFAULT_TILES)
+  run = marginal_kl.ours(sizes, choose_tiles())
   return Contender(run, num_pairs, flops=counted)
 
 

@@ -293,12 +293,8 @@ def define_flags() -> None:
   flags.DEFINE_integer('width', 256, 'Width of the hidden layers.')
   flags.DEFINE_integer('num_samples', 256, 'Samples of z.')
   flags.DEFINE_integer('num_data', 1_024, 'Data points.')
-  flags.DEFINE_integer(
-    'sample_tile', aggregate_posterior.DEFAULT_TILES.samples, 'Samples at once.'
-  )
-  flags.DEFINE_integer(
-    'data_tile', aggregate_posterior.DEFAULT_TILES.data, 'Data points at once.'
-  )
+  flags.DEFINE_integer('sample_tile', None, 'Samples at once, else ours.')
+  flags.DEFINE_integer('data_tile', None, 'Data points at once, else ours.')
   side_by_side.define_flags(rounds=5, num_cpu_devices=1)
 
 
@@ -313,7 +309,9 @@ def main(argv: Sequence[str]) -> None:
     flags.FLAGS.num_samples,
     flags.FLAGS.num_data,
   )
-  tiles = Tiles(samples=flags.FLAGS.sample_tile, data=flags.FLAGS.data_tile)
+  tiles = aggregate_posterior.choose_tiles(
+    flags.FLAGS.sample_tile, flags.FLAGS.data_tile
+  )
   num_pairs = sizes.num_samples * sizes.num_data
   programs = {
     _OURS: Contender(ours(sizes, tiles), num_pairs),

@@ -13,9 +13,8 @@ from typing import Any
 from absl import flags
 
 from geco_jax import cli
-from geco_jax.evaluation.aggregate_posterior import DEFAULT_TILES
+from geco_jax.evaluation.aggregate_posterior import choose_tiles
 from geco_jax.evaluation.aggregate_posterior import estimate
-from geco_jax.evaluation.aggregate_posterior import Tiles
 from geco_jax.evaluation.measures import SPLITS
 
 
@@ -54,14 +53,15 @@ def define_flags() -> None:
   flags.DEFINE_integer('seed', 0, 'Seed of the samples.')
   flags.DEFINE_integer(
     'sample_tile',
-    DEFAULT_TILES.samples,
-    'Samples in memory at once.',
+    None,
+    'Samples in memory at once; else what the devices suggest.',
     lower_bound=1,
   )
   flags.DEFINE_integer(
     'data_tile',
-    DEFAULT_TILES.data,
-    'Images paired with the samples at once, on each device.',
+    None,
+    'Images paired with the samples at once, on each device; else what the '
+    'devices suggest.',
     lower_bound=1,
   )
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
     num_data=flags.FLAGS.num_data,
     step=flags.FLAGS.step,
     seed=flags.FLAGS.seed,
-    tiles=Tiles(samples=flags.FLAGS.sample_tile, data=flags.FLAGS.data_tile),
+    tiles=choose_tiles(flags.FLAGS.sample_tile, flags.FLAGS.data_tile),
     data_dir=cli.DATA_DIR.value,
   )
   print(summary(result))

@@ -150,25 +150,37 @@ def test_the_table_of_multiplier_rules_is_that_of_the_result_file():
   assert multiplier_comparison.against(content) in ' '.join(page.split())
 
 
-def test_speeds_on_a_gpu_are_those_of_the_result_file():
-  path = os.path.join(os.path.dirname(DOCS), 'results', 'gpu_speed.json')
-  with open(path) as file:
-    table = gpu_table.table(json.load(file))
-  with open(os.path.join(DOCS, 'benchmarks.md')) as file:
-    page = file.read()
-  assert table in page
-  text = ' '.join(page.replace(table, '').split())
-  for line in table.splitlines():
-    _, model, _, program, rate, _, share, ratio, _ = map(
-      str.strip, line.split('|')
-    )
+def test_speeds_on_a_gpu_are_those_of_the_result_files():
+  page = read('docs', 'benchmarks.md')
+  tables = {}
+  for name in ('gpu_speed', 'gpu_variants'):
+    report = json.loads(read('results', f'{name}.json'))
+    tables[name] = gpu_table.table(report)
+    assert tables[name] in page
+  for table in tables.values():
+    page = page.replace(table, '')
+  text = ' '.join(page.split())
+  rows = [
+    [cell.strip() for cell in line.split('|')[1:-1]]
+    for line in tables['gpu_speed'].splitlines()[2:]
+  ]
+  for model, _, program, rate, _, share, ratio in rows:
     match model, program:
       case 'ConvDRAW, gpu preset', 'geco_jax':
         assert rate in text and share in text
       case 'ConvDRAW, gpu preset', 'torch.compile, CUDA graphs':
         assert f'{ratio} times as many' in text
-      case ('ConvDRAW, gpu preset', 'geco_jax, none') | ('MLP VAE', 'geco_jax'):
+      case _, 'torch.compile, CUDA graphs' if 'VAE' in model:
+        assert ratio in text
+      case 'MLP VAE', ('geco_jax' | 'geco_jax, ELBO'):
         assert rate in text
+      case 'MLP VAE', 'geco_jax, 10 runs at once':
+        assert f'{1 / float(ratio):.2f} times as many' in text
+      case 'ConvDRAW, quick preset', 'geco_jax, 5 runs at once':
+        assert f'{1 / float(ratio):.2f} times as many' in text
+  for line in tables['gpu_variants'].splitlines():
+    if '| geco_jax |' in line or '| geco_jax, none |' in line:
+      assert line.split('|')[4].strip() in text
 
 
 def test_theory_and_other_pages_link_to_what_exists():

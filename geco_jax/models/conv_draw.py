@@ -24,7 +24,7 @@ from geco_jax.models.layers.space_to_depth import depth_to_space
 from geco_jax.models.layers.space_to_depth import space_to_depth
 
 # For accelerators alone, which copy what a loop carries, pad 84 channels and
-# add up each step's gradients of a weight: results/gpu_speed.json has the cost.
+# add up each step's gradients of a weight: results/gpu_variants.json has costs.
 _UNROLLED_STEPS = 16  # Most in an iteration: the program grows with them.
 _CHANNEL_MULTIPLE = 8  # To which convolutions on the grid are padded.
 _STACKED_WEIGHT_GRADIENTS = True  # Not under `remat`, which keeps no inputs.

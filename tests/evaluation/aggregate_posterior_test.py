@@ -11,6 +11,7 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 
+from geco_jax import parallel
 from geco_jax.build import build
 from geco_jax.datasets import compositions
 from geco_jax.datasets import sources
@@ -20,6 +21,7 @@ from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
 from geco_jax.evaluation import aggregate_posterior
+from geco_jax.evaluation.aggregate_posterior import choose_tiles
 from geco_jax.evaluation.aggregate_posterior import estimate
 from geco_jax.evaluation.aggregate_posterior import marginal_kl
 from geco_jax.evaluation.aggregate_posterior import Tiles
@@ -124,6 +126,15 @@ def test_tiles_change_nothing(tiles):
   expected = run(num_samples=100, tiles=Tiles(samples=100, data=5))
   result = run(num_samples=100, tiles=tiles)
   np.testing.assert_allclose(result, expected, rtol=1e-5)
+
+
+def test_tiles_are_those_asked_for_or_those_that_suit_the_devices(monkeypatch):
+  on_cpu = choose_tiles()
+  assert choose_tiles(3) == on_cpu._replace(samples=3)
+  assert choose_tiles(data=5) == on_cpu._replace(data=5)
+  monkeypatch.setattr(parallel, 'on_accelerator', lambda: True)
+  assert choose_tiles().samples > on_cpu.samples
+  assert choose_tiles(3) == on_cpu._replace(samples=3)
 
 
 def test_of_one_data_point_it_is_the_plain_kl():
@@ -241,7 +252,7 @@ class _Silent:
   ('kwargs', 'message'),
   [
     (dict(num_samples=1), 'num_samples must be > 1, got 1'),
-    (dict(tiles=Tiles(data=0)), 'tiles must be >= 1'),
+    (dict(tiles=Tiles(samples=16, data=0)), 'tiles must be >= 1'),
     (dict(num_data=6), 'num_data must be at most 5, .* gaussians, got 6'),
   ],
 )

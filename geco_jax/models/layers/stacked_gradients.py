@@ -3,7 +3,7 @@
 Autodiff takes the gradient of a weight in every step, of that step's batch, and
 adds them up. They are one convolution of the inputs of all steps and the
 cotangents of all outputs, stacked to one batch. On an H200 ConvDRAW's steps are
-8% faster by it in tf32 and 4% in bfloat16 (results/gpu_speed.json).
+8% faster by it in tf32 and 4% in bfloat16 (results/gpu_variants.json).
 """
 
 from collections.abc import Callable
