@@ -252,7 +252,7 @@ def read_config(workdir: str) -> ConfigDict:
     )
     if latest is None:
       raise UserError(
-        f'--workdir={workdir} holds no run: {reason}{_runs_within(workdir)}'
+        f'--workdir={workdir} holds no run: {reason}{runs_within(workdir)}'
       ) from error
     logging.warning('%s; that of the latest checkpoint is taken', reason)
     return ConfigDict(latest)
@@ -301,7 +301,7 @@ def _has_config(workdir: str) -> bool:
   return os.path.lexists(os.path.join(workdir, _CONFIG))
 
 
-def _runs_within(workdir: str) -> str:
+def runs_within(workdir: str) -> str:
   """Return '; ...' with the first runs in the folders of a sweep, or ''."""
   try:
     names = sorted(os.listdir(workdir))

@@ -44,7 +44,10 @@ def find(
   if known is None and not manifest.steps(workdir):
     steps = manifest.steps(source)
     if not steps:
-      raise UserError(f'--init_from={init_from} has no checkpoint')
+      raise UserError(
+        f'--init_from={init_from} has no checkpoint'
+        f'{run_folder.runs_within(source)}'
+      )
     return Origin(source, steps[-1])
   if known is None or known.workdir != source:
     begun = f'from {known.workdir}' if known else 'without --init_from'

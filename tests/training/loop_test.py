@@ -372,6 +372,10 @@ def test_a_run_begins_with_another_s_parameters(
   source, run = str(tmp_path / 'source'), str(tmp_path / 'run')
   with pytest.raises(UserError, match=f'--init_from={source} has no checkpoi'):
     loop._open(config, run, experiment, source)
+  sweep = tmp_path / 'sweep'
+  run_folder.claim(str(sweep / 'kappa_0'), config)
+  with pytest.raises(UserError, match='it holds folders of runs: kappa_0$'):
+    loop._open(config, run, experiment, str(sweep))
   run_folder.claim(source, config)
   first = Recorder(config, source, experiment, inputs)
   state = jax.tree.map(lambda x: x + 1, first.state)._replace(step=np.int32(5))
