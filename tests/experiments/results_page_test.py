@@ -194,6 +194,25 @@ def test_figure_5_compares_at_equal_rmse(changed, expected):
   assert verdicts(findings.figure_5(content)) == expected
 
 
+@pytest.mark.parametrize(
+  ('kls', 'expected', 'ours'),
+  [
+    ((290.0, 280.0, 285.0), True, '0.950 ± 0.010'),
+    ((310.0, 320.0, 315.0), False, '1.050 ± 0.010'),
+    ((310.0, 280.0, 300.0), None, '0.989 ± 0.029, a tie'),
+  ],
+)
+def test_figure_5_is_decided_by_the_mean_over_seeds(kls, expected, ours):
+  content = {
+    'mnist': row_of_figure_5(geco_kl=kls[0]),
+    'mnist, seed 1': row_of_figure_5(geco_kl=kls[1]),
+    'mnist, seed 2': row_of_figure_5(geco_kl=kls[2]),
+  }
+  *single, last = findings.figure_5(content)
+  assert [finding.holds for finding in single] == [True, None] * 3
+  assert (last.holds, last.ours) == (expected, ours)
+
+
 def test_figure_8_asks_for_ln_7_and_a_filled_prior():
   def run(name, average, marginal):
     kl = {'average_kl_nats': average, 'marginal_kl_nats': marginal}
