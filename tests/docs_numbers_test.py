@@ -140,6 +140,14 @@ def test_figure_4_in_medium_is_that_of_the_result_file(results):
   for name, title in titles.items():
     range_ = f'{min(ratios[name]):.1f} to {max(ratios[name]):.0f} times'
     assert f'{range_} on {title}' in text
+  (elbo,) = figure_4_plane.points_of(rows['celeb_a'], 'elbo')
+  distances = [
+    point.frechet for point in figure_4_plane.points_of(rows['celeb_a'], 'geco')
+  ]
+  assert (
+    f'is {elbo.frechet:.3g} under the ELBO and {min(distances):.3g} to '
+    f'{max(distances):.3g} under GECO'
+  ) in text
 
 
 def test_figure_5_is_that_of_the_result_file(results):

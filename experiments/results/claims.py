@@ -86,6 +86,13 @@ _ON_FIGURE_4 = (
     findings.figure_4_met,
   ),
   (
+    'the samples',
+    'Constraints have "a dramatic impact on both the quality of '
+    'reconstructions and samples". The distance is in the features of a '
+    'classifier (`geco-jax sample_quality`), where it was measured.',
+    findings.figure_4_samples,
+  ),
+  (
     'against a linear model',
     'Not in the paper: a Gaussian with the covariance of the data needs so '
     'many nats at that kappa, and so does a linear VAE.',

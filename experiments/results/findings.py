@@ -164,6 +164,24 @@ def figure_4_gaussian(content: Content) -> Iterator[Finding]:
     )
 
 
+def figure_4_samples(content: Content) -> Iterator[Finding]:
+  """Yield the Frechet distances of the samples, where they were measured."""
+  for name, row in content.items():
+    (elbo,) = figure_4_plane.points_of(row, 'elbo')
+    points = figure_4_plane.points_of(row, 'geco')
+    distances = [p.frechet for p in points if p.frechet is not None]
+    if elbo.frechet is None or len(distances) < len(points):
+      yield Finding(name, '', 'not measured yet: `--network`', None)
+      continue
+    yield Finding(
+      f'{name}: Frechet distance of samples of the ELBO, and of GECO, kappa '
+      'ascending, to the test split',
+      'not as a number: GECO nearer',
+      f'{elbo.frechet:.3g}, ' + ', '.join(f'{x:.3g}' for x in distances),
+      max(distances) < elbo.frechet,
+    )
+
+
 def figure_5(content: Content) -> Iterator[Finding]:
   """Yield both KLs at one RMSE; where there are seeds, their mean decides."""
   by_data: dict[str, dict[str, Any]] = {}

@@ -175,6 +175,25 @@ def test_seeds_of_figure_4_are_told_with_their_spread():
   assert finding.ours.startswith('100.0 ± 50.0, ')
 
 
+@pytest.mark.parametrize(
+  ('distances', 'expected'),
+  [
+    ((5.0, 3.0, 4.0, 3.0, 2.0, 1.0), True),
+    ((5.0, 3.0, 5.5, 3.0, 2.0, 1.0), False),
+    ((5.0, 3.0, 4.0, 3.0, 2.0, None), None),
+    ((None, 3.0, 4.0, 3.0, 2.0, 1.0), None),
+  ],
+)
+def test_samples_of_figure_4_are_compared_where_measured(distances, expected):
+  row = row_of_figure_4()
+  elbo, _, *gecos = row['runs']
+  for run, distance in zip([elbo, *gecos], distances, strict=True):
+    if distance is not None:
+      run['sample_quality'] = {'frechet': {'samples': distance}}
+  (finding,) = findings.figure_4_samples({'celeb_a': row})
+  assert finding.holds is expected
+
+
 def test_rows_of_figure_4_that_lack_are_named():
   lines = [*findings.figure_4_kl({'mnist': row_of_figure_4()})]
   assert len(lines) == len(ROWS)
