@@ -131,7 +131,9 @@ def _values(content: Any, names: Sequence[str]) -> Iterator[Any]:
   """Yield the plain values that stand under any of the names, anywhere."""
   if isinstance(content, dict):
     for key, value in content.items():
-      if key in names and isinstance(value, (str, int)):
+      if key in names and isinstance(value, str):
+        yield from value.split(', ')  # A run may have had several devices.
+      elif key in names and isinstance(value, int):
         yield value
       yield from _values(value, names)
   elif isinstance(content, list):

@@ -54,14 +54,13 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'sample_tile',
     None,
-    'Samples in memory at once; else what the devices suggest.',
+    'Samples in memory at once; else 16, on accelerators 256.',
     lower_bound=1,
   )
   flags.DEFINE_integer(
     'data_tile',
-    None,
-    'Images paired with the samples at once, on each device; else what the '
-    'devices suggest.',
+    256,
+    'Images paired with the samples at once, on each device.',
     lower_bound=1,
   )
 

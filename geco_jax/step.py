@@ -382,8 +382,8 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
 
 def _norm(tree):
   """Return the Euclidean norm [] of all of a tree's numbers together."""
-  # In one array: a reduction for every leaf would be a sixth of all kernels of
-  # a small VAE's step, which an accelerator spends on starting kernels.
+  # One reduction: one for each leaf were 31 of the 201 fused operations of a
+  # small VAE's step, as compiled for a CPU.
   numbers, _ = ravel_pytree(jax.tree.map(lambda x: x.astype(jnp.float32), tree))
   return jnp.sqrt(jnp.sum(jnp.square(numbers)))
 

@@ -152,32 +152,44 @@ def test_the_table_of_multiplier_rules_is_that_of_the_result_file():
 
 def test_speeds_on_a_gpu_are_those_of_the_result_files():
   page = read('docs', 'benchmarks.md')
-  tables = {}
+  reports, tables = {}, {}
   for name in ('gpu_speed', 'gpu_variants'):
-    report = json.loads(read('results', f'{name}.json'))
-    tables[name] = gpu_table.table(report)
+    reports[name] = json.loads(read('results', f'{name}.json'))
+    tables[name] = gpu_table.table(reports[name])
     assert tables[name] in page
   for table in tables.values():
     page = page.replace(table, '')
   text = ' '.join(page.split())
+  speed = {
+    (row['model'], row['precision'], row['program']): row['per_second']
+    for row in reports['gpu_speed']['programs']
+  }
+  conv_draw, mlp = 'ConvDRAW, gpu preset', 'MLP VAE'
+  tf32, bf16 = (speed[conv_draw, p, 'geco_jax'] for p in ('tf32', 'bf16'))
+  assert f'takes {tf32:.0f} steps per second in tf32 and {bf16:.0f} in' in text
+  elbo = speed[conv_draw, 'bf16', 'geco_jax, ELBO']
+  assert f'ConvDRAW takes {bf16:.0f} and {elbo:.0f}' in text
+  one, elbo, ten = (
+    speed[mlp, 'tf32', f'geco_jax{which}']
+    for which in ('', ', ELBO', ', 10 runs at once')
+  )
+  assert f'takes {one:,.0f} steps per second under GECO and {elbo:,.0f}' in text
+  assert f'ten runs at once take {ten / one:.2f} times as many steps' in text
+  quick = 'ConvDRAW, quick preset', 'tf32'
+  five = speed[*quick, 'geco_jax, 5 runs at once'] / speed[*quick, 'geco_jax']
+  assert f'take only {five:.2f} times as many as one' in text
   rows = [
     [cell.strip() for cell in line.split('|')[1:-1]]
     for line in tables['gpu_speed'].splitlines()[2:]
   ]
-  for model, _, program, rate, _, share, ratio in rows:
+  for model, _, program, _, _, share, ratio in rows:
     match model, program:
       case 'ConvDRAW, gpu preset', 'geco_jax':
-        assert rate in text and share in text
+        assert share in text
       case 'ConvDRAW, gpu preset', 'torch.compile, CUDA graphs':
         assert f'{ratio} times as many' in text
       case _, 'torch.compile, CUDA graphs' if 'VAE' in model:
         assert ratio in text
-      case 'MLP VAE', ('geco_jax' | 'geco_jax, ELBO'):
-        assert rate in text
-      case 'MLP VAE', 'geco_jax, 10 runs at once':
-        assert f'{1 / float(ratio):.2f} times as many' in text
-      case 'ConvDRAW, quick preset', 'geco_jax, 5 runs at once':
-        assert f'{1 / float(ratio):.2f} times as many' in text
   for line in tables['gpu_variants'].splitlines():
     if '| geco_jax |' in line or '| geco_jax, none |' in line:
       assert line.split('|')[4].strip() in text

@@ -50,13 +50,13 @@ class Tiles(NamedTuple):
   data_per_call: int = 4  # Tiles of data per device and compiled call.
 
 
-def choose_tiles(samples: int | None = None, data: int | None = None) -> Tiles:
-  """Return tiles of these sizes, or of those that suit the devices at hand."""
+def choose_tiles(samples: int | None = None, data: int = 256) -> Tiles:
+  """Return tiles; None is the number of samples that suits the devices."""
   if samples is None:
     # The pairs of 16 fit into a CPU's caches. On an H200 16 are half as fast as
     # `vmap` of `vmap` over 256 (docs/benchmarks.md).
     samples = 256 if parallel.on_accelerator() else 16
-  return Tiles(samples, 256 if data is None else data)
+  return Tiles(samples, data)
 
 
 class Estimate(NamedTuple):
@@ -111,7 +111,9 @@ def marginal_kl(
   """
   if num_samples < 2:
     raise ValueError(f'num_samples must be > 1, got {num_samples}')
-  tiles = choose_tiles() if tiles is None else tiles
+  if tiles is None:
+    tiles = choose_tiles()
+    tiles = tiles._replace(samples=min(tiles.samples, num_samples))
   if min(tiles) < 1:
     raise ValueError(f'tiles must be >= 1, got {tuple(tiles)}')
   num_images = len(images.image)
@@ -264,6 +266,8 @@ def _restore(path, key, shape):
     )
     return initial
   is_sound = sums.shape == shape and sums.dtype == np.float32 and start >= 0
+  if has_key and not is_sound:
+    logging.warning('%s is of other tiles: the estimate begins anew', path)
   return (sums, start) if has_key and is_sound else initial
 
 

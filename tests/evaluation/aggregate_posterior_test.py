@@ -129,6 +129,7 @@ def test_tiles_change_nothing(tiles):
 
 
 def test_tiles_are_those_asked_for_or_those_that_suit_the_devices(monkeypatch):
+  monkeypatch.setattr(parallel, 'on_accelerator', lambda: False)
   on_cpu = choose_tiles()
   assert choose_tiles(3) == on_cpu._replace(samples=3)
   assert choose_tiles(data=5) == on_cpu._replace(data=5)
