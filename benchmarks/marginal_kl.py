@@ -294,7 +294,9 @@ def define_flags() -> None:
   flags.DEFINE_integer('num_samples', 256, 'Samples of z.')
   flags.DEFINE_integer('num_data', 1_024, 'Data points.')
   flags.DEFINE_integer('sample_tile', None, 'Samples at once, else ours.')
-  flags.DEFINE_integer('data_tile', 256, 'Data points at once.')
+  flags.DEFINE_integer(
+    'data_tile', aggregate_posterior.DATA_TILE, 'Data points at once.'
+  )
   side_by_side.define_flags(rounds=5, num_cpu_devices=1)
 
 

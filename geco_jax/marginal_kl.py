@@ -14,6 +14,7 @@ from absl import flags
 
 from geco_jax import cli
 from geco_jax.evaluation.aggregate_posterior import choose_tiles
+from geco_jax.evaluation.aggregate_posterior import DATA_TILE
 from geco_jax.evaluation.aggregate_posterior import estimate
 from geco_jax.evaluation.measures import SPLITS
 
@@ -54,12 +55,12 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'sample_tile',
     None,
-    'Samples in memory at once; else 16, on accelerators 256.',
+    'Samples in memory at once; else as many as suit the devices.',
     lower_bound=1,
   )
   flags.DEFINE_integer(
     'data_tile',
-    256,
+    DATA_TILE,
     'Images paired with the samples at once, on each device.',
     lower_bound=1,
   )

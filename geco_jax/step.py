@@ -382,7 +382,7 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
 
 def _norm(tree):
   """Return the Euclidean norm [] of all of a tree's numbers together."""
-  # One reduction: one for each leaf were 31 of the 201 fused operations of a
+  # One reduction: those of each leaf were 31 of the 201 fused operations of a
   # small VAE's step, as compiled for a CPU.
   numbers, _ = ravel_pytree(jax.tree.map(lambda x: x.astype(jnp.float32), tree))
   return jnp.sqrt(jnp.sum(jnp.square(numbers)))

@@ -126,9 +126,10 @@ def test_figure_4_in_medium_is_that_of_the_result_file(results):
       for point in figure_4_plane.points_of(row, 'geco')
       if point.kappa > elbo.rmse
     ]
-    assert all(abs(point.violation) < point.tolerance for point in above)
+    assert all(abs(point.violation) < 0.02 for point in above)
     ratios[name] = [elbo.kl_nats / point.kl_nats for point in above]
   text = ' '.join(results.split())
+  assert "above the ELBO's own error to within 2%" in text
   titles = {
     'cifar10': 'CIFAR-10',
     'celeb_a': 'CelebA',

@@ -50,7 +50,10 @@ class Tiles(NamedTuple):
   data_per_call: int = 4  # Tiles of data per device and compiled call.
 
 
-def choose_tiles(samples: int | None = None, data: int = 256) -> Tiles:
+DATA_TILE = 256  # On all devices.
+
+
+def choose_tiles(samples: int | None = None, data: int = DATA_TILE) -> Tiles:
   """Return tiles; None is the number of samples that suits the devices."""
   if samples is None:
     # The pairs of 16 fit into a CPU's caches. On an H200 16 are half as fast as
@@ -111,9 +114,7 @@ def marginal_kl(
   """
   if num_samples < 2:
     raise ValueError(f'num_samples must be > 1, got {num_samples}')
-  if tiles is None:
-    tiles = choose_tiles()
-    tiles = tiles._replace(samples=min(tiles.samples, num_samples))
+  tiles = choose_tiles() if tiles is None else tiles
   if min(tiles) < 1:
     raise ValueError(f'tiles must be >= 1, got {tuple(tiles)}')
   num_images = len(images.image)
@@ -123,6 +124,8 @@ def marginal_kl(
       f'num_data must be at most {num_images}, the images of {dataset.name}, '
       f'got {num_data}'
     )
+  # More would be padding alone.
+  tiles = tiles._replace(samples=min(tiles.samples, num_samples))
   # The last tile is padded; `_mean_and_error` leaves the excess out.
   num_tiles = math.ceil(num_samples / tiles.samples)
   z, log_conditional, log_prior = _draw_all(
