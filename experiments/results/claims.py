@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from . import figure_4_findings
 from . import findings
 from . import theory_findings
 from .findings import Finding
@@ -60,36 +61,36 @@ _ON_FIGURE_4 = (
     'the KL',
     'Trained with the ELBO alone, KLs are "some times many orders of magnitude '
     'higher" than with GECO, for every data set and model. ' + _FAIR,
-    findings.figure_4_kl,
+    figure_4_findings.kl,
   ),
   (
     'where the ELBO rests',
     'Not in the paper. With sigma learned, the ELBO is GECO at lambda = '
     '1 / (2 RMSE^2): it rests at that kappa at which GECO has this multiplier, '
     'and GECO at any smaller one must cost more than the ELBO.',
-    findings.figure_4_rest,
+    figure_4_findings.rest,
   ),
   (
     'the NLL',
     "In all cases the ELBO's NLL is lower than GECO's. " + _FAIR,
-    findings.figure_4_nll,
+    figure_4_findings.nll,
   ),
   (
     'kappa trades',
     'A larger kappa asks for less and costs less: the KL falls.',
-    findings.figure_4_monotone,
+    figure_4_findings.monotone,
   ),
   (
     'the constraints',
     'GECO meets the reconstruction error that was asked. Where C / scale is '
     'far below 0 the run ended with the multiplier on its way down.',
-    findings.figure_4_met,
+    figure_4_findings.met,
   ),
   (
     'against a linear model',
     'Not in the paper: a Gaussian with the covariance of the data needs so '
     'many nats at that kappa, and so does a linear VAE.',
-    findings.figure_4_gaussian,
+    figure_4_findings.gaussian,
   ),
 )
 
@@ -158,7 +159,7 @@ CLAIMS = (
     'Constraints have "a dramatic impact on both the quality of '
     'reconstructions and samples". The distance is in the features of a '
     'classifier (`geco-jax sample_quality`).',
-    findings.figure_4_samples,
+    figure_4_findings.samples,
     '--only=celeb_a --network=cifar10_resnet ',
   ),
   _figure(

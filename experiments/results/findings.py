@@ -5,8 +5,7 @@ to read beside the paper's statement; `results_page` prints them. No number of
 ours stands here, only the paper's; a constraint's verdict is its run's own.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,6 @@ from scipy import stats
 
 from geco_jax.evaluation import verdicts
 
-from ..shared import figure_4_plane
 from .paper import PAPER
 
 _EQUAL = 0.02  # Largest difference at which two RMSEs are called equal.
@@ -66,120 +64,6 @@ def figure_3(content: Content) -> Iterator[Finding]:
   )
 
 
-def figure_4_kl(content: Content) -> Iterator[Finding]:
-  """Yield the ratio of the ELBO's KL to GECO's."""
-  for name, row in content.items():
-    (elbo,) = figure_4_plane.points_of(row, 'elbo')
-    points = figure_4_plane.points_of(row, 'geco')
-    ratios = [elbo.kl_nats / point.kl_nats for point in points]
-    fair = [_is_fair(point.rmse, elbo.rmse) for point in points]
-    rest = figure_4_plane.rest_text(elbo)
-    yield Finding(
-      f'{name}, {_steps(row)}: ELBO{rest and f" {rest}"} '
-      f'{figure_4_plane.kl_text(elbo)} nats at RMSE {elbo.rmse:.4f}, over GECO '
-      f'at kappa {points[0].kappa:g} to {points[-1].kappa:g}',
-      'GECO below',
-      _listed((f'{ratio:.3g}x' for ratio in ratios), fair),
-      _all_or_none(r > 1 for r in itertools.compress(ratios, fair)),
-    )
-  for name in itertools.chain(*figure_4_plane.PANELS.values()):
-    if name not in content:
-      yield Finding(name, '', f'not run yet: `--only={name}`', None)
-
-
-def figure_4_rest(content: Content) -> Iterator[Finding]:
-  """Yield the multipliers in units of those at which the ELBO rests."""
-  for name, row in content.items():
-    points = figure_4_plane.points_of(row, 'geco')
-    units = [2 * (p.kappa or 0) ** 2 * (p.multiplier or 0) for p in points]
-    (elbo,) = figure_4_plane.points_of(row, 'elbo')
-    yield Finding(
-      f'{name}: 2 kappa^2 lambda, kappa {points[0].kappa:g} to '
-      f"{points[-1].kappa:g}; the ELBO's RMSE",
-      'not in the paper: above 1 at the kappas below that RMSE, below 1 at the '
-      'others',
-      ', '.join(f'{unit:.2f}' for unit in units) + f'; {elbo.rmse:.4f}',
-      None,
-    )
-
-
-def figure_4_nll(content: Content) -> Iterator[Finding]:
-  """Yield whether the ELBO's NLL is below all of GECO's."""
-  for name, row in content.items():
-    (elbo,) = figure_4_plane.points_of(row, 'elbo')
-    points = figure_4_plane.points_of(row, 'geco')
-    fair = [_is_fair(point.rmse, elbo.rmse) for point in points]
-    lowest = elbo.nll_nats_per_dim
-    yield Finding(
-      f'{name}: NLL of the ELBO, and of GECO, kappa ascending',
-      'ELBO lower',
-      f'{lowest:.3f}, '
-      + _listed((f'{point.nll_nats_per_dim:.3f}' for point in points), fair),
-      _all_or_none(
-        lowest < point.nll_nats_per_dim
-        for point in itertools.compress(points, fair)
-      ),
-    )
-
-
-def figure_4_monotone(content: Content) -> Iterator[Finding]:
-  """Yield whether KL falls as kappa grows."""
-  for name, row in content.items():
-    points = figure_4_plane.points_of(row, 'geco')
-    yield Finding(
-      f'{name}: KL in nats, kappa ascending',
-      'falls',
-      ', '.join(figure_4_plane.kl_text(point) for point in points),
-      _falls([point.kl_nats for point in points]),
-    )
-
-
-def figure_4_met(content: Content) -> Iterator[Finding]:
-  """Yield a row's violations; the largest at a feasible kappa decides."""
-  for name, row in content.items():
-    points = figure_4_plane.points_of(row, 'geco')
-    reached = {point.verdict for point in points}
-    yield Finding(
-      f'{name}: C / scale, kappa {points[0].kappa:g} to {points[-1].kappa:g}',
-      f'at most {points[0].tolerance:.0%} where feasible',
-      ', '.join(
-        f'{point.violation or 0.0:+.1%}'
-        + (' (infeasible)' if point.verdict == verdicts.INFEASIBLE else '')
-        for point in points
-      ),
-      verdicts.MET in reached and verdicts.VIOLATED not in reached,
-    )
-
-
-def figure_4_gaussian(content: Content) -> Iterator[Finding]:
-  """Yield GECO's KL over the rate of a Gaussian with the data's covariance."""
-  for name, row in content.items():
-    rates = row['gaussian']['rate_nats']
-    points = figure_4_plane.points_of(row, 'geco')
-    ratios = [p.kl_nats / r for p, r in zip(points, rates, strict=True)]
-    yield Finding(
-      f"{name}: GECO's KL over the Gaussian's rate, kappa ascending",
-      'not in the paper: below 1 beats a linear VAE',
-      ', '.join(f'{ratio:.2f}' for ratio in ratios),
-      max(ratios) < 1,
-    )
-
-
-def figure_4_samples(content: Content) -> Iterator[Finding]:
-  """Yield the Frechet distances of the samples, where they were measured."""
-  for name, row in content.items():
-    (elbo,) = figure_4_plane.points_of(row, 'elbo')
-    gecos = [p.frechet for p in figure_4_plane.points_of(row, 'geco')]
-    if gecos and None not in (elbo.frechet, *gecos):
-      yield Finding(
-        f'{name}: Frechet distance of samples of the ELBO, and of GECO, kappa '
-        'ascending, to the test split',
-        'not as a number: GECO nearer',
-        ', '.join(f'{x:.3g}' for x in (elbo.frechet, *gecos)),
-        all(x < elbo.frechet for x in gecos),
-      )
-
-
 def figure_5(content: Content) -> Iterator[Finding]:
   """Yield both KLs at one RMSE; where there are seeds, their mean decides."""
   by_data: dict[str, dict[str, Any]] = {}
@@ -192,7 +76,7 @@ def figure_5(content: Content) -> Iterator[Finding]:
       difference = geco['rmse'] / elbo['rmse'] - 1
       ratios.append(geco['kl_nats'] / elbo['kl_nats'])
       yield Finding(
-        f'{name}, {_steps(row)}: RMSE of the ELBO, and of GECO',
+        f'{name}, {steps_text(row)}: RMSE of the ELBO, and of GECO',
         f'equal, to {_EQUAL:.0%}',
         f'{elbo["rmse"]:.4f}, {geco["rmse"]:.4f} ({difference:+.2%})',
         abs(difference) <= _EQUAL,
@@ -359,7 +243,7 @@ def sweep(content: Content) -> Iterator[Finding]:
     'KL in nats, kappa ascending',
     'falls',
     ', '.join(f'{kl:.1f}' for kl in kls),
-    _falls(kls),
+    falls(kls),
   )
 
 
@@ -396,7 +280,7 @@ def arithmetic(content: Content) -> Iterator[Finding]:
   )
 
 
-def _steps(row: Content) -> str:
+def steps_text(row: Content) -> str:
   """Return how long a row's runs trained, and their seeds if several."""
   numbers = sorted({run['steps'] for run in row['runs']})
   num_seeds = len({run['seed'] for run in row['runs']})
@@ -407,7 +291,7 @@ def _steps(row: Content) -> str:
   )
 
 
-def _is_fair(rmse: float, elbo_rmse: float) -> bool:
+def is_comparable(rmse: float, elbo_rmse: float) -> bool:
   """Return whether a run's KL and NLL can be compared with the ELBO's.
 
   A run that reconstructs better than the ELBO has encoded more of the image.
@@ -422,7 +306,7 @@ def _beside_elbo(name: str, evaluation: Content, elbo: Content) -> Finding:
   below = kl < elbo_kl
   ratio = elbo_kl / kl if below else kl / elbo_kl
   beside = f'{ratio:.3g}x {"below" if below else "above"}'
-  is_fair = _is_fair(evaluation['rmse'], elbo['rmse'])
+  is_fair = is_comparable(evaluation['rmse'], elbo['rmse'])
   return Finding(
     f'{name}, RMSE {evaluation["rmse"]:.4f}: KL in nats; of the ELBO '
     f'{elbo_kl:.1f} at RMSE {elbo["rmse"]:.4f}',
@@ -432,19 +316,6 @@ def _beside_elbo(name: str, evaluation: Content, elbo: Content) -> Finding:
   )
 
 
-def _listed(texts: Iterable[str], fair: Sequence[bool]) -> str:
-  """Return the texts joined, those of unfair comparisons in brackets."""
-  return ', '.join(
-    text if is_fair else f'({text})'
-    for text, is_fair in zip(texts, fair, strict=True)
-  )
-
-
-def _all_or_none(answers: Iterable[bool]) -> bool | None:
-  """Return whether all are true, None if there are none."""
-  listed = [*answers]
-  return all(listed) if listed else None
-
-
-def _falls(values: Sequence[float]) -> bool:
+def falls(values: Sequence[float]) -> bool:
+  """Return whether each value is below the one before it."""
   return all(b < a for a, b in zip(values, values[1:], strict=False))

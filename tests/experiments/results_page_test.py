@@ -8,6 +8,7 @@ import pytest
 
 from experiments import results_page
 from experiments.figure_4 import ROWS
+from experiments.results import figure_4_findings
 from experiments.results import findings
 from experiments.results import theory_findings
 from experiments.results.claims import Claim
@@ -71,16 +72,16 @@ def test_a_failed_claim_is_said_plainly_with_where_its_numbers_are_from(
 
 
 FIGURE_4 = (
-  findings.figure_4_kl,
-  findings.figure_4_nll,
-  findings.figure_4_monotone,
-  findings.figure_4_met,
-  findings.figure_4_gaussian,
+  figure_4_findings.kl,
+  figure_4_findings.nll,
+  figure_4_findings.monotone,
+  figure_4_findings.met,
+  figure_4_findings.gaussian,
 )
 
 
 def test_where_the_elbo_rests_is_told_by_the_multipliers():
-  (finding,) = findings.figure_4_rest({'mnist': row_of_figure_4()})
+  (finding,) = figure_4_findings.rest({'mnist': row_of_figure_4()})
   # 2 kappa^2 40 at the paper's kappas, smallest first.
   assert finding.ours == '0.29, 0.51, 0.80, 1.25, 2.45; 0.0300'
   assert finding.holds is None
@@ -95,34 +96,34 @@ def test_claims_of_figure_4_hold_where_they_should(check):
 
 def test_claims_of_figure_4_fail_where_they_should():
   dear = {'mnist': row_of_figure_4(scale=20.0)}  # 1,000 nats at kappa 0.06.
-  assert verdicts(findings.figure_4_kl(dear)) == [False]
-  assert verdicts(findings.figure_4_gaussian(dear)) == [False]
+  assert verdicts(figure_4_findings.kl(dear)) == [False]
+  assert verdicts(figure_4_findings.gaussian(dear)) == [False]
   worse = {'mnist': row_of_figure_4()}
   evaluations = [run['evaluation'] for run in worse['mnist']['runs']]
   evaluations[0]['nll_nats_per_dim'] = 5.0
   evaluations[2]['kl_nats'] = 1e3  # At the largest kappa.
   evaluations[3]['constraints']['re']['verdict'] = 'violated'
-  assert verdicts(findings.figure_4_nll(worse)) == [False]
-  assert verdicts(findings.figure_4_monotone(worse)) == [False]
-  assert verdicts(findings.figure_4_met(worse)) == [False]
+  assert verdicts(figure_4_findings.nll(worse)) == [False]
+  assert verdicts(figure_4_findings.monotone(worse)) == [False]
+  assert verdicts(figure_4_findings.met(worse)) == [False]
 
 
 def test_what_reconstructs_better_than_the_elbo_is_not_compared_with_it():
   row = row_of_figure_4()
   elbo = row['runs'][0]
   elbo['evaluation'] |= {'rmse': 0.09, 'kl_nats': 35.0, 'nll_nats_per_dim': 1.5}
-  (finding, *_) = findings.figure_4_kl({'mnist': row})
+  (finding, *_) = figure_4_findings.kl({'mnist': row})
   # 35 nats over 50, 37.5, 30, 24 and 17.
   assert finding.ours == '(0.7x), (0.933x), 1.17x, 1.46x, 2.04x'
   assert finding.holds
-  (finding,) = findings.figure_4_nll({'mnist': row})
+  (finding,) = figure_4_findings.nll({'mnist': row})
   # 4 + log kappa.
   assert finding.ours == '1.500, (1.187), (1.474), 1.697, 1.921, 2.257'
   assert finding.holds
   elbo['evaluation']['rmse'] = 0.2
-  (finding, *_) = findings.figure_4_kl({'mnist': row})
+  (finding, *_) = figure_4_findings.kl({'mnist': row})
   assert finding.holds is None
-  (finding,) = findings.figure_4_nll({'mnist': row})
+  (finding,) = figure_4_findings.nll({'mnist': row})
   assert finding.holds is None
 
 
@@ -160,7 +161,7 @@ def test_an_infeasible_kappa_does_not_count_and_is_told():
   run = row['runs'][-1]  # Kappa 0.06.
   report = run['evaluation']['constraints']['re']
   report |= {'violation': 0.5, 'verdict': 'infeasible'}
-  (finding,) = findings.figure_4_met({'mnist': row})
+  (finding,) = figure_4_findings.met({'mnist': row})
   assert finding.holds
   assert finding.ours.count('infeasible') == 1
   assert finding.ours.startswith('+50.0% (infeasible), ')
@@ -168,9 +169,9 @@ def test_an_infeasible_kappa_does_not_count_and_is_told():
 
 def test_seeds_of_figure_4_are_told_with_their_spread():
   content = {'mnist': row_of_figure_4(seeds=(0, 1, 2))}
-  (first, *_) = findings.figure_4_kl(content)
+  (first, *_) = figure_4_findings.kl(content)
   assert '3 seeds: ELBO 1800.0 ± 900.0 nats' in first.what
-  (finding,) = findings.figure_4_monotone(content)
+  (finding,) = figure_4_findings.monotone(content)
   assert finding.holds
   assert finding.ours.startswith('100.0 ± 50.0, ')
 
@@ -190,13 +191,13 @@ def test_samples_of_figure_4_are_compared_where_measured(distances, expected):
   for run, distance in zip([elbo, *gecos], distances, strict=True):
     if distance is not None:
       run['sample_quality'] = {'frechet': {'samples': distance}}
-  assert verdicts(findings.figure_4_samples({'celeb_a': row})) == expected
+  assert verdicts(figure_4_findings.samples({'celeb_a': row})) == expected
   row['runs'] = [elbo]
-  assert not [*findings.figure_4_samples({'celeb_a': row})]
+  assert not [*figure_4_findings.samples({'celeb_a': row})]
 
 
 def test_rows_of_figure_4_that_lack_are_named():
-  lines = [*findings.figure_4_kl({'mnist': row_of_figure_4()})]
+  lines = [*figure_4_findings.kl({'mnist': row_of_figure_4()})]
   assert len(lines) == len(ROWS)
   assert 'not run yet: `--only=cifar10`' in [finding.ours for finding in lines]
 

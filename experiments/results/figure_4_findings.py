@@ -1,0 +1,142 @@
+"""Whether the claims of Figure 4 hold, from the rows of figure_4.json."""
+
+from collections.abc import Iterable, Iterator, Sequence
+import itertools
+
+from geco_jax.evaluation import verdicts
+
+from ..shared import figure_4_plane
+from .findings import Content
+from .findings import falls
+from .findings import Finding
+from .findings import is_comparable
+from .findings import steps_text
+
+
+def kl(content: Content) -> Iterator[Finding]:
+  """Yield the ratio of the ELBO's KL to GECO's."""
+  for name, row in content.items():
+    (elbo,) = figure_4_plane.points_of(row, 'elbo')
+    points = figure_4_plane.points_of(row, 'geco')
+    ratios = [elbo.kl_nats / point.kl_nats for point in points]
+    fair = [is_comparable(point.rmse, elbo.rmse) for point in points]
+    rest = figure_4_plane.rest_text(elbo)
+    yield Finding(
+      f'{name}, {steps_text(row)}: ELBO{rest and f" {rest}"} '
+      f'{figure_4_plane.kl_text(elbo)} nats at RMSE {elbo.rmse:.4f}, over GECO '
+      f'at kappa {points[0].kappa:g} to {points[-1].kappa:g}',
+      'GECO below',
+      _listed((f'{ratio:.3g}x' for ratio in ratios), fair),
+      _all_or_none(r > 1 for r in itertools.compress(ratios, fair)),
+    )
+  for name in itertools.chain(*figure_4_plane.PANELS.values()):
+    if name not in content:
+      yield Finding(name, '', f'not run yet: `--only={name}`', None)
+
+
+def rest(content: Content) -> Iterator[Finding]:
+  """Yield the multipliers in units of those at which the ELBO rests."""
+  for name, row in content.items():
+    points = figure_4_plane.points_of(row, 'geco')
+    units = [2 * (p.kappa or 0) ** 2 * (p.multiplier or 0) for p in points]
+    (elbo,) = figure_4_plane.points_of(row, 'elbo')
+    yield Finding(
+      f'{name}: 2 kappa^2 lambda, kappa {points[0].kappa:g} to '
+      f"{points[-1].kappa:g}; the ELBO's RMSE",
+      'not in the paper: above 1 at the kappas below that RMSE, below 1 at the '
+      'others',
+      ', '.join(f'{unit:.2f}' for unit in units) + f'; {elbo.rmse:.4f}',
+      None,
+    )
+
+
+def nll(content: Content) -> Iterator[Finding]:
+  """Yield whether the ELBO's NLL is below all of GECO's."""
+  for name, row in content.items():
+    (elbo,) = figure_4_plane.points_of(row, 'elbo')
+    points = figure_4_plane.points_of(row, 'geco')
+    fair = [is_comparable(point.rmse, elbo.rmse) for point in points]
+    lowest = elbo.nll_nats_per_dim
+    yield Finding(
+      f'{name}: NLL of the ELBO, and of GECO, kappa ascending',
+      'ELBO lower',
+      f'{lowest:.3f}, '
+      + _listed((f'{point.nll_nats_per_dim:.3f}' for point in points), fair),
+      _all_or_none(
+        lowest < point.nll_nats_per_dim
+        for point in itertools.compress(points, fair)
+      ),
+    )
+
+
+def monotone(content: Content) -> Iterator[Finding]:
+  """Yield whether KL falls as kappa grows."""
+  for name, row in content.items():
+    points = figure_4_plane.points_of(row, 'geco')
+    yield Finding(
+      f'{name}: KL in nats, kappa ascending',
+      'falls',
+      ', '.join(figure_4_plane.kl_text(point) for point in points),
+      falls([point.kl_nats for point in points]),
+    )
+
+
+def met(content: Content) -> Iterator[Finding]:
+  """Yield a row's violations; the largest at a feasible kappa decides."""
+  for name, row in content.items():
+    points = figure_4_plane.points_of(row, 'geco')
+    reached = {point.verdict for point in points}
+    yield Finding(
+      f'{name}: C / scale, kappa {points[0].kappa:g} to {points[-1].kappa:g}',
+      f'at most {points[0].tolerance:.0%} where feasible',
+      ', '.join(
+        f'{point.violation or 0.0:+.1%}'
+        + (' (infeasible)' if point.verdict == verdicts.INFEASIBLE else '')
+        for point in points
+      ),
+      verdicts.MET in reached and verdicts.VIOLATED not in reached,
+    )
+
+
+def gaussian(content: Content) -> Iterator[Finding]:
+  """Yield GECO's KL over the rate of a Gaussian with the data's covariance."""
+  for name, row in content.items():
+    rates = row['gaussian']['rate_nats']
+    points = figure_4_plane.points_of(row, 'geco')
+    ratios = [p.kl_nats / r for p, r in zip(points, rates, strict=True)]
+    yield Finding(
+      f"{name}: GECO's KL over the Gaussian's rate, kappa ascending",
+      'not in the paper: below 1 beats a linear VAE',
+      ', '.join(f'{ratio:.2f}' for ratio in ratios),
+      max(ratios) < 1,
+    )
+
+
+def samples(content: Content) -> Iterator[Finding]:
+  """Yield the Frechet distances of the samples, where they were measured."""
+  for name, row in content.items():
+    (elbo,) = figure_4_plane.points_of(row, 'elbo')
+    points = figure_4_plane.points_of(row, 'geco')
+    distances = [p.frechet for p in (elbo, *points) if p.frechet is not None]
+    if len(distances) == 1 + len(points) > 1:
+      yield Finding(
+        f'{name}: Frechet distance of samples of the ELBO, and of GECO, kappa '
+        'ascending, to the test split',
+        'not as a number: GECO nearer',
+        ', '.join(f'{distance:.3g}' for distance in distances),
+        max(distances[1:]) < distances[0],
+      )
+
+
+def _listed(texts: Iterable[str], fair: Sequence[bool]) -> str:
+  """Return the texts joined, those of unfair comparisons in brackets."""
+  return ', '.join(
+    text if is_fair else f'({text})'
+    for text, is_fair in zip(texts, fair, strict=True)
+  )
+
+
+def _all_or_none(answers: Iterable[bool]) -> bool | None:
+  """Return whether all are true, None if there are none."""
+  listed = [*answers]
+  return all(listed) if listed else None
