@@ -114,31 +114,40 @@ def _word(finding: Finding) -> str:
 
 def _origin(content: Any) -> str:
   """Return preset, device, steps and seeds, as far as the file has them."""
-  fields = (
-    ('preset', ('preset',)),
-    ('device', ('device',)),
-    ('cores', ('num_cores',)),
-    ('steps', ('steps', 'step', 'num_steps')),
-    ('seeds', ('seed',)),
-    ('multipliers', ('multiplier_rule',)),
-  )
-  texts = {label: _join(_values(content, names)) for label, names in fields}
-  texts['device'] = texts['device'] or 'not recorded'
+  texts = {
+    'preset': _join(_values(content, 'preset')),
+    'device': _join(_devices(content)) or 'not recorded',
+    'cores': _join(_values(content, 'num_cores')),
+    'steps': _join(_values(content, 'steps', 'step', 'num_steps')),
+    'seeds': _join(_values(content, 'seed')),
+    'multipliers': _join(_values(content, 'multiplier_rule')),
+  }
   return ', '.join(f'{label}: {text}' for label, text in texts.items() if text)
 
 
-def _values(content: Any, names: Sequence[str]) -> Iterator[Any]:
+def _values(content: Any, *names: str) -> Iterator[Any]:
   """Yield the plain values that stand under any of the names, anywhere."""
   if isinstance(content, dict):
     for key, value in content.items():
-      if key in names and isinstance(value, str):
-        yield from value.split(', ')  # A run may have had several devices.
-      elif key in names and isinstance(value, int):
+      if key in names and isinstance(value, str | int):
         yield value
-      yield from _values(value, names)
+      yield from _values(value, *names)
   elif isinstance(content, list):
     for value in content:
-      yield from _values(value, names)
+      yield from _values(value, *names)
+
+
+def _devices(content: Any) -> Iterator[str]:
+  """Yield what the runs trained on, or where none says so, the command ran."""
+  if isinstance(content, dict):
+    parts = [*content.values()]
+  else:
+    parts = content if isinstance(content, list) else []
+  below = [device for part in parts for device in _devices(part)]
+  yield from below
+  if not below and isinstance(content, dict):
+    if isinstance(device := content.get('device'), str):
+      yield from device.split(', ')  # A run may have been moved.
 
 
 def _join(values: Iterator[Any]) -> str:

@@ -67,6 +67,13 @@ def test_table_of_constraints_is_that_of_the_result_files(results, data):
       assert report['holds'], (run['run'], name)
 
 
+def test_what_a_label_costs_beside_pixels_is_in_the_files(results):
+  with open(os.path.join(ROOT, 'results', 'mnist_vae.json')) as file:
+    (alone,) = (row for row in json.load(file) if row['kappa'] == 0.1)
+  ends_at = f'RE alone ends at {alone["evaluation"]["kl_nats"]:.1f} nats'
+  assert ends_at in ' '.join(results.split())
+
+
 @pytest.mark.parametrize(
   'benchmark',
   [

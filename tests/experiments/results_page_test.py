@@ -1,6 +1,7 @@
 """RESULTS.md is what its command makes of results/, verdicts included."""
 
 import importlib.util
+import json
 import os
 import re
 
@@ -35,6 +36,21 @@ def test_claims_name_commands_that_exist():
   for claim in CLAIMS:
     (module,) = re.findall(r'python -m ([\w.]+)', claim.command)
     assert importlib.util.find_spec(module), module
+
+
+def test_the_devices_of_runs_go_before_that_of_the_command(tmp_path):
+  """The command may have read on a CPU what was trained on two cards."""
+  claim = CLAIMS[0]._replace(check=lambda _: [])
+
+  def devices(runs):
+    text = json.dumps({'device': 'CPU', 'runs': runs})
+    (tmp_path / claim.file).write_text(text)
+    page = results_page.page(str(tmp_path), [claim])
+    return re.findall(r'device: (.*)\.$', page, re.MULTILINE)
+
+  cards = [{'device': '1 x card, 1 x cpu'}, {'device': '1 x card'}]
+  assert devices([{}]) == ['CPU']
+  assert devices(cards) == ['1 x card, 1 x cpu']
 
 
 def test_what_was_not_run_is_said_with_its_command(tmp_path):
