@@ -77,6 +77,7 @@ def report(supports: np.ndarray, decoder: np.ndarray) -> dict[str, Any]:
     'masses': masses.tolist(),
     'overlap_mass': float(overlap.mean()),
     'overlap_weights': weights.tolist(),
+    'overlap_data': DATA[:2].tolist(),
     'overlap_reconstruction': decoder[overlap][0].tolist(),
     'hole_mass': float((~supports.any(axis=1)).mean()),
     'hole_gradient': hole_gradient(supports),

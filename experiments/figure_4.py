@@ -6,7 +6,8 @@ r"""Figure 4: the information plane with and without the RE constraint.
 ConvDRAW, conditional ConvDRAW and VAE+NVP under the ELBO, the ELBO with hand
 annealed beta and GECO at the paper's five kappas, or those of --objectives:
 seven runs for each row of --only, by default all ten rows. Rows can be run one
-by one: figure_4.json keeps those that it has, and the figure shows all of them.
+by one, and so can the objectives of a row: figure_4.json keeps the rows and
+runs that it has, and the figure shows all of them.
 A dashed line beside each row is the rate of a Gaussian with the data's
 covariance (`gaussian_rate`).
 
@@ -216,7 +217,7 @@ def main(argv: Sequence[str]) -> None:
       max_steps=flags.FLAGS.max_steps,
       network=flags.FLAGS.network,
     )
-    rows = runs.save_row(numbers, name, row)
+    rows = runs.save_row(numbers, name, row, keep=True)
   print(f'\n{figure_4_plane.table(rows)}')
   path = os.path.join(workdir, 'figure_4.png')
   figure_4_plane.figure(rows).savefig(path, dpi=110)

@@ -28,6 +28,7 @@ from geco_jax.evaluation import verdicts
 from geco_jax.io.logs import read_metrics
 
 from .shared import panels
+from .shared import rest
 from .shared import runs
 from .shared.runs import Result
 from .shared.runs import Run
@@ -60,10 +61,14 @@ def run_row(
   (first,) = runs.train_all([elbo], workdir, variant, num_steps, data_dir)
   geco = geco_run(elbo, first.evaluation['rmse'])
   (second,) = runs.train_all([geco], workdir, variant, num_steps, data_dir)
+  both = [
+    result._replace(rested=rest.is_at_rest(result))
+    for result in (first, second)
+  ]
   return {
     **runs.provenance(variant),
     'dataset': first.experiment.dataset.name,
-    'runs': runs.records([first, second]),
+    'runs': runs.records(both),
     'curves': {'elbo': curve(first, workdir), 'geco': curve(second, workdir)},
   }
 

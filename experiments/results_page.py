@@ -23,14 +23,16 @@ from geco_jax.io.paths import output_path
 from .results.claims import Claim
 from .results.claims import CLAIMS
 from .results.findings import Finding
+from .results.findings import TIE
 
 _WORDS = {True: 'holds', False: '**does not hold**', None: ''}
 _INTRODUCTION = """# The paper's claims
 
 The claims of *Taming VAEs* (Rezende & Viola, 2018) compared with our runs.
 `python -m experiments.results_page` writes this page from the files in
-`results/`, which the commands below wrote: none of our numbers is typed by
-hand, and each verdict is computed from the numbers. Presets are the configs'
+`results/`, which the commands below wrote (`conv_draw.json`: their evaluations,
+put together): none of our numbers is typed by hand, and each verdict is
+computed from the numbers. Presets are the configs'
 variants; `quick` takes minutes on two CPU cores and is far from the paper's
 models and 2e6 steps. Steps that differ from the preset's were set with
 `--num_steps`, several seeds with `--num_seeds`; ± is the standard deviation
@@ -81,7 +83,11 @@ def _overview(claims: Sequence[Claim], findings: dict) -> str:
   lines = ['| claim | holds in |', '| --- | --- |']
   for claim in claims:
     verdicts = [f.holds for f in findings[claim.title] if f.holds is not None]
-    summary = f'{sum(verdicts)} of {len(verdicts)}' if verdicts else ''
+    ties = sum(finding.verdict == TIE for finding in findings[claim.title])
+    summary = ', '.join(
+      [f'{sum(verdicts)} of {len(verdicts)}'] * bool(verdicts)
+      + [f'{ties} tie{"s" if ties > 1 else ""}'] * bool(ties)
+    )
     if not findings[claim.title]:
       summary = 'not run yet'
     lines.append(f'| {claim.title} | {summary} |')

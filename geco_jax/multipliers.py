@@ -69,7 +69,8 @@ def geco(
   """Return GECO's multiplier update, a PI controller of log lambda.
 
   Feed it relative violations C / scale, where scale is what C would have to
-  spare at best (kappa, D kappa^2, ...), and choose one number, the step size:
+  spare at best (D kappa^2, 1 - kappa, ...), and choose one number, the step
+  size:
 
       e = 3 asinh(C / scale / 3)
       a_old, a <- a, (1 - step_size) a + step_size e

@@ -64,7 +64,7 @@ SIZES = {
     ModelSize(_SMALL_NVP, 10_000),
     mnist='digits',
   ),
-  # The networks of 'quick', and enough steps to decide the paper's claims.
+  # The networks of 'quick' on MNIST and CIFAR-10, and more steps.
   'medium': Size(
     ModelSize(_SMALL_CONV_DRAW, 8_000),
     ModelSize(_SMALL_NVP, 20_000),

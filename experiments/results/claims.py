@@ -67,7 +67,8 @@ _ON_FIGURE_4 = (
     'where the ELBO rests',
     'Not in the paper. With sigma learned, the ELBO is GECO at lambda = '
     '1 / (2 RMSE^2): it rests at that kappa at which GECO has this multiplier, '
-    'and GECO at any smaller one must cost more than the ELBO.',
+    'and GECO at any smaller one must, where both have converged, cost more '
+    'than the ELBO.',
     figure_4_findings.rest,
   ),
   (
@@ -82,8 +83,10 @@ _ON_FIGURE_4 = (
   ),
   (
     'the constraints',
-    'GECO meets the reconstruction error that was asked. Where C / scale is '
-    'far below 0 the run ended with the multiplier on its way down.',
+    'GECO meets the reconstruction error that was asked. Infeasible runs, with '
+    'a multiplier at more than twice its natural value, do not count, but one '
+    'kappa must be met. Where C / scale is far below 0 the run ended with the '
+    'multiplier on its way down.',
     figure_4_findings.met,
   ),
   (
@@ -126,8 +129,9 @@ CLAIMS = (
       (
         7,
         'Lipschitz constraints',
-        'Under them fixed points organize in thin manifolds; the projection of '
-        'Proposition 6, with a dual ascent, is to keep slopes below L.',
+        'Under them fixed points organize in thin manifolds, which are for the '
+        'eye; the projection of Proposition 6, with a dual ascent that stops '
+        'at 5% above L, brings slopes down to L.',
         theory_findings.figure_7,
       ),
     )
@@ -158,15 +162,19 @@ CLAIMS = (
     'the samples',
     'Constraints have "a dramatic impact on both the quality of '
     'reconstructions and samples". The distance is in the features of a '
-    'classifier (`geco-jax sample_quality`).',
-    figure_4_findings.samples,
+    'classifier (`geco-jax sample_quality`). What the samples gain the '
+    'reconstructions lose; both are far from the floor, the distance of the '
+    'training split.',
+    figure_4_findings.frechet,
     '--only=celeb_a --network=cifar10_resnet ',
   ),
   _figure(
     5,
     'At a fixed reconstruction error the average KL of GECO is lower than that '
-    'of the same model trained with the ELBO (ConvDRAW on CIFAR-10). A mean '
-    'over seeds whose 95% interval has 1 in it is a tie.',
+    'of the same model trained with the ELBO (ConvDRAW on CIFAR-10, until '
+    'convergence). A mean over seeds whose 95% interval has 1 in it is a tie. '
+    'Runs that are not at rest, in their last fifth of learning, are compared '
+    'at equal steps, not where they would end.',
     findings.figure_5,
     '--preset=medium --num_seeds=3 --data=cifar10,mnist,digits',
   ),
@@ -248,7 +256,7 @@ CLAIMS = (
   Claim(
     'Arithmetic: conditional ConvDRAW on MNIST-sum',
     'The model is to learn that the target is the sum of its contexts.',
-    'conv_draw.json',
+    'arithmetic.json',
     'python -m experiments.arithmetic --workdir=runs/mnist_sum',
     findings.arithmetic,
   ),

@@ -15,12 +15,10 @@ from .findings import steps_text
 
 def kl(content: Content) -> Iterator[Finding]:
   """Yield the ratio of the ELBO's KL to GECO's."""
-  for name, row in content.items():
-    (elbo,) = figure_4_plane.points_of(row, 'elbo')
-    points = figure_4_plane.points_of(row, 'geco')
+  for name, row, elbo, points in _compared(content):
     ratios = [elbo.kl_nats / point.kl_nats for point in points]
     fair = [is_comparable(point.rmse, elbo.rmse) for point in points]
-    rest = figure_4_plane.rest_text(elbo)
+    rest = figure_4_plane.rest_text(elbo.rested)
     yield Finding(
       f'{name}, {steps_text(row)}: ELBO{rest and f" {rest}"} '
       f'{figure_4_plane.kl_text(elbo)} nats at RMSE {elbo.rmse:.4f}, over GECO '
@@ -29,32 +27,36 @@ def kl(content: Content) -> Iterator[Finding]:
       _listed((f'{ratio:.3g}x' for ratio in ratios), fair),
       _all_or_none(r > 1 for r in itertools.compress(ratios, fair)),
     )
+  compared = {name for name, *_ in _compared(content)}
   for name in itertools.chain(*figure_4_plane.PANELS.values()):
-    if name not in content:
+    if name not in compared:
       yield Finding(name, '', f'not run yet: `--only={name}`', None)
 
 
 def rest(content: Content) -> Iterator[Finding]:
-  """Yield the multipliers in units of those at which the ELBO rests."""
-  for name, row in content.items():
-    points = figure_4_plane.points_of(row, 'geco')
+  """Yield the multipliers in units of those at which the ELBO rests.
+
+  Those units are above 1 exactly at the kappas below the ELBO's RMSE, where
+  both have converged.
+  """
+  for name, _, elbo, points in _compared(content):
     units = [2 * (p.kappa or 0) ** 2 * (p.multiplier or 0) for p in points]
-    (elbo,) = figure_4_plane.points_of(row, 'elbo')
     yield Finding(
       f'{name}: 2 kappa^2 lambda, kappa {points[0].kappa:g} to '
       f"{points[-1].kappa:g}; the ELBO's RMSE",
       'not in the paper: above 1 at the kappas below that RMSE, below 1 at the '
       'others',
-      ', '.join(f'{unit:.2f}' for unit in units) + f'; {elbo.rmse:.4f}',
-      None,
+      ', '.join(f'{unit:.3g}' for unit in units) + f'; {elbo.rmse:.4f}',
+      all(
+        (unit > 1) == ((point.kappa or 0) < elbo.rmse)
+        for unit, point in zip(units, points, strict=True)
+      ),
     )
 
 
 def nll(content: Content) -> Iterator[Finding]:
   """Yield whether the ELBO's NLL is below all of GECO's."""
-  for name, row in content.items():
-    (elbo,) = figure_4_plane.points_of(row, 'elbo')
-    points = figure_4_plane.points_of(row, 'geco')
+  for name, _, elbo, points in _compared(content):
     fair = [is_comparable(point.rmse, elbo.rmse) for point in points]
     lowest = elbo.nll_nats_per_dim
     yield Finding(
@@ -71,8 +73,7 @@ def nll(content: Content) -> Iterator[Finding]:
 
 def monotone(content: Content) -> Iterator[Finding]:
   """Yield whether KL falls as kappa grows."""
-  for name, row in content.items():
-    points = figure_4_plane.points_of(row, 'geco')
+  for name, _, points in _constrained(content):
     yield Finding(
       f'{name}: KL in nats, kappa ascending',
       'falls',
@@ -83,12 +84,11 @@ def monotone(content: Content) -> Iterator[Finding]:
 
 def met(content: Content) -> Iterator[Finding]:
   """Yield a row's violations; the largest at a feasible kappa decides."""
-  for name, row in content.items():
-    points = figure_4_plane.points_of(row, 'geco')
+  for name, _, points in _constrained(content):
     reached = {point.verdict for point in points}
     yield Finding(
       f'{name}: C / scale, kappa {points[0].kappa:g} to {points[-1].kappa:g}',
-      f'at most {points[0].tolerance:.0%} where feasible',
+      f'at most {points[0].tolerance:.0%}, infeasible runs aside',
       ', '.join(
         f'{point.violation or 0.0:+.1%}'
         + (' (infeasible)' if point.verdict == verdicts.INFEASIBLE else '')
@@ -100,9 +100,8 @@ def met(content: Content) -> Iterator[Finding]:
 
 def gaussian(content: Content) -> Iterator[Finding]:
   """Yield GECO's KL over the rate of a Gaussian with the data's covariance."""
-  for name, row in content.items():
+  for name, row, points in _constrained(content):
     rates = row['gaussian']['rate_nats']
-    points = figure_4_plane.points_of(row, 'geco')
     ratios = [p.kl_nats / r for p, r in zip(points, rates, strict=True)]
     yield Finding(
       f"{name}: GECO's KL over the Gaussian's rate, kappa ascending",
@@ -112,20 +111,47 @@ def gaussian(content: Content) -> Iterator[Finding]:
     )
 
 
-def samples(content: Content) -> Iterator[Finding]:
-  """Yield the Frechet distances of the samples, where they were measured."""
+def frechet(content: Content) -> Iterator[Finding]:
+  """Yield the Frechet distances, where they were measured."""
+  for name, _, elbo, points in _compared(content):
+    if None in (p.frechet for p in (elbo, *points)):
+      continue
+    to = 'of the ELBO, and of GECO, kappa ascending, to the test split'
+    samples = [p.frechet or 0.0 for p in (elbo, *points)]
+    yield Finding(
+      f'{name}: Frechet distance of samples {to}',
+      'not as a number: GECO nearer',
+      ', '.join(f'{distance:.3g}' for distance in samples),
+      max(samples[1:]) < samples[0],
+    )
+    others = [p.reconstructions_frechet or 0.0 for p in (elbo, *points)]
+    yield Finding(
+      f'{name}: that of reconstructions; that of the training split',
+      'not as a number',
+      ', '.join(f'{distance:.3g}' for distance in others)
+      + f'; {elbo.train_frechet:.2g}',
+      None,
+    )
+
+
+def _constrained(
+  content: Content,
+) -> Iterator[tuple[str, Content, list[figure_4_plane.Point]]]:
+  """Yield the rows that have runs of GECO: name, row, their points."""
   for name, row in content.items():
-    (elbo,) = figure_4_plane.points_of(row, 'elbo')
-    points = figure_4_plane.points_of(row, 'geco')
-    distances = [p.frechet for p in (elbo, *points) if p.frechet is not None]
-    if len(distances) == 1 + len(points) > 1:
-      yield Finding(
-        f'{name}: Frechet distance of samples of the ELBO, and of GECO, kappa '
-        'ascending, to the test split',
-        'not as a number: GECO nearer',
-        ', '.join(f'{distance:.3g}' for distance in distances),
-        max(distances[1:]) < distances[0],
-      )
+    if points := figure_4_plane.points_of(row, 'geco'):
+      yield name, row, points
+
+
+def _compared(
+  content: Content,
+) -> Iterator[
+  tuple[str, Content, figure_4_plane.Point, list[figure_4_plane.Point]]
+]:
+  """Yield the rows that have an ELBO too: name, row, its point, GECO's."""
+  for name, row, points in _constrained(content):
+    for elbo in figure_4_plane.points_of(row, 'elbo'):
+      yield name, row, elbo, points
 
 
 def _listed(texts: Iterable[str], fair: Sequence[bool]) -> str:

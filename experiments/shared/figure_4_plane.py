@@ -39,8 +39,11 @@ class Point(NamedTuple):
   num_seeds: int
   # Whether all seeds rest; None unless trained until rest.
   rested: bool | None = None
-  # The samples' mean distance; None unless measured for all seeds.
+  # Mean distances of samples, reconstructions and the floor, which is that of
+  # the training split; None unless measured for all seeds.
   frechet: float | None = None
+  reconstructions_frechet: float | None = None
+  train_frechet: float | None = None
 
 
 def points(row: Mapping[str, Any]) -> list[Point]:
@@ -83,7 +86,9 @@ def _point(seeds: Sequence[Mapping[str, Any]]) -> Point:
     tolerance=max(map(verdicts.tolerance, reports), default=None),
     num_seeds=len(seeds),
     rested=_rested(seeds),
-    frechet=_frechet(seeds),
+    frechet=_frechet(seeds, 'samples'),
+    reconstructions_frechet=_frechet(seeds, 'reconstructions'),
+    train_frechet=_frechet(seeds, 'train'),
   )
 
 
@@ -92,9 +97,9 @@ def _rested(seeds: Sequence[Mapping[str, Any]]) -> bool | None:
   return all(answers) if answers else None
 
 
-def _frechet(seeds: Sequence[Mapping[str, Any]]) -> float | None:
+def _frechet(seeds: Sequence[Mapping[str, Any]], images: str) -> float | None:
   measured = [run.get('sample_quality') for run in seeds]
-  distances = [entry['frechet']['samples'] for entry in measured if entry]
+  distances = [entry['frechet'][images] for entry in measured if entry]
   return float(np.mean(distances)) if len(distances) == len(seeds) else None
 
 
@@ -133,19 +138,16 @@ def table(rows: Mapping[str, Any]) -> str:
 def _asked(point: Point) -> str:
   """Return the columns kappa, RMSE, C/scale and constraint."""
   if point.kappa is None or point.violation is None:
-    return f'{"":>7} {point.rmse:>8.4f} {"":>8}  {rest_text(point):<11}'
+    return f'{"":>7} {point.rmse:>8.4f} {"":>8}  {rest_text(point.rested):<11}'
   return (
     f'{point.kappa:>7g} {point.rmse:>8.4f} {point.violation:>+8.2%}  '
     f'{point.verdict:<11}'
   )
 
 
-def rest_text(point: Point) -> str:
-  """Return whether a baseline is at rest.
-
-  One of 'at rest' and 'not at rest', or '' if it was not trained until rest.
-  """
-  return {None: '', True: 'at rest', False: 'not at rest'}[point.rested]
+def rest_text(rested: bool | None) -> str:
+  """Return whether a run is at rest in words, '' if that is not known."""
+  return {None: '', True: 'at rest', False: 'not at rest'}[rested]
 
 
 def kl_text(point: Point) -> str:

@@ -4,7 +4,9 @@ Runs end a little off their constraint, some far off, and a KL alone would
 flatter those that violate it. So each KL is carried to C = 0 along a
 multiplier, `KL + sum lambda C`. At the multiplier that the constraint needs,
 this is a tangent of the rate-distortion function, which is convex: a run off
-its constraint never looks better than one on the curve.
+its constraint never looks better than one on the curve. Runs that are too short
+end above the curve, and one that violates its constraint can look better than
+one that meets it: `NEAR` keeps those that are far off from being the best.
 """
 
 from collections.abc import Mapping, Sequence

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from geco_jax.build import run_inputs
+from geco_jax.errors import UserError
 from geco_jax.io.logs import read_metrics
 from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.grid import Point
@@ -113,8 +114,15 @@ def train_until_rest(
     The results in order; those of the baselines say whether they `rested`.
 
   Raises:
-    UserError: if a config is refused, or a run failed.
+    UserError: if there is GECO without the ELBO, whose steps it takes, a config
+      is refused, or a run failed.
   """
+  objectives = dict.fromkeys(run.objective for run in row_runs)
+  if 'geco' in objectives and 'elbo' not in objectives:
+    raise UserError(
+      'trained until rest, GECO takes as many steps as the ELBO, which must be '
+      f'among the objectives, got {", ".join(objectives)}'
+    )
   first = row_runs[0].config(preset, num_steps, changes).num_steps
   results = {}
 
@@ -123,7 +131,7 @@ def train_until_rest(
     folder = os.path.join(workdir, below) if below else workdir
     trained = runs.train_all(some, folder, preset, steps, data_dir, changes)
     trained = [
-      result._replace(rested=_is_at_rest(result, folder))
+      result._replace(rested=is_at_rest(result))
       if result.run.objective in _BASELINES
       else result
       for result in trained
@@ -196,8 +204,9 @@ def _folder(steps: int, first: int) -> str:
   return '' if steps == first else f'steps_{steps}'
 
 
-def _is_at_rest(result: Result, folder: str) -> bool:
-  metrics = read_metrics(os.path.join(folder, result.run.name))
+def is_at_rest(result: Result) -> bool:
+  """Return whether a run's log says that it has `rested`."""
+  metrics = read_metrics(result.folder)
   if metrics and 'learning_rate' not in metrics:  # A log of earlier versions.
     inputs = run_inputs(result.config, result.experiment)
     schedule = result.experiment.learning_rate(inputs.step_sizes)

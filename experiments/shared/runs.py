@@ -296,14 +296,27 @@ def trained_on(folder: str) -> dict[str, str]:
   return {'device': ', '.join(devices)} if devices else {}
 
 
-def save_row(path: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def save_row(
+  path: str, name: str, row: Mapping[str, Any], *, keep: bool = False
+) -> dict[str, Any]:
   """Put a row into a JSON file of rows by name; return all of them.
 
   The rows of an experiment can thus be run one by one, each in the preset that
   time allows.
+
+  Args:
+    path: of the file.
+    name: of the row.
+    row: what is known of it.
+    keep: whether the runs of other names stay that the file's row of this name
+      has, if it is of the same preset.
   """
   with taking_turns(os.path.dirname(path)):
-    rows = {**written(path), name: row}
+    rows = written(path)
+    earlier = rows.get(name, {}) if keep else {}
+    if earlier.get('preset') == row.get('preset') and 'runs' in earlier:
+      row = {**row, 'runs': _joined(earlier['runs'], row['runs'])}
+    rows[name] = row
     write_json(path, rows)
   return rows
 
@@ -321,9 +334,14 @@ def save_records(
   header = provenance(results[0].preset)
   with taking_turns(os.path.dirname(path)):
     kept = written(path).get('runs', []) if keep else []
-    runs = {run['run']: run for run in kept}
-    runs |= {run['run']: run for run in records(results)}
-    write_json(path, {**header, 'runs': [*runs.values()]})
+    write_json(path, {**header, 'runs': _joined(kept, records(results))})
+
+
+def _joined(
+  kept: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+  """Return the records of all runs, of each name the new one."""
+  return [*{record['run']: record for record in (*kept, *new)}.values()]
 
 
 def written(path: str) -> dict[str, Any]:

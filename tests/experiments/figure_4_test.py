@@ -7,7 +7,7 @@ from PIL import Image
 import pytest
 
 from experiments import figure_4
-from experiments.results import findings
+from experiments.results import figure_4_findings
 from experiments.shared import figure_4_plane
 from experiments.shared import runs
 from experiments.shared.runs import Run
@@ -77,7 +77,9 @@ def test_rows_are_the_papers_models_and_data_sets():
 def test_the_table_has_the_frechet_distance_where_all_seeds_have_it():
   row = made_row(seeds=(0, 1))
   for seed, run in enumerate([row['runs'][0], row['runs'][7], row['runs'][1]]):
-    run['sample_quality'] = {'frechet': {'samples': 1.5 + seed}}
+    distances = dict.fromkeys(('reconstructions', 'train'), 0.5)
+    distances['samples'] = 1.5 + seed
+    run['sample_quality'] = {'frechet': distances}
   header, *lines = figure_4.figure_4_plane.table({'mnist': row}).splitlines()
   end = len(header)
   assert header.endswith('   Frechet')
@@ -139,7 +141,7 @@ def test_until_rest_a_row_trains_what_is_planned_at_most(tmp_path, monkeypatch):
     raise InterruptedError  # Enough has been seen.
 
   monkeypatch.setattr(runs, 'train_all', train_all)
-  monkeypatch.setattr(figure_4.rest, '_is_at_rest', lambda *_: False)
+  monkeypatch.setattr(figure_4.rest, 'is_at_rest', lambda _: False)
   monkeypatch.setattr(runs, 'table', curve)
   each = figure_4.ROWS['mnist_sum'].runs()
   args = each, str(tmp_path), 'quick'
@@ -195,13 +197,13 @@ def test_a_baseline_says_whether_all_its_seeds_rest(answers, text):
     if rested is not None:
       run['rested'] = rested
   elbo, annealed, *_ = figure_4_plane.points(row)
-  assert figure_4_plane.rest_text(elbo) == text
-  assert figure_4_plane.rest_text(annealed) == ''
+  assert figure_4_plane.rest_text(elbo.rested) == text
+  assert figure_4_plane.rest_text(annealed.rested) == ''
   line = figure_4_plane.table({'mnist': row}).splitlines()[1]
   assert ('at rest' in line, 'not at rest' in line) == (
     *('at rest' in text, 'not' in text),
   )
-  finding = next(findings.figure_4_kl({'mnist': row}))
+  finding = next(figure_4_findings.kl({'mnist': row}))
   between = f' {text} ' if text else ' '
   assert f'2000 steps, 2 seeds: ELBO{between}1350.0' in finding.what
 
@@ -284,3 +286,19 @@ def test_a_row_is_trained_and_drawn(tmp_path, monkeypatch, capsys):
   folders = {path.parent.name for path in tmp_path.glob('**/config.json')}
   assert folders == {point.name for point in points}
   assert len([*tmp_path.glob('**/config.json')]) == 4
+
+
+def test_objectives_of_a_row_can_be_run_one_by_one(tmp_path):
+  """Those that were run before stay, unless the row was of another preset."""
+  path = str(tmp_path / 'figure_4.json')
+
+  def saved(names, preset='quick'):
+    records = [{'run': name, 'preset': preset} for name in names]
+    row = {'preset': preset, 'runs': records}
+    rows = runs.save_row(path, 'mnist', row, keep=True)
+    assert json.loads((tmp_path / 'figure_4.json').read_text()) == rows
+    return [record['run'] for record in rows['mnist']['runs']]
+
+  assert saved(['elbo', 'geco']) == ['elbo', 'geco']
+  assert saved(['geco', 'annealed']) == ['elbo', 'geco', 'annealed']
+  assert saved(['geco'], 'medium') == ['geco']

@@ -8,6 +8,7 @@ import pytest
 from experiments.shared import rest
 from experiments.shared import runs
 from experiments.shared.runs import Run
+from geco_jax.errors import UserError
 
 STEPS = np.arange(100, 10_001, 100)
 
@@ -135,7 +136,12 @@ def trained(monkeypatch):
     for run in some:
       calls[f'{folder}/{run.name}'] = steps
     return [
-      runs.Result(run, types.SimpleNamespace(num_steps=steps), *[None] * 4)
+      runs.Result(
+        run,
+        types.SimpleNamespace(num_steps=steps),
+        *[None] * 4,
+        folder=f'{folder}/{run.name}',
+      )
       for run in some
     ]
 
@@ -169,14 +175,20 @@ def test_old_baselines_that_rest_are_reused(trained):
 
 
 def test_records_say_it_of_baselines_alone(trained, monkeypatch):
-  results = rest.train_until_rest(RUNS[2:], 'w', num_steps=100, max_steps=200)
+  results = rest.train_until_rest(RUNS[1:], 'w', num_steps=100, max_steps=200)
   config = types.SimpleNamespace(
     num_steps=100, multipliers=types.SimpleNamespace(name='geco')
   )
   results = [r._replace(config=config, infeasible=[]) for r in results]
-  annealed, geco = runs.records(results)
-  assert annealed['rested'] is False
+  elbo, annealed, geco = runs.records(results)
+  assert elbo['rested'] is False and annealed['rested'] is False
   assert 'rested' not in geco
+
+
+def test_geco_without_the_elbo_whose_steps_it_takes_is_refused(trained):
+  with pytest.raises(UserError, match='which must be among .* got annealed'):
+    rest.train_until_rest(RUNS[2:], 'w', num_steps=100)
+  assert not trained
 
 
 def test_the_plan_has_what_would_be_trained_at_most(tmp_path, monkeypatch):
@@ -203,7 +215,7 @@ def test_of_a_log_without_it_the_learning_rate_is_the_schedules(
   log = {'step': np.array([5, 10, 15, 20])}
   monkeypatch.setattr(rest, 'read_metrics', lambda _: dict(log))
   monkeypatch.setattr(rest, 'rested', lambda metrics: seen.append(metrics))
-  rest._is_at_rest(result, 'w')
+  rest.is_at_rest(result)
   (metrics,) = seen
   np.testing.assert_allclose(
     metrics['learning_rate'], 1e-3 * cosine(log['step'] / 20), atol=1e-9
