@@ -72,7 +72,7 @@ def get_base_config(
   config.steps_per_dispatch = 100
   # Also how often the validation split is evaluated and pictures are drawn.
   config.checkpoint_every = 1_000
-  # The precision of the model, in jmp's words.
+  # The precision of the model, in jmp's words; its outputs are float32 always.
   config.policy = 'params=float32,compute=float32,output=float32'
   # A constraint is reported to hold where C / scale is at most this.
   config.tolerance = 0.02
@@ -120,8 +120,9 @@ def get_conv_draw_config(
 
   Large sizes compute in bfloat16; parameters, canvas, distributions and KL are
   float32. On an H200 'quick' on CIFAR-10 (kappa 0.1, 3,000 steps, one run each,
-  results/gpu_bfloat16.json) ended at 79.2 nats and RMSE 0.1000 in bfloat16, at
-  78.4 and 0.0999 in float32, whose products are tf32.
+  results/gpu_bfloat16.json) ended at 79.2 nats and RMSE 0.1000 in bfloat16, its
+  weights then drawn in that type too, at 78.4 and 0.0999 in float32, whose
+  products are tf32.
 
   Args:
     variant: the size, and after a comma the objective if it is not to be geco,

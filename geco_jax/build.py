@@ -37,6 +37,7 @@ from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
+from geco_jax.experiment import UNUSED
 from geco_jax.io.paths import local_path
 from geco_jax.models.base import Model
 from geco_jax.models.conv_draw import conv_draw
@@ -72,16 +73,15 @@ _RATE_ARGUMENTS = {
   'exponential': 'init_value',
   'linear': 'init_value',
 }
-# Keys that no compiled program depends on: only the loop or the first state
-# reads them.
-_HOST_KEYS = (
-  'seed',
-  'num_steps',
-  'checkpoint_every',
-  'tolerance',
-  'multipliers.kwargs.beta',
-  'multipliers.kwargs.initial',
-)
+# Keys that no compiled program depends on: only the loop reads them.
+_HOST_KEYS = ('seed', 'num_steps', 'checkpoint_every', 'tolerance')
+# Which argument of a rule only the first state depends on. A rule of one's own
+# may compile anything.
+_START_ARGUMENTS = {
+  'geco': 'initial',
+  'algorithm_1': 'initial',
+  'fixed': 'beta',
+}
 
 
 def check_config(config: Any) -> None:
@@ -146,25 +146,34 @@ def _check_counts(config):
     raise UserError(f'config.max_gradient_norm must be > 0, got {clip}')
 
 
-def build(config: ConfigDict, dataset: Dataset) -> Experiment:
+def build(
+  config: ConfigDict, dataset: Dataset, *, for_use: bool = False
+) -> Experiment:
   """Build the compiled part of the run that the config describes.
 
   Args:
     config: see `base_config`, which names every key.
     dataset: from `build_dataset`, which is slow while this is quick.
+    for_use: of the trained model alone: nothing is trained or evaluated, so
+      that the constraints' networks need not be there, nor devices that can
+      share a batch.
 
   Raises:
     UserError: if a name is unknown or a value out of its range, including
       those that `run_inputs` returns.
   """
   check_config(config)
-  parallel.check_batch_size(config.batch_size)
+  if not for_use:
+    parallel.check_batch_size(config.batch_size)
   check_dataset(dataset)
   # A config for a data set of one's own may name none.
   if 'dataset' in config and choices.placement(config) == batches.HOST:
     dataset = dataset._replace(placement=batches.HOST)
   kappas, step_sizes = _kappas(config), _step_sizes(config)
-  constraints = _constraints(config, dataset)
+  if for_use:
+    constraints = dict.fromkeys(config.constraints, UNUSED)
+  else:
+    constraints = _constraints(config, dataset)
   config = copy.deepcopy(config)  # The parts read it when they are called.
 
   def multipliers_at(step_sizes, kappas):
@@ -243,6 +252,7 @@ def experiment_key(config: ConfigDict) -> str:
   inputs = {
     'sweep',
     *_HOST_KEYS,
+    f'multipliers.kwargs.{_START_ARGUMENTS.get(config.multipliers.name)}',
     *(f'constraints.{name}.kappa' for name in config.constraints),
     *(
       f'{kind}.kwargs.{argument}'

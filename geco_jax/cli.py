@@ -130,6 +130,13 @@ def run(
     )
 
 
+def define_seed(help_text: str) -> None:
+  """Define --seed, of a random key: beyond 32 bits seeds would repeat."""
+  flags.DEFINE_integer(
+    'seed', 0, help_text, lower_bound=0, upper_bound=2**32 - 1
+  )
+
+
 def define_trackers() -> None:
   """Define --trackers, of commands that train."""
   flags.DEFINE_list(

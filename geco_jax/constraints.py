@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from geco_jax import patches
+from geco_jax.classifiers.base import check_layer
+from geco_jax.classifiers.base import feature_shape
 from geco_jax.classifiers.base import Network
 from geco_jax.datasets.batches import Batch
 from geco_jax.distributions import gaussian_nll
@@ -194,9 +197,10 @@ def feature_error(
   """Return FRE, `||f(x) - f(g(z))||^2 - D_f kappa^2` (Table 1), f a network's.
 
   f is a layer's features, each channel divided by its standard deviation over
-  the network's training images. So kappa > 0 is a root-mean-square error per
-  feature in standard deviations: a model of constant, mean features has 1.
-  The network is a constant: gradients pass through it, never into it.
+  the network's training images, those that never vary left out. So kappa > 0 is
+  a root-mean-square error per feature in standard deviations: a model of
+  constant, mean features has 1. The network is a constant: gradients pass
+  through it, never into it.
 
   Departs from the paper: it gives neither the normalization nor D_f, the number
   of features.
@@ -208,28 +212,33 @@ def feature_error(
     layer: of the network.
 
   Raises:
-    ValueError: if there is no such layer or the network takes other images.
+    ValueError: if there is no such layer, it is constant over the training
+      images, or the network takes other images.
   """
-  if layer not in network.feature_stddevs:
-    raise ValueError(
-      f'network {network.name} has no layer {layer!r}; choose from '
-      f'{", ".join(network.feature_stddevs)}'
-    )
+  check_layer(network, layer)
   channels = network.image_shape[-1]
   if image_shape[-1] not in (1, channels):
     raise ValueError(
       f'network {network.name} takes images of {channels} channels, got '
       f'{image_shape[-1]}'
     )
-  # A channel that is constant over the training images says nothing.
-  stddev = jnp.asarray(network.feature_stddevs[layer])
-  weights = jnp.where(stddev > 0, 1 / jnp.maximum(stddev, 1e-6), 0)
+  stddev = network.feature_stddevs[layer]
+  (varying,) = np.nonzero(stddev)
+  if not varying.size:
+    raise ValueError(
+      f'layer {layer} of network {network.name} is constant over the images '
+      'that it was trained on'
+    )
+  weights = jnp.asarray(1 / np.maximum(stddev[varying], 1e-6))
 
   def features(image):
     image = jnp.repeat(image, channels // image.shape[-1], axis=-1)
     f = network.features(image, layer)
+    if varying.size < stddev.size:
+      f = f[..., varying]
     return f * weights.reshape((1,) * (f.ndim - 1) + (-1,))
 
+  feature_shape(network, layer, features, image_shape)  # Refuses other sizes.
   return _feature_distance(
     features, image_shape, f'RMSE of {layer}, in standard deviations'
   )

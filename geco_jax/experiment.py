@@ -9,13 +9,16 @@ import dataclasses
 import functools
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from geco_jax.constraints import Constraint
+from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.splits import fingerprint
 from geco_jax.models.base import Model
+from geco_jax.models.base import ModelOutput
 
 _P = ParamSpec('_P')
 _T = TypeVar('_T')
@@ -58,6 +61,20 @@ class Experiment:
   batch_size: int
   steps_per_dispatch: int
   programs: dict[Callable, Callable] = dataclasses.field(default_factory=dict)
+
+
+def _not_computed(batch: Batch, output: ModelOutput) -> jax.Array:
+  raise NotImplementedError('this experiment is for use alone: load(...)')
+
+
+# In the place of a constraint that is never computed, of a trained model.
+UNUSED = Constraint(
+  statistic=_not_computed,
+  bound=lambda kappa: kappa,
+  scale=lambda kappa: 1.0,
+  measure=lambda mean: mean,
+  unit='',
+)
 
 
 class RunInputs(NamedTuple):

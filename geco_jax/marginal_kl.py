@@ -51,7 +51,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'step', None, "Checkpoint's step; else the latest that is intact."
   )
-  flags.DEFINE_integer('seed', 0, 'Seed of the samples.')
+  cli.define_seed('Seed of the samples.')
   flags.DEFINE_integer(
     'sample_tile',
     None,

@@ -302,7 +302,7 @@ def annealed_beta(
 ) -> Callable[[jax.Array], jax.Array]:
   """Return lambda = 1 / beta(t) of the paper's hand-crafted annealing.
 
-      beta(t) = max(final + (initial - final) (1 - t / transition_steps), final)
+      beta(t) = final + (initial - final) max(1 - t / transition_steps, 0)
 
   as in Section 4.1 and Figure 4 (the scheme of Eslami et al. 2018).
 

@@ -28,7 +28,7 @@ def define_flags() -> None:
   """Define the command's flags."""
   cli.define_path('output', 'samples.png', 'Picture to write.')
   flags.DEFINE_integer('num', 64, 'Images to draw.', lower_bound=2)
-  flags.DEFINE_integer('seed', 0, 'Seed of the samples.', lower_bound=0)
+  cli.define_seed('Seed of the samples.')
   flags.DEFINE_integer(
     'step', None, "Checkpoint's step; else the latest that is intact."
   )
@@ -45,14 +45,15 @@ def read_image(path: str, run: TrainedRun) -> np.ndarray:
   Raises:
     UserError: if it is no image, or none of this size.
   """
-  shape, dataset = run.experiment.dataset.image_shape, run.config.dataset
+  shape = run.experiment.dataset.image_shape
+  dataset = run.config.get('dataset')  # None of a data set of one's own.
   if shape[-1] not in (1, 3):
     raise UserError(
       f'images of this run have {shape[-1]} channels, which no file has; use '
       'geco_jax.load'
     )
   image = picture_files.read(path, shape[-1])
-  if dataset.name in ('image_folder', 'npz'):
+  if dataset is not None and dataset.name in ('image_folder', 'npz'):
     white = dataset.kwargs.get('white', pixels.WHITE)
     image_size = shape[0] if dataset.kwargs.get('image_size') else None
     image = picture_files.crop_and_resize(

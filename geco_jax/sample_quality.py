@@ -84,9 +84,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'step', None, "Checkpoint's step; else the latest that is intact."
   )
-  flags.DEFINE_integer(
-    'seed', 0, 'Seed of all draws.', lower_bound=0, upper_bound=2**32 - 1
-  )
+  cli.define_seed('Seed of all draws.')
   flags.DEFINE_bool('progress', True, 'Draw progress bars.')
 
 

@@ -133,6 +133,11 @@ def train(
   """
   check_classifier_config(config)
   dataset = build_dataset(config, data_dir)
+  if dataset.is_composed:
+    raise UserError(
+      f'config.dataset: {dataset.name} is composed anew for every batch; '
+      'classifiers are trained on stored images, like its base'
+    )
   farthest = min(dataset.image_shape[:2]) - 1
   if config.max_shift > farthest:
     raise UserError(

@@ -49,7 +49,7 @@ def load(
   dataset = shapes.read(workdir)
   if dataset is None:
     dataset = build_dataset(config, data_dir)
-  experiment = build(config, dataset)
+  experiment = build(config, dataset, for_use=True)
   state = restore_state(workdir, experiment, step)
   return TrainedRun(workdir, config, experiment, state)
 
@@ -66,7 +66,7 @@ class TrainedRun:
   Attributes:
     workdir: the folder.
     config: of the run.
-    experiment: what its programs are compiled from.
+    experiment: its model and the form of its images; no constraints.
     params: Haiku's parameters, NumPy arrays.
     step: training steps taken.
     log_multipliers: by constraint.
@@ -118,7 +118,8 @@ class TrainedRun:
     Returns:
       [n, ...]; ConvDRAW's are [n, steps, height, width, channels].
     """
-    images, context = self._images(images), self._context(context)
+    images = self._images(images)
+    context = self._context(context, len(images))
     if key is None:
       return self._call['encode'](self.params, images, context)
     keys = jax.random.split(_checked_key(key), len(images))
@@ -128,13 +129,13 @@ class TrainedRun:
     """Return the images of latents, the means of p(x|z) [n, ...]."""
     if not isinstance(latents, jax.Array):
       latents = pixels.as_array('latents', latents)
-    context = self._context(context)
     is_real = not jnp.issubdtype(latents.dtype, jnp.complexfloating)
     if latents.shape[1:] != self._latent_shape or not is_real:
       raise UserError(
         f'latents must be [n, {", ".join(map(str, self._latent_shape))}], as '
         f'encode returns them, got {latents.dtype} {latents.shape}'
       )
+    context = self._context(context, len(latents))
     return self._call['decode'](self.params, latents, context)
 
   def reconstruct(
@@ -153,8 +154,9 @@ class TrainedRun:
       context: [num, ...], for conditional models.
       key: of the draws; None is `jax.random.key(0)`.
     """
-    keys = jax.random.split(_checked_key(key), _at_least(1, 'num', num))
-    return self._call['sample'](self.params, keys, self._context(context))
+    num = _at_least(1, 'num', num)
+    keys = jax.random.split(_checked_key(key), num)
+    return self._call['sample'](self.params, keys, self._context(context, num))
 
   def interpolate(
     self, first: Any, last: Any, num: int, context: Any = None
@@ -172,7 +174,7 @@ class TrainedRun:
     """
     weights = jnp.linspace(0.0, 1.0, _at_least(2, 'num', num))
     ends = [self._images([x])[0] for x in (first, last)]
-    contexts = self._context(None if context is None else [context])
+    contexts = self._context(None if context is None else [context], 1)
     one = None if contexts is None else contexts[0]
     return self._call['interpolate'](self.params, *ends, weights, one)
 
@@ -190,7 +192,7 @@ class TrainedRun:
     p(x|z) is the normal quantized to 256 levels.
 
     Args:
-      images: [n, ...].
+      images: [n, ...]; floats are rounded to the nearest level.
       context: [n, ...], for conditional models.
       key: of the draws of z; None is `jax.random.key(0)`.
       num_draws: of z per image, over which the mean is taken.
@@ -210,7 +212,8 @@ class TrainedRun:
     is_number = isinstance(stddev, (int, float, np.number, jax.Array))
     if not (is_number and np.ndim(stddev) == 0 and 0 < stddev < np.inf):
       raise UserError(f'stddev must be a number > 0, got {stddev!r}')
-    images, context = self._images(images), self._context(context)
+    images = self._images(images)
+    context = self._context(context, len(images))
     key = _checked_key(key)
     total = jnp.zeros(len(images))
     for draw in range(_at_least(1, 'num_draws', num_draws)):
@@ -301,7 +304,7 @@ class TrainedRun:
       'images', images, self.experiment.dataset.image_shape
     )
 
-  def _context(self, context):
+  def _context(self, context, num):
     shape = self.experiment.dataset.context_shape
     if shape is None or not self.experiment.model.conditional:
       if context is not None:
@@ -311,7 +314,12 @@ class TrainedRun:
       return None
     if context is None:
       raise UserError(f'this model needs contexts, [n, {shape}]')
-    return shapes.as_pixels('contexts', context, shape)
+    contexts = shapes.as_pixels('contexts', context, shape)
+    if len(contexts) != num:
+      raise UserError(
+        f'each of {num} examples takes a context, got {len(contexts)}'
+      )
+    return contexts
 
 
 def _functions(model: Model) -> dict[str, Callable]:
@@ -344,6 +352,7 @@ def _functions(model: Model) -> dict[str, Callable]:
     return decode(params, latents, repeat(latents.shape[0]))
 
   def elbo(params, images, keys, stddev, context=None):
+    images = jnp.round(images * 255) / 255  # Others have no likelihood.
     output = model.apply(params, keys, images, context)
     log_prob = quantized_normal_log_prob(images, output.reconstruction, stddev)
     return log_prob.sum(axis=(1, 2, 3)) - output.kl

@@ -146,7 +146,7 @@ def test_an_unknown_constraint_is_named_with_the_choices(
     (
       'fre',
       {'kappa': 0.5, 'network': 'absent', 'layer': 'stage_2'},
-      'no trained classifier at .*absent.*--config=configs/classifiers/absent',
+      r'no trained classifier at .*absent.*--config=\.\.\. --workdir=.*absent',
     ),
   ],
 )
@@ -410,3 +410,20 @@ def test_every_choice_is_a_function_with_a_docstring_or_private():
     for name, function in choices.items():
       assert callable(function), name
       assert function.__doc__ or function.__name__.startswith('_'), name
+
+
+def test_what_a_rule_of_ones_own_is_given_may_be_compiled(monkeypatch):
+  """Only the rules of the package are known to put it into the start alone."""
+  for rule, name in (('fixed', 'beta'), ('geco', 'initial')):
+    keys = []
+    for own in ('', 'own_'):
+      with monkeypatch.context() as patch:
+        patch.setitem(MULTIPLIERS, f'own_{rule}', MULTIPLIERS[rule])
+        for value in (0.5, 2.0):
+          config = digits_vae.get_config('elbo' if rule == 'fixed' else 'geco')
+          config.multipliers.name = own + rule
+          with config.multipliers.kwargs.unlocked():
+            config.multipliers.kwargs[name] = value
+          keys.append(experiment_key(config))
+    assert keys[0] == keys[1]
+    assert keys[2] != keys[3]

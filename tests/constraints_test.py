@@ -182,6 +182,36 @@ def test_fre_by_hand():
   assert constraint.measure(statistic[0]) == pytest.approx(rmse, rel=1e-5)
 
 
+def test_channels_that_never_vary_are_no_features_of_fre():
+  colored = network((8, 8, 3))
+  stddevs = np.array([0.5, 0.0, 0.5], np.float32)
+  partly_dead = colored._replace(feature_stddevs={'halved': stddevs})
+  constraint = feature_error((8, 8, 3), network=partly_dead, layer='halved')
+  assert constraint.scale(0.3) == pytest.approx(2 * 16 * 0.3**2)
+  batch = digits(shape=(8, 8, 3))
+  darker = as_output(batch.image / 2)
+  expected = sum(
+    statistic_of(
+      feature_error(LARGE, network=network(), layer='halved'),
+      batch._replace(image=batch.image[..., c : c + 1]),
+      as_output(darker.reconstruction[..., c : c + 1]),
+    )
+    for c in (0, 2)
+  )
+  np.testing.assert_allclose(
+    statistic_of(constraint, batch, darker), expected, rtol=1e-5
+  )
+
+
+def dense(image_shape=LARGE):
+  """Return a network whose layer takes images of one size."""
+  weights = jnp.ones((64, 2))
+  return network(image_shape)._replace(
+    features=lambda image, layer: image.reshape(len(image), -1) @ weights,
+    feature_stddevs={'hidden': np.zeros(2, np.float32)},
+  )
+
+
 def test_fre_shows_gray_images_in_all_channels():
   colored = network((8, 8, 3))
   batch = digits()
@@ -294,6 +324,18 @@ def test_pncc_does_not_see_brightness_and_hardly_contrast():
         (8, 8, 3), network=network((8, 8, 1)), layer='halved'
       ),
       'network linear takes images of 1 channels, got 3',
+    ),
+    (
+      lambda: feature_error(LARGE, network=dense(), layer='hidden'),
+      'layer hidden of network linear is constant over the images',
+    ),
+    (
+      lambda: feature_error(
+        (4, 8, 1),
+        network=dense()._replace(feature_stddevs={'hidden': np.ones(2)}),
+        layer='hidden',
+      ),
+      'layer hidden of network linear takes images of 8x8, got 4x8',
     ),
     (
       lambda: classification_accuracy((8, 9, 1), network=network()),

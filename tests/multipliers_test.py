@@ -541,3 +541,11 @@ def test_python_floats_are_taken(make):
   update, logs = make(), {'re': 0.0, 'cla': 1.0}
   updates, _ = update.update({'re': 0.5, 'cla': -0.5}, update.init(logs), logs)
   assert updates['re'] > 0 > updates['cla']
+
+
+@pytest.mark.parametrize('step', [0, 5, 10, 20])
+def test_annealed_beta_may_rise_too(step):
+  beta = 1.0 - 0.5 * max(1 - step / 10, 0)
+  np.testing.assert_allclose(
+    annealed_beta(0.5, 1.0, 10)(step), 1 / beta, rtol=1e-6
+  )

@@ -228,3 +228,12 @@ def test_a_split_without_labels_is_left_out(relabel, tmp_path, caplog):
   assert 'test split has no labels' in caplog.text
   with open(tmp_path / 'evaluation.json') as file:
     assert json.load(file) == evaluation
+
+
+def test_a_composed_data_set_is_refused(tmp_path):
+  """Only the stored images of its base would be seen."""
+  config = small_config()
+  config.dataset = group('mnist_rotate', base='digits')
+  with pytest.raises(UserError, match='mnist_rotate .* is composed anew'):
+    train(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()

@@ -14,16 +14,20 @@ import pytest
 
 from configs import digits_vae
 import geco_jax
+from geco_jax import parallel
 from geco_jax import sample
 from geco_jax.base_config import get_base_config
 from geco_jax.base_config import group
 from geco_jax.build import build_dataset
+from geco_jax.classifiers import pretrained
+from geco_jax.classifiers.base import Network
 from geco_jax.errors import UserError
 from geco_jax.evaluation.checkpoints import evaluate
 from geco_jax.feed import fixed_examples
 from geco_jax.training.loop import train
 
-_DRAW = dict(num_steps=2, hidden_channels=6, latent_channels=2, kernel_size=3)
+# As many channels as Winograd's form asks for.
+_DRAW = dict(num_steps=2, hidden_channels=20, latent_channels=2, kernel_size=3)
 MODELS = {
   'mlp_vae': ('digits', {}, 'mlp_vae', dict(latent_size=3, hidden_sizes=(16,))),
   'vae_nvp': (
@@ -341,3 +345,73 @@ def test_the_command_draws_what_its_flags_say(digits_run, tmp_path):
     sample.draw(digits_run, 4, 0, paths)
   with pytest.raises(UserError, match='no image that can be read'):
     sample.draw(digits_run, 4, 0, [str(tmp_path / 'none.png')] * 2)
+
+
+def test_each_example_takes_a_context(workdir_of):
+  run = geco_jax.load(workdir_of('conditional_conv_draw'))
+  images = np.zeros((4, 8, 8, 1))
+  contexts = np.zeros((5, *run.experiment.dataset.context_shape))
+  for call in (
+    lambda context: run.encode(images, context),
+    lambda context: run.elbo(images, context, stddev=0.1),
+    lambda context: run.sample(4, context),
+    lambda context: run.decode(np.zeros((4, *run._latent_shape)), context),
+  ):
+    for num in (1, 3, 5):
+      with pytest.raises(UserError, match=f'each of 4 .* a context, got {num}'):
+        call(contexts[:num])
+
+
+def test_the_elbo_is_that_of_the_nearest_levels(digits_run):
+  """Between levels a quantized density is no likelihood."""
+  levels = np.random.default_rng(0).integers(256, size=(3, 8, 8, 1))
+  between = np.clip(levels + np.linspace(-0.4, 0.4, 8)[:, None], 0, 255) / 255
+  expected = digits_run.elbo(levels.astype(np.uint8), stddev=0.01)
+  np.testing.assert_allclose(
+    digits_run.elbo(between.astype(np.float32), stddev=0.01), expected
+  )
+
+
+def test_use_needs_neither_the_constraints_networks_nor_a_shared_batch(
+  tmp_path, monkeypatch
+):
+  """On another machine: three devices, and no classifier."""
+  workdir, config = str(tmp_path / 'run'), config_of('mlp_vae')
+  config.constraints = {'cla': {'kappa': 0.5, 'network': 'trained_elsewhere'}}
+  network = Network(
+    name='trained_elsewhere',
+    image_shape=(8, 8, 1),
+    num_classes=10,
+    logits=lambda image: image.reshape(len(image), -1)[:, :10],
+    features=lambda image, layer: image,
+    feature_stddevs={},
+  )
+  with monkeypatch.context() as patch:
+    patch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
+    patch.setattr(pretrained, 'load', lambda name: network)
+    train(config, workdir, show_progress=False)
+    evaluate(workdir)
+  monkeypatch.setenv('GECO_JAX_CACHE', str(tmp_path / 'cache'))
+  monkeypatch.setattr(parallel, 'num_devices', lambda: 3)
+  run = geco_jax.load(workdir)
+  images = run.sample(2)
+  assert images.shape == run.reconstruct(images).shape == (2, 8, 8, 1)
+  assert np.all(np.isfinite(run.elbo(images)))
+  assert set(run.log_multipliers) == {'cla'}
+  with pytest.raises(UserError, match='batch_size=8 is not divisible by the 3'):
+    evaluate(workdir)
+
+
+def test_images_of_a_data_set_of_ones_own_are_read_as_they_are(
+  digits_run, tmp_path, monkeypatch
+):
+  config = digits_run.config.copy_and_resolve_references()
+  with config.unlocked():
+    del config['dataset']
+  monkeypatch.setattr(digits_run, 'config', config)
+  pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+  path = str(tmp_path / 'image.png')
+  Image.fromarray(pixels).save(path)
+  np.testing.assert_array_equal(
+    sample.read_image(path, digits_run), pixels[..., None]
+  )

@@ -78,8 +78,8 @@ def resnet(
 
   A 3x3 convolution, stages of two-convolution blocks with batch normalization,
   the first block of each but the first stage halving the image, and the mean
-  over positions. Layers: stem, stage_1, stage_2, ..., pooled, logits; all but
-  the last two take images of any size.
+  over positions. Layers: stem, stage_1, stage_2, ..., pooled, logits; all take
+  images of any size.
 
   Args:
     num_classes: > 1.

@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from geco_jax import config_files
 from geco_jax.classifiers.base import Network
 from geco_jax.classifiers.networks import CLASSIFIERS
+from geco_jax.config_schema import hint
 from geco_jax.errors import UserError
 from geco_jax.io import files
 from geco_jax.io.paths import local_path
@@ -21,6 +23,7 @@ from geco_jax.io.system_errors import reason
 from geco_jax.io.system_errors import refusal
 
 _FILE = 'network.npz'
+_CONFIGS = 'classifiers/'  # Their names begin so.
 
 
 def folder_of(name: str) -> str:
@@ -137,14 +140,20 @@ def _file_of(name: str) -> tuple[str, str]:
     )
   folder = folder_of(name)
   path = os.path.join(folder, _FILE)
+  configs = [
+    config.removeprefix(_CONFIGS)
+    for config in config_files.names()
+    if config.startswith(_CONFIGS)
+  ]
   is_name = os.path.basename(name) == name
-  command = (
-    'python -m geco_jax.train_classifier --config=configs/classifiers/'
-    + (f'{name}.py' if is_name else f'... --workdir={folder}')
+  is_known = is_name and name in configs
+  command = 'python -m geco_jax.train_classifier --config=' + (
+    f'configs/{_CONFIGS}{name}.py' if is_known else f'... --workdir={folder}'
   )
   if not os.path.isfile(path):
+    choice = '' if is_known or not is_name else hint(name, configs)
     raise UserError(
-      f'no trained classifier at {path}; this trains it: {command}'
+      f'no trained classifier at {path}{choice}; this trains it: {command}'
     )
   return path, command
 

@@ -14,6 +14,7 @@ from geco_jax import parallel
 from geco_jax.classifiers.networks import Classifier
 from geco_jax.datasets import batches
 from geco_jax.datasets.images import Images
+from geco_jax.keys import key_of
 from geco_jax.keys import per_example_keys
 from geco_jax.scan import dispatcher
 from geco_jax.scan import scan
@@ -38,7 +39,7 @@ def init_state(
 ) -> State:
   """Return the state before the first step."""
   image = jnp.zeros((1, *image_shape))
-  params, state = jax.jit(classifier.init)(jax.random.key(seed), image)
+  params, state = jax.jit(classifier.init)(key_of(seed), image)
   return State(jnp.int32(0), params, state, optimizer.init(params))
 
 
@@ -123,7 +124,7 @@ def examples_at(
 
 def _keys(seed):
   """Return the keys of the data and of their augmentation."""
-  return jax.random.split(jax.random.key(seed))
+  return jax.random.split(key_of(seed))
 
 
 def augment(
@@ -204,7 +205,10 @@ def evaluator(
 def feature_stddevs(
   classifier: Classifier, state: State, images: Images
 ) -> dict[str, np.ndarray]:
-  """Return each layer's standard deviations over the images, [channels]."""
+  """Return each layer's standard deviations over the images, [channels].
+
+  They are 0 for channels that vary by less than a thousandth of their size.
+  """
 
   @jax.jit
   def chunk(image):
@@ -223,7 +227,11 @@ def feature_stddevs(
       weights @ np.stack([moment[layer][i] for moment in moments]).astype(float)
       for i in range(2)
     )
-    return np.sqrt(np.maximum(square - mean**2, 0)).astype(np.float32)
+    variance = square - mean**2
+    # Below this it is the rounding of float32 moments: the channel is constant.
+    return np.sqrt(np.where(variance > 1e-6 * square, variance, 0)).astype(
+      np.float32
+    )
 
   return {layer: stddev(layer) for layer in moments[0]}
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from geco_jax.classifiers.base import check_layer
+from geco_jax.classifiers.base import feature_shape
 from geco_jax.classifiers.base import Network
 
 _LOGITS = 'logits'
@@ -93,11 +95,7 @@ def extractor(
       f'{image_shape[-1]}'
     )
   layer = _default_layer(network) if layer is None else layer
-  if layer not in network.feature_stddevs:
-    raise ValueError(
-      f'network {network.name} has no layer {layer!r}; choose from '
-      f'{", ".join(network.feature_stddevs)}'
-    )
+  check_layer(network, layer)
 
   def vectors(image):
     features = network.features(image, layer)
@@ -110,16 +108,8 @@ def extractor(
       return vectors(single).reshape(len(image), -1)
     return vectors(jnp.repeat(image, channels // image_shape[-1], axis=-1))
 
-  one = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  try:
-    num_features = math.prod(jax.eval_shape(features, one).shape)
-  except (ValueError, TypeError) as error:
-    height, width, _ = network.image_shape
-    raise ValueError(
-      f'layer {layer} of network {network.name} takes images of '
-      f'{height}x{width}, got {image_shape[0]}x{image_shape[1]}'
-    ) from error
-  return layer, features, num_features
+  shape = feature_shape(network, layer, features, image_shape)
+  return layer, features, math.prod(shape)
 
 
 def _default_layer(network):

@@ -101,3 +101,15 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(
 def test_what_is_no_name_is_not_a_command_to_train(name):
   with pytest.raises(UserError, match='must be the name of a trained classif'):
     pretrained.load(name)
+
+
+def test_a_name_that_is_not_trained_yet_gets_a_command_that_works(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setenv('GECO_JAX_CACHE', str(tmp_path))
+  known = 'trains it: .* --config=configs/classifiers/digits_cnn.py$'
+  with pytest.raises(UserError, match=known):
+    pretrained.load('digits_cnn')
+  close = r'did you mean digits_cnn\?.* --config=\.\.\. --workdir=.*digit_cnn$'
+  with pytest.raises(UserError, match=close):
+    pretrained.load('digit_cnn')

@@ -1,10 +1,14 @@
 """What classifiers are trained on."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from geco_jax.classifiers import training
+from geco_jax.classifiers.networks import Classifier
+from geco_jax.datasets.images import Images
 
 
 def test_what_fades_into_noise_is_less_sure():
@@ -42,3 +46,34 @@ def test_augmentation_shifts_and_mirrors():
   assert images == expected
   same = training.augment(keys[0], image, max_shift=0, flip=False)
   np.testing.assert_array_equal(same, image)
+
+
+def test_a_channel_that_never_varies_has_no_deviation():
+  """Its float32 moments are off by their rounding."""
+  rng = np.random.default_rng(0)
+  image = rng.integers(256, size=(700, 8, 8, 1)).astype(np.uint8)
+
+  def apply(params, state, image, is_training):
+    assert not is_training
+    channels = [image, jnp.full_like(image, 0.7), 1e-2 * image, 0 * image]
+    features = jnp.concatenate(channels, axis=-1)
+    return (None, {'only': features}), None
+
+  stddevs = training.feature_stddevs(
+    Classifier(init=None, apply=apply),
+    training.State(None, None, None, None),
+    Images(image, np.zeros(700, np.int32)),
+  )
+  expected = (image / 255).std()
+  np.testing.assert_allclose(
+    stddevs['only'], [expected, 0, 1e-2 * expected, 0], rtol=1e-4
+  )
+
+
+def test_examples_do_not_depend_on_the_default_generator():
+  config = types.SimpleNamespace(seed=3)
+  expected = training.examples_at(config, 100)(jnp.arange(100))
+  with jax.default_prng_impl('rbg'):
+    examples = training.examples_at(config, 100)(jnp.arange(100))
+  np.testing.assert_array_equal(examples, expected)
+  assert set(np.asarray(examples)) == set(range(100))

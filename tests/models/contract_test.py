@@ -102,6 +102,19 @@ class TestContract:
       assert leaf.dtype == jnp.float32
       assert np.all(np.isfinite(leaf))
 
+  def test_parameters_start_the_same_in_any_precision_of_the_products(
+    self, name
+  ):
+    constructor, kwargs = SMALL[name]
+    _, _, keys, image, context = make(name)
+    starts = [
+      jax.jit(MODELS[constructor](image.shape[1:], policy, **kwargs).init)(
+        jax.random.key(0), keys, image, context
+      )
+      for policy in (FLOAT32, BFLOAT16)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *starts)
+
   def test_every_parameter_gets_a_finite_gradient(self, name):
     model, params, keys, image, context = make(name)
 

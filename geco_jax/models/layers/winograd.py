@@ -57,12 +57,15 @@ def is_faster(
   """Return whether `conv2d` is faster than the direct convolution on a CPU.
 
   Args:
-    x_shape: (batch, height, width, in).
+    x_shape: (batch, height, width, in). A size that is not known yet, as in a
+      program that is exported for any, gets the direct convolution.
     w_shape: (kernel height, kernel width, in, out).
     dtype: of both; products of less precision than float32 would lose too much.
   """
   size, width, *channels = w_shape
   if dtype != jnp.float32 or size != width or size not in KERNEL_SIZES:
+    return False
+  if not all(isinstance(n, int) for n in x_shape):
     return False
   num_tiles = x_shape[0] * math.prod(_num_tiles(x_shape))
   pixels = math.prod(x_shape[:3])
