@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
@@ -119,6 +120,26 @@ def fixed_choice(
   """Return the images that `fixed_batch` chooses, of labels [n]."""
   keys = per_example_keys(key_of(_FIXED_SEED), indices)
   return dataset.choose(label, indices % label.shape[0], keys)
+
+
+def evenly_spaced(num_wanted: int, num_examples: int) -> np.ndarray:
+  """Return indices of examples from one end of a split to the other.
+
+  The i-th of k is floor(i n / k), so that the whole split is covered also where
+  k does not divide n.
+
+  >>> evenly_spaced(4, 7).tolist()
+  [0, 1, 3, 5]
+
+  Args:
+    num_wanted: examples, >= 1.
+    num_examples: n, of the split.
+
+  Returns:
+    int64 [min(num_wanted, n)], ascending, in [0, n).
+  """
+  count = min(num_wanted, num_examples)
+  return np.arange(count) * num_examples // count
 
 
 def decode(image: jax.Array) -> jax.Array:

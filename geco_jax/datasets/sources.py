@@ -15,6 +15,7 @@ from geco_jax.datasets.images import SPLITS
 from geco_jax.datasets.picture_files import crop_and_resize
 from geco_jax.datasets.splits import fixed_permutation
 from geco_jax.datasets.splits import from_arrays
+from geco_jax.datasets.splits import has_room
 from geco_jax.datasets.splits import take
 from geco_jax.datasets.splits import to_arrays
 from geco_jax.datasets.splits import with_missing_splits
@@ -80,7 +81,8 @@ def tfds_images(
 
   The splits are TFDS's own 'train', 'validation' and 'test'; others are left
   out. A fixed permutation carves a missing one out of 'train': 5,000 examples
-  for the validation of mnist and cifar10, otherwise a tenth of 'train'.
+  for the validation of mnist and cifar10 if they are at most half of 'train',
+  otherwise a tenth of it.
 
   Args:
     name: TFDS's name: 'mnist', 'cifar10_1/v4', 'mnist:3.0.1'.
@@ -122,10 +124,20 @@ def tfds_images(
       'centre_crop': centre_crop,
       # Only if not the default, so that earlier entries keep their keys.
       **({} if white == pixels.WHITE else {'white': white}),
+      # Earlier entries of such sets have no training images left, or few.
+      **({'validation': 'tenth'} if _is_subset(builder) else {}),
     },
     build=lambda: to_arrays(_decode(builder, transform)),
   )
   return ImageSet(builder.name, from_arrays(arrays))
+
+
+def _is_subset(builder: tfds_source.Builder) -> bool:
+  """Return whether a set is too small for the fixed size of its validation."""
+  size, sizes = _VALIDATION_SIZES.get(builder.name), builder.info.splits
+  if size is None or 'train' not in sizes:
+    return False
+  return not has_room(sizes['train'].num_examples, size)
 
 
 def _decode(

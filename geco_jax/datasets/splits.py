@@ -31,14 +31,17 @@ def with_missing_splits(
   Args:
     name: of the data set.
     splits: at least 'train'.
-    validation_size: images for validation; None is a tenth.
+    validation_size: images for validation, if 'train' has room for them; None
+      is a tenth.
 
   Raises:
     UserError: if 'train' is too small.
   """
   train = splits['train']
   tenth = len(train.label) // 10
-  sizes = {'validation': validation_size or tenth, 'test': tenth}
+  sizes = {'validation': tenth, 'test': tenth}
+  if validation_size and has_room(len(train.label), validation_size):
+    sizes['validation'] = validation_size
   missing = {n: size for n, size in sizes.items() if n not in splits}
   if missing and not tenth:
     raise UserError(
@@ -53,6 +56,11 @@ def with_missing_splits(
   if missing:
     complete['train'] = take(train, rest)
   return {split: complete[split] for split in SPLITS}
+
+
+def has_room(num_train: int, validation_size: int) -> bool:
+  """Return whether 'train' keeps half of its images, as full sets do."""
+  return 2 * validation_size <= num_train
 
 
 def fingerprint(splits: Mapping[str, Images]) -> str:

@@ -11,6 +11,7 @@ import importlib.util
 import itertools
 import os
 import re
+import shlex
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,11 @@ def open_prepared(name: str, data_dir: str | None = None) -> Builder:
       there is none.
   """
   builder = open_builder(name, data_dir)
-  command = f'python -m geco_jax.datasets.prepare --dataset={name}'
-  if data_dir:
-    command += f' --data_dir={data_dir}'
+  flags = [
+    f'--dataset={name}',
+    *([f'--data_dir={data_dir}'] if data_dir else []),
+  ]
+  command = shlex.join(['python', '-m', 'geco_jax.datasets.prepare', *flags])
   if not is_prepared(builder):
     raise UserError(
       f'{name!r} is not prepared in {builder.data_dir}; prepare it: {command}'

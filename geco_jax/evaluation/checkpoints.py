@@ -1,6 +1,6 @@
 """The evaluation of a run's checkpoint, written to the run's folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
 from typing import Any
 
@@ -69,9 +69,7 @@ def evaluate(
   evaluation['runs_at_once'] = widths[0] if len(widths) == 1 else widths or None
   if parallel.is_main_process():
     files.write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
-    # Constraints are about the training split: if it is not evaluated, there
-    # is no verdict.
-    are_met = splits[0] != 'train' or verdicts.are_met(evaluation)
+    are_met = _are_met(evaluation)
     for split in splits:
       images = experiment.dataset.splits[split]
       shown = pictures.image_rows(experiment, images)(state.params)
@@ -79,3 +77,13 @@ def evaluate(
       labels = pictures.row_labels(experiment.dataset, are_met)
       pictures.save_png(path, pictures.grid(shown), labels)
   return evaluation
+
+
+def _are_met(evaluation: Mapping[str, Any]) -> bool:
+  """Return whether no constraint is known to be violated.
+
+  Constraints are about the training split: if it is not evaluated, there is no
+  verdict.
+  """
+  records = evaluation, *evaluation['other_splits'].values()
+  return all(verdicts.are_met(r) for r in records if r['split'] == 'train')

@@ -19,6 +19,7 @@ import numpy as np
 
 from geco_jax import feed
 from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.batches import evenly_spaced
 from geco_jax.datasets.images import Images
 from geco_jax.distributions import per_example_normal
 from geco_jax.distributions import quantized_normal_log_prob
@@ -213,14 +214,13 @@ def _nll_nats_per_dim(dataset, source, kappa):
     reconstruction = channel_reconstructions(source, kappa, image, keys)
     return quantized_normal_log_prob(image, reconstruction, sigma_opt)
 
-  count = min(_NLL_EXAMPLES, len(images.image))
-  indices = np.arange(count) * (len(images.image) // count)
+  indices = evenly_spaced(_NLL_EXAMPLES, len(images.image))
   batch = feed.fixed_examples(dataset)
   sums = [
     np.asarray(log_probs(batch(images, part).image, part), np.float64).sum()
     for part in _parts(indices)
   ]
-  return -sum(sums) / (count * len(source.mean))
+  return -sum(sums) / (len(indices) * len(source.mean))
 
 
 def _rows(dataset: Dataset, images: Images) -> Iterator[np.ndarray]:

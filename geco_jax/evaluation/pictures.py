@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from geco_jax import feed
 from geco_jax.datasets.batches import Batch
 from geco_jax.datasets.batches import Dataset
+from geco_jax.datasets.batches import evenly_spaced
 from geco_jax.datasets.images import Images
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import once_per_experiment
@@ -69,10 +70,10 @@ def image_rows(
 
   Returns:
     params, not replicated -> float32 [3 or 4, num_columns, height, width,
-    channels].
+    channels]; see `stack_rows`.
   """
   make_batch, reconstructions_samples = row_programs(experiment)
-  batch = make_batch(images, _evenly_spaced(images, num_columns))
+  batch = make_batch(images, evenly_spaced(num_columns, len(images.image)))
 
   def rows(params):
     shown = reconstructions_samples(params, batch)
@@ -95,31 +96,28 @@ def row_labels(dataset: Dataset, are_met: bool = True) -> list[str]:
 
 def shown_batch(dataset: Dataset, images: Images, num_examples: int) -> Batch:
   """Return examples of a split, evenly spaced, fewer if it has fewer."""
-  indices = _evenly_spaced(images, num_examples)
+  indices = evenly_spaced(num_examples, len(images.image))
   return feed.fixed_examples(dataset)(images, indices)
 
 
-def _evenly_spaced(images, num_examples):
-  available = len(images.image)
-  num_examples = min(num_examples, available)
-  return np.arange(num_examples) * (available // num_examples)
-
-
 def stack_rows(dataset: Dataset, *rows: jax.Array | None) -> np.ndarray:
-  """Return rows of images for people to look at, all of one width.
+  """Return rows of images for people to look at, all of one form.
 
   Args:
     dataset: has `channels_are_images`; if so, they stand side by side.
     *rows: float [columns, height, width, channels] each; None is left out.
 
   Returns:
-    float32 [rows, columns, height, width, channels].
+    float32 [rows, columns, height, width, channels], the widest row's width;
+    where rows differ in their channels these are three, as `grid` shows them.
   """
   arrays = [np.asarray(row) for row in rows if row is not None]
   if dataset.channels_are_images:
     arrays = [
       row.transpose(0, 1, 3, 2).reshape(*row.shape[:2], -1, 1) for row in arrays
     ]
+  if len({row.shape[-1] for row in arrays}) > 1:
+    arrays = [_in_color(row) for row in arrays]
   width = max(row.shape[2] for row in arrays)
   return np.stack(
     [
@@ -136,15 +134,17 @@ def stack_rows(dataset: Dataset, *rows: jax.Array | None) -> np.ndarray:
 def grid(rows: np.ndarray) -> np.ndarray:
   """Return one picture of rows of images.
 
+  A single channel is shown as gray, two as red and green; channels beyond the
+  third are not shown.
+
   Args:
     rows: float [rows, columns, height, width, channels] in [0, 1].
 
   Returns:
     uint8 [height, width, 3] on a white ground.
   """
-  num_rows, num_columns, height, width, channels = rows.shape
-  pixels = np.round(np.clip(rows, 0, 1) * 255).astype(np.uint8)
-  pixels = np.broadcast_to(pixels, (*pixels.shape[:-1], max(channels, 3)))
+  num_rows, num_columns, height, width, _ = rows.shape
+  pixels = np.round(np.clip(_in_color(rows), 0, 1) * 255).astype(np.uint8)
   scale = -(-_MIN_TILE // min(height, width))
   pixels = pixels.repeat(scale, axis=2).repeat(scale, axis=3)
   padded = np.pad(
@@ -154,6 +154,15 @@ def grid(rows: np.ndarray) -> np.ndarray:
   )
   tiles = padded.transpose(0, 2, 1, 3, 4)
   return tiles.reshape(num_rows * tiles.shape[1], -1, pixels.shape[-1])
+
+
+def _in_color(images: np.ndarray) -> np.ndarray:
+  """Return images [..., channels] as [..., 3]; see `grid`."""
+  if images.shape[-1] == 1:
+    return images.repeat(3, axis=-1)
+  shown = images[..., :3]
+  missing = 3 - shown.shape[-1]
+  return np.pad(shown, [*[(0, 0)] * (shown.ndim - 1), (0, missing)])
 
 
 def labeled(image: np.ndarray, labels: Sequence[str]) -> np.ndarray:

@@ -80,6 +80,11 @@ def existing_path(path: str, kind: str, exists: Callable[[str], bool]) -> str:
     )
   local = local_path(path)
   if not exists(local):
-    fault = 'no such path' if not os.path.lexists(local) else f'not {kind}'
-    raise UserError(f'{path} is {fault}: config.dataset is to be {kind}')
+    if os.path.lexists(local):
+      raise UserError(f'{path} is not {kind}: config.dataset is to be {kind}')
+    raise UserError(
+      f'{path} is no such path: config.dataset is to be {kind}; where the data '
+      'of a run have moved, train it with their new path, or write that into '
+      'its config.json'
+    )
   return local

@@ -23,8 +23,15 @@ DATA = 'data.json'  # What `datasets.shapes` records.
 _CONFIG = 'config.json'
 _ABANDONED = 'abandoned'
 _GROUPS = ('multipliers', 'optimizer', 'learning_rate', 'dataset', 'model')
-# Keys on which no number of the training depends.
-_FREE = ('checkpoint_every', 'tolerance', 'imports', 'dataset.placement')
+# Keys on which no number of the training depends. The data are known by their
+# SHA-256, wherever they lie.
+_FREE = (
+  *('checkpoint_every', 'tolerance', 'imports', 'dataset.placement'),
+  'dataset.kwargs.path',
+)
+# What results stand for without a look at the data: verdicts depend on the
+# tolerance, and no SHA-256 is compared.
+_FREE_WITH_RESULTS = ('checkpoint_every', 'imports', 'dataset.placement')
 _CLASSIFIER_KEY = 'label_smoothing'  # A key that no model's config has.
 _MAX_NAMED = 5
 # Files that a run leaves besides checkpoints and results, its config last: the
@@ -43,7 +50,8 @@ def claim(workdir: str, config: ConfigDict) -> None:
 
   Keys on which no number of the training depends may change: the folder then
   takes them from `config`, with a warning. A run of another config that never
-  saved anything is moved out of the way, also with a warning.
+  saved anything is moved out of the way, also with a warning. The folder keeps
+  the path of the data as an absolute one, so that it is good from any folder.
 
   The caller holds the folder's lock.
 
@@ -52,6 +60,7 @@ def claim(workdir: str, config: ConfigDict) -> None:
       give other numbers, or cannot be written.
   """
   check_path(workdir)
+  config = _with_absolute_path(config)
   try:
     old = _read(workdir)
   except FileNotFoundError:
@@ -180,12 +189,17 @@ def holds_run(workdir: str) -> bool:
 def check_same(workdir: str, config: ConfigDict) -> None:
   """Make sure that the run in a folder has this config, or nothing to lose.
 
+  Keys on which no number of the training depends may differ, as in `claim`,
+  but the tolerance may not, on which verdicts in the folder's results depend,
+  nor the path of the data, which are not read here.
+
   Raises:
     UserError: if it has another config.
   """
   config_there = read_config(workdir)
   if _has_saved(workdir):
-    _refuse_other(workdir, plain(config_there), config)
+    old, new = map(_with_absolute_path, (config_there, config))
+    _refuse_other(workdir, plain(old), new, _FREE_WITH_RESULTS)
 
 
 def begins_anew(workdir: str, config: ConfigDict) -> bool:
@@ -357,6 +371,18 @@ def _wrong_forms(content) -> Iterator[str]:
       yield f'{name} is {json.dumps(group)[:60]}, not a name and its kwargs'
 
 
+def _with_absolute_path(config: ConfigDict) -> ConfigDict:
+  """Return a config, the path of its data set absolute where it is a path."""
+  content = plain(config)
+  kwargs = content.get('dataset', {}).get('kwargs', {})
+  path = kwargs.get('path')
+  if isinstance(path, str):
+    local = os.path.expanduser(path)
+    if os.path.lexists(local):  # To a data set of one's own it may be a name.
+      kwargs['path'] = os.path.abspath(local)
+  return ConfigDict(content)
+
+
 def _configs_of_checkpoints(workdir) -> list[dict[str, Any]]:
   """Return the configs that the checkpoints name, oldest first."""
   stored = (run.get('config') for run in manifest.runs(workdir).values())
@@ -375,7 +401,7 @@ def _differences(
   ]
 
 
-def _refuse_other(workdir, old, config, free=()):
+def _refuse_other(workdir, old, config, free):
   """Raise a `UserError` that names what differs, except for `free` leaves."""
   if differences := _differences(old, config, free):
     raise UserError(

@@ -27,6 +27,7 @@ from geco_jax.sweep import report
 from geco_jax.sweep import results as sweep_results
 from geco_jax.sweep import slurm
 from geco_jax.sweep import throughput
+from geco_jax.sweep.completion import check_same
 from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.grid import Point
 
@@ -127,15 +128,23 @@ def _run(grid: Sequence[Point], workdir: str) -> dict[str, str]:
 
 
 def _report(grid: Sequence[Point], workdir: str) -> None:
-  """Write the report; print the table and where each file is."""
+  """Print the table, write the report, print where each file is.
+
+  The table comes first: it is shown where nothing can be written.
+
+  Raises:
+    OSError: if the report cannot be written.
+  """
+  results = sweep_results.read(grid, workdir)
+  if not results:
+    return
+  print(sweep_results.as_text(sweep_results.table(results)))
   curves = sweep_curves.curves(grid, workdir, cli.DATA_DIR.value)
   written = {'Written': provenance.now(), 'By': provenance.command()}
-  results = report.write(grid, workdir, curves, written)
-  if results:
-    print(sweep_results.as_text(sweep_results.table(results)))
-    print(f'\nthe report: {os.path.join(workdir, report.PAGE)}')
-    print(f'all digits: {os.path.join(workdir, report.TABLE)}')
-    print(f'TensorBoard: tensorboard --logdir={shlex.quote(workdir)}')
+  report.write(grid, results, workdir, curves, written)
+  print(f'\nthe report: {os.path.join(workdir, report.PAGE)}')
+  print(f'all digits: {os.path.join(workdir, report.TABLE)}')
+  print(f'TensorBoard: tensorboard --logdir={shlex.quote(workdir)}')
 
 
 def _num_cpu_devices(grid: Sequence[Point]) -> int:
@@ -152,12 +161,22 @@ def _listing(grid: Sequence[Point], workdir: str) -> str:
   """Return the grid as text, a line per run."""
   names = [*grid[0].values]
   width = max(len(point.name) for point in grid)
-  lines = [f'{"run":<{width}}  {"":<9} {", ".join(names)}']
-  for point in grid:
-    done = 'finished' if is_finished(point, workdir) else ''
+  states = [_state(point, workdir) for point in grid]
+  state_width = max(9, *map(len, states))
+  lines = [f'{"run":<{width}}  {"":<{state_width}} {", ".join(names)}']
+  for point, state in zip(grid, states, strict=True):
     values = ', '.join(str(value) for value in point.values.values())
-    lines.append(f'{point.name:<{width}}  {done:<9} {values}')
+    lines.append(f'{point.name:<{width}}  {state:<{state_width}} {values}')
   return '\n'.join(lines)
+
+
+def _state(point: Point, workdir: str) -> str:
+  """Return what stands in a run's folder, '' if there is work to do."""
+  try:
+    check_same(point, workdir)
+  except UserError:  # The sweep would refuse it.
+    return 'another config'
+  return 'finished' if is_finished(point, workdir) else ''
 
 
 if __name__ == '__main__':

@@ -31,10 +31,21 @@ def mend(grid: Sequence[Point], workdir: str) -> None:
     UserError: if the folder of one is another run's.
   """
   for point in grid:
-    folder = os.path.join(workdir, point.name)
-    if run_folder.holds_run(folder):
-      run_folder.check_same(folder, point.config)
-      run_folder.mend(folder, point.config)
+    if check_same(point, workdir):
+      run_folder.mend(os.path.join(workdir, point.name), point.config)
+
+
+def check_same(point: Point, workdir: str) -> bool:
+  """Return whether a run was begun, after making sure that it is this one.
+
+  Raises:
+    UserError: if its folder is another run's.
+  """
+  folder = os.path.join(workdir, point.name)
+  if not run_folder.holds_run(folder):
+    return False
+  run_folder.check_same(folder, point.config)
+  return True
 
 
 def unfinished(

@@ -191,7 +191,7 @@ def strip(line: Line) -> Figure:
 
 def _with_verdict(place: str, result: Result) -> str:
   is_met = verdicts.are_met(result.record('train'))
-  return place if is_met else f'{place}\n(not met)'
+  return place if is_met else f'{place}\n(not met)'.strip()
 
 
 def _rows(result: Result) -> dict[str, np.ndarray]:

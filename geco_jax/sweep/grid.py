@@ -17,7 +17,9 @@ multiplied: these are four runs. On the command line it is the same literal::
 from collections.abc import Mapping, Sequence
 import copy
 import difflib
+import hashlib
 import itertools
+import json
 import re
 from typing import Any, NamedTuple
 
@@ -29,12 +31,15 @@ from geco_jax.config_tree import without_sweep
 from geco_jax.errors import UserError
 
 _FORM = "config.sweep must be like [{'seed': [0, 1]}]"
+_HASH_LENGTH = 8  # Hexadecimal digits in a folder's name.
 
 
 class Point(NamedTuple):
   """One run of a grid."""
 
-  name: str  # The folder's name: swept values, each after its short name.
+  # The folder's name: swept values, each after its short name; then their
+  # hash, where different values would give the same name.
+  name: str
   values: dict[str, Any]  # Swept values by dotted name.
   config: ConfigDict  # Config of the run, without `sweep`.
 
@@ -63,8 +68,7 @@ def points(config: ConfigDict) -> list[Point]:
       f'{short[name]}_{_text(value)}' for name, value in values.items()
     )
     grid.append(Point(folder, values, single))
-  _check_distinct(grid)
-  return grid
+  return _with_distinct_names(grid)
 
 
 def short_names(grid: Sequence[Point]) -> dict[str, str]:
@@ -109,11 +113,43 @@ def _with_values(base: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     try:
       config.update_from_flattened_dict({name: value})
     except (TypeError, ValueError) as error:
-      kind = type(flatten(base)[name]).__name__
       raise UserError(
-        f'config.sweep: {name} must be of type {kind}, got {value!r}'
+        f'config.sweep: {name} must be of type {_kind(base, name)}, '
+        f'got {value!r}'
       ) from error
   return config
+
+
+def _kind(config: ConfigDict, name: str) -> str:
+  """Return the type of a config's value in words, by its dotted name."""
+  *groups, key = name.split('.')
+  group = config
+  for part in groups:
+    group = group[part]
+  kind = group.get_type(key).__name__
+  return f'{kind} or None' if group[key] is None else kind
+
+
+def _with_distinct_names(points: Sequence[Point]) -> list[Point]:
+  """Return points of which no two share a folder.
+
+  Values that differ only in characters that `_text` replaces get a hash.
+
+  Raises:
+    UserError: if two runs would be the same.
+  """
+  texts = [json.dumps(point.values) for point in points]
+  texts_by_name: dict[str, set[str]] = {}
+  for point, text in zip(points, texts, strict=True):
+    texts_by_name.setdefault(point.name, set()).add(text)
+  grid = []
+  for point, text in zip(points, texts, strict=True):
+    if len(texts_by_name[point.name]) > 1:
+      digest = hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]
+      point = point._replace(name=f'{point.name}_{digest}')
+    grid.append(point)
+  _check_distinct(grid)
+  return grid
 
 
 def _check_distinct(grid: Sequence[Point]) -> None:

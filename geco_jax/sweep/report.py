@@ -6,9 +6,9 @@ import html
 import io
 import json
 import os
-import shutil
 import urllib.parse
 
+from absl import logging
 from matplotlib.figure import Figure
 
 from geco_jax.config_tree import flatten
@@ -16,8 +16,9 @@ from geco_jax.evaluation import gaussian_rate
 from geco_jax.evaluation import verdicts
 from geco_jax.io import logs
 from geco_jax.io import provenance
+from geco_jax.io.encodings import in_unicode
+from geco_jax.io.files import is_no_file
 from geco_jax.io.files import write_bytes
-from geco_jax.io.files import write_text
 from geco_jax.sweep import figures as sweep_figures
 from geco_jax.sweep import results as sweep_results
 from geco_jax.sweep.grid import Point
@@ -26,6 +27,7 @@ from geco_jax.sweep.results import Result
 
 PAGE = 'report.html'
 TABLE = 'sweep.csv'
+_FOOTER = b'<footer>'  # Where the page says when it was written.
 _STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #222; --line: #ddd;
   --broken: #fbe6e2; --link: #0b57a4; }
@@ -49,47 +51,64 @@ footer { border-top: 1px solid var(--line); font-size: 13px;
 
 def write(
   grid: Sequence[Point],
+  results: Sequence[Result],
   workdir: str,
   curves: Mapping[str, gaussian_rate.Curve] | None = None,
   written: Mapping[str, str] | None = None,
-) -> list[Result]:
+) -> None:
   """Write a sweep's report, of the runs that are finished.
 
   Except for its footer it depends on the folders of the runs alone: not on when
   or how they were trained, except for the number of runs at once, device and
-  version.
+  version. Where it cannot be written but stands already, footer aside, a
+  warning says so.
 
   Args:
     grid: the runs.
+    results: the finished ones (`results.read`), one or more.
     workdir: of the sweep.
     curves: for the information plane, by data set.
     written: what the footer says of the writing, by name: date, command.
 
-  Returns:
-    The finished runs; there is no report without one.
+  Raises:
+    UnwritableError: if a file of it cannot be written and is missing or
+      another.
   """
-  results = sweep_results.read(grid, workdir)
-  if not results:
-    return results
-  figures = {}
+  figures, contents = {}, {}
   for title, (name, figure) in _figures(results, curves).items():
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, metadata={'Software': None})
-    figures[title] = buffer.getvalue()
-    write_bytes(os.path.join(workdir, f'{name}.png'), figures[title])
+    figures[title] = contents[f'{name}.png'] = buffer.getvalue()
   page = _page(grid, results, figures, written or {})
-  write_text(os.path.join(workdir, PAGE), page)
-  table = sweep_results.as_csv(results)
-  write_text(os.path.join(workdir, TABLE), table)
-  # From earlier versions, which wrote every run twice.
-  shutil.rmtree(os.path.join(workdir, 'tensorboard'), ignore_errors=True)
+  contents[PAGE] = in_unicode(page).encode()
+  contents[TABLE] = in_unicode(sweep_results.as_csv(results)).encode()
+  paths = {os.path.join(workdir, name): x for name, x in contents.items()}
+  try:
+    for path, content in paths.items():
+      write_bytes(path, content)
+  except OSError as error:
+    if not all(_holds(path, content) for path, content in paths.items()):
+      raise
+    logging.warning('The report stays as it was written before: %s', error)
+    return
   for result in results:
     logs.write_evaluation(
       result.folder,
       result.record('train')['step'],
       sweep_results.numbers(result),
     )
-  return results
+
+
+def _holds(path: str, content: bytes) -> bool:
+  """Return whether a file of a report has this content, footer aside."""
+  if is_no_file(path):
+    return False
+  try:
+    with open(path, 'rb') as file:
+      old = file.read()
+  except OSError:
+    return False
+  return old.partition(_FOOTER)[0] == content.partition(_FOOTER)[0]
 
 
 def _figures(results, curves) -> dict[str, tuple[str, Figure]]:

@@ -27,6 +27,7 @@ _HEADINGS = {
   '/violation': ' C/scale',
   '/multiplier': ' lambda',
 }
+_DATASET = 'dataset.'  # Names that begin so say which data a run is of.
 
 
 class Result(NamedTuple):
@@ -44,7 +45,10 @@ class Result(NamedTuple):
 
 
 class Line(NamedTuple):
-  """Runs that differ in kappa or seed or, without either, in what is swept."""
+  """Runs on one data set that differ in kappa or seed.
+
+  Without a swept kappa they differ in whatever else is swept.
+  """
 
   name: str  # The values that set this line apart; '' if none.
   places: Mapping[str, Sequence[Result]]  # Seeds, by the other values.
@@ -65,7 +69,8 @@ def lines(results: Sequence[Result]) -> list[Line]:
   """Return the results by line, the places of each by rising values."""
   swept = [name for name in results[0].point.values if name != 'seed']
   kappas = [name for name in swept if _is_kappa(name)]
-  along = kappas or swept
+  # Runs on different data have no images, and no line, in common.
+  along = kappas or [n for n in swept if not n.startswith(_DATASET)]
   across = [name for name in swept if name not in along]
   short = short_names([result.point for result in results])
   places: dict[str, dict[str, list[Result]]] = {}

@@ -127,6 +127,8 @@ class _Queue:
 
   def submit(self, point: Point) -> None:
     """Submit the job of a run."""
+    with contextlib.suppress(OSError):  # There may be none from before.
+      os.remove(self._error_log(point))
     path = [os.path.abspath(folder) for folder in sys.path]
     run = _Job(point, self._workdir, self._data_dir, path)
     with signals.ctrl_c_ignored():  # Local jobs ignore it too: they go on.
@@ -150,13 +152,16 @@ class _Queue:
 
   def explain(self, point: Point) -> str:
     """Return where a job's error log is, written if it died without one."""
-    folder = os.path.join(self._workdir, point.name)
-    log = os.path.join(folder, local.ERROR_LOG)
+    log = self._error_log(point)
     if os.path.exists(log):
       return f'see {log}'
     name = f'{self._ids[point.name]}_0_log.err'
     text = f'the job ended early; see {os.path.join(self._folder, name)}'
+    folder = os.path.dirname(log)
     return f'{text} ({local.write_error_log(folder, text)})'
+
+  def _error_log(self, point: Point) -> str:
+    return os.path.join(self._workdir, point.name, local.ERROR_LOG)
 
   def _goes_on(self, name, job_id) -> bool:
     job = self._jobs.get(name)

@@ -7,8 +7,10 @@ from typing import Any
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 from ml_collections.config_dict import ConfigDict
 import numpy as np
+import optax
 
 from geco_jax import config_tree
 from geco_jax import parallel
@@ -25,6 +27,7 @@ from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import run_folder
 from geco_jax.io.files import UnwritableError
+from geco_jax.multipliers import ScheduledState
 from geco_jax.step import init_state
 from geco_jax.step import state_like
 from geco_jax.step import TrainState
@@ -66,6 +69,9 @@ class Recorder(Run):
     self.inputs = inputs
     self._origin = origin
     self._violations = {}  # Relative, mean over the latest dispatch.
+    self._final_multipliers = final_multipliers(
+      experiment, inputs, config.num_steps
+    )
     self._validation_means = split_means(experiment, likelihood=False)
     self._validation_images = experiment.dataset.splits['validation']
     self._image_rows = pictures.image_rows(experiment, self._validation_images)
@@ -152,7 +158,14 @@ class Recorder(Run):
       self._stop_not_finite(self.step + 1)
     if self._writes:
       self._write_validation(means)
-    return score(means['kl_nats'], self._violations, self.inputs.tolerance)
+    kl_nats = means['kl_nats']
+    if self._final_multipliers is None:
+      return score(kl_nats, self._violations, self.inputs.tolerance)
+    terms = [kl_nats]
+    for name, multiplier in self._final_multipliers.items():
+      bound = self.experiment.constraints[name].bound(self.inputs.kappas[name])
+      terms.append(multiplier * float(means[name] - bound))
+    return sum(terms)
 
   def _write_validation(self, means):
     report = constraint_report(
@@ -195,11 +208,49 @@ class Recorder(Run):
     return ', '.join(parts)
 
 
+def final_multipliers(
+  experiment: Experiment, inputs: RunInputs, num_steps: int
+) -> dict[str, float] | None:
+  """Return the multipliers after the last step, if constraints move none.
+
+  Then the run minimizes one Lagrangian, and the best checkpoint is that of the
+  lowest on held-out data: for the ELBO, and for a beta-VAE, where C <= 0 asks
+  nothing and KL alone would choose the least trained. With an annealed beta the
+  objective changes: all checkpoints are compared by the one it ends with, since
+  at their own multipliers they would differ without having learned anything.
+
+  Args:
+    experiment: of the run.
+    inputs: of the run.
+    num_steps: of the run.
+
+  Returns:
+    By constraint; None if the constraints move the multipliers, as in GECO.
+  """
+  if math.isfinite(experiment.highest_log_multiplier):
+    return None
+  rule = experiment.move_multipliers(inputs.step_sizes, inputs.kappas)
+  initial = inputs.initial_log_multipliers
+  logs = {name: jnp.float32(x) for name, x in initial.items()}
+  state = rule.init(logs)
+  if isinstance(state, ScheduledState):
+    state = ScheduledState(jnp.int32(num_steps - 1))
+  finals = []
+  for violation in (-1.0, 1.0):  # A rule of one's own may have no clip.
+    violations = dict.fromkeys(logs, jnp.float32(violation))
+    updates, _ = rule.update(violations, state, logs)
+    finals.append(optax.apply_updates(logs, updates))
+  if finals[0] != finals[1]:
+    return None
+  return {name: math.exp(x) for name, x in finals[0].items()}
+
+
 def score(kl_nats: float, violations: Mapping[str, float], tolerance: float):
   """Return the rank of a checkpoint, the lower the better.
 
-  Among checkpoints whose constraints all hold the lowest KL wins, and any of
-  them before one that violates a constraint.
+  It is for runs whose constraints move their multipliers; see
+  `final_multipliers` for others. Among checkpoints whose constraints all hold
+  the lowest KL wins, and any of them before one that violates a constraint.
 
   Args:
     kl_nats: mean KL, of held-out data.

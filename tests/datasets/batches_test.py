@@ -92,3 +92,25 @@ def test_plain_batches_are_the_images_scaled_to_the_unit_interval():
   batch = batches.fixed_batch(dataset, images, jnp.array([2, 0, 1]))
   np.testing.assert_allclose(batch.image.ravel(), [1.0, 0.0, 0.2])
   np.testing.assert_array_equal(batch.label, [6, 4, 5])
+
+
+@pytest.mark.parametrize(
+  ('num_wanted', 'n', 'expected'),
+  [
+    (3, 12, [0, 4, 8]),
+    (4, 7, [0, 1, 3, 5]),
+    (3, 5, [0, 1, 3]),
+    (5, 3, [0, 1, 2]),
+    (1, 4, [0]),
+  ],
+)
+def test_evenly_spaced_examples_leave_no_end_out(num_wanted, n, expected):
+  assert batches.evenly_spaced(num_wanted, n).tolist() == expected
+
+
+@pytest.mark.parametrize('n', [10_000, 19_999, 45_000, 55_000])
+def test_gaps_of_evenly_spaced_examples_differ_by_one_at_most(n):
+  indices = batches.evenly_spaced(10_000, n)
+  gaps = np.diff([*indices, n])
+  assert len(indices) == 10_000 and indices[0] == 0
+  assert {*gaps.tolist()} <= {n // 10_000, -(-n // 10_000)}

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shlex
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import sklearn.datasets
 import tensorflow_datasets as tfds
 
 from geco_jax.datasets import sources
+from geco_jax.datasets import splits as splits_lib
 from geco_jax.datasets import tfds_source
 from geco_jax.errors import UserError
 
@@ -104,6 +106,22 @@ def test_own_splits_are_kept_in_order(tiny):
   assert list(image_set.splits) == list(splits)
   for name, examples in splits.items():
     _assert_holds(image_set.splits[name], examples)
+
+
+def test_part_of_a_set_with_a_fixed_validation_size_keeps_its_training_images(
+  tmp_path, write_tfds_set, monkeypatch
+):
+  splits = {'train': _examples(60), 'test': _examples(9, first=60)}
+  write_tfds_set(tmp_path, 'mnist', _FEATURES, splits, version='3.0.1')
+
+  def sizes():
+    return _sizes(sources.tfds_images('mnist', data_dir=str(tmp_path)))
+
+  with monkeypatch.context() as earlier:  # Its entry of the cache is no good.
+    for module in (sources, splits_lib):
+      earlier.setattr(module, 'has_room', lambda *_: True)
+    assert sizes() == {'train': 0, 'validation': 60, 'test': 9}
+  assert sizes() == {'train': 54, 'validation': 6, 'test': 9}
 
 
 @pytest.mark.parametrize(
@@ -297,6 +315,17 @@ def test_set_that_is_not_prepared_names_the_command(tmp_path, monkeypatch):
   assert 'not prepared' in message
   monkeypatch.setenv('TFDS_DATA_DIR', data_dir)
   assert _message('mnist').endswith(f'{_PREPARE} --dataset=mnist')
+
+
+def test_the_command_is_quoted_for_a_shell(tmp_path):
+  data_dir = tmp_path / "Jo's sets"
+  message = _message('mnist:3.*.*', data_dir=str(data_dir))
+  command = message[message.index(_PREPARE) :]
+  assert shlex.split(command)[-2:] == [
+    '--dataset=mnist:3.*.*',
+    f'--data_dir={data_dir}',
+  ]
+  assert '*.*' in command and "'--dataset=mnist:3.*.*'" in command
 
 
 def test_celeb_a_that_is_not_prepared_names_the_command(tmp_path):

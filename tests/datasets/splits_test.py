@@ -1,6 +1,7 @@
-"""The fingerprint of a data set is that of every image, label and place."""
+"""Splits are carved by rule; their fingerprint is of all images and labels."""
 
 import numpy as np
+import pytest
 
 from geco_jax.datasets import splits as splits_lib
 
@@ -32,3 +33,29 @@ def test_a_fingerprint_changes_with_whatever_changes(make_images, monkeypatch):
     for name, images in reversed(splits.items())
   }
   assert splits_lib.fingerprint(strided) == fingerprint
+
+
+@pytest.mark.parametrize(
+  ('num_images', 'validation_size', 'test', 'sizes'),
+  [
+    (100, 30, True, (70, 30, 25)),
+    (100, 50, True, (50, 50, 25)),
+    (100, 50, False, (40, 50, 10)),
+    # There is no room for them: a tenth.
+    (100, 51, True, (90, 10, 25)),
+    (100, 5_000, False, (80, 10, 10)),
+    (100, None, True, (90, 10, 25)),
+  ],
+)
+def test_validation_of_a_fixed_size_leaves_half_of_the_training_images(
+  make_images, num_images, validation_size, test, sizes
+):
+  images = make_images(num_images, (2, 2, 1))
+  splits = {'train': images}
+  if test:
+    splits['test'] = make_images(25, (2, 2, 1))
+  got = splits_lib.with_missing_splits('set', splits, validation_size)
+  assert tuple(len(got[name].label) for name in splits_lib.SPLITS) == sizes
+  order = splits_lib.fixed_permutation(num_images)
+  first = splits_lib.take(images, order[: sizes[1]])
+  np.testing.assert_array_equal(got['validation'].image, first.image)

@@ -121,6 +121,17 @@ def test_nll_is_the_entropy_of_the_error_where_pixels_are_gray(gray):
   np.testing.assert_allclose(curve.nll_nats_per_dim, exact, atol=0.02)
 
 
+def test_the_nll_is_that_of_the_whole_split(monkeypatch):
+  rng = np.random.default_rng(0)
+  dull = rng.integers(126, 129, (500, 2, 2, 1))
+  noise = rng.integers(0, 256, (499, 2, 2, 1))
+  dataset = dataset_of(np.concatenate([dull, noise]).astype(np.uint8))
+  whole = gaussian_rate.curve(dataset, [0.1]).nll_nats_per_dim
+  monkeypatch.setattr(gaussian_rate, '_NLL_EXAMPLES', 500)
+  half = gaussian_rate.curve(dataset, [0.1]).nll_nats_per_dim
+  np.testing.assert_allclose(half, whole, rtol=0.01)
+
+
 def test_nothing_to_send_leaves_the_mean(corners):
   spectrum = gaussian_rate.spectrum(corners)
   images = first_images(corners, 16)

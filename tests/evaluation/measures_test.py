@@ -15,6 +15,7 @@ from geco_jax.build import run_inputs
 from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.evaluation import checkpoints
 from geco_jax.evaluation import measures
+from geco_jax.evaluation import pictures
 from geco_jax.evaluation import restored
 from geco_jax.io import run_folder
 
@@ -87,6 +88,34 @@ def test_evaluate_builds_one_experiment_for_what_it_restores_and_reports(
   assert (workdir, step) == (str(tmp_path), None)
   assert jax.tree.map(jnp.shape, like) == jax.tree.map(jnp.shape, state)
   assert json.loads((tmp_path / 'evaluation.json').read_text()) == record
+
+
+@pytest.mark.parametrize(
+  ('splits', 'label'),
+  [
+    (['test'], 'reconstructions'),  # No split that constraints are about.
+    (['train', 'test'], 'reconstructions (not met)'),
+    (['test', 'train'], 'reconstructions (not met)'),
+  ],
+)
+def test_pictures_have_the_verdict_in_whatever_order_splits_come(
+  run, splits, label, tiny_config, tmp_path, monkeypatch
+):
+  experiment, _, state = run
+  monkeypatch.setattr(checkpoints, 'restore_state', lambda *_: state)
+  run_folder.claim(str(tmp_path), tiny_config())
+  labels, save_png = [], pictures.save_png
+
+  def save(path, image, row_labels):
+    labels.append(row_labels[1])
+    save_png(path, image, row_labels)
+
+  monkeypatch.setattr(pictures, 'save_png', save)
+  evaluation = checkpoints.evaluate(
+    str(tmp_path), splits, experiment=experiment, show_progress=False
+  )
+  assert not evaluation['constraints']['re']['holds']
+  assert labels == [label] * len(splits)
 
 
 def test_number_of_draws_is_a_multiple_of_the_examples():

@@ -24,6 +24,29 @@ def test_small_images_are_enlarged_by_whole_pixels():
   np.testing.assert_array_equal(picture[3::7, 3::7], picture[::7, ::7])
 
 
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+def test_images_of_any_channels_are_shown_in_three(channels, make_dataset):
+  dataset = make_dataset((60, 60, channels))
+  images = np.random.default_rng(0).uniform(size=(2, 60, 60, channels))
+  gray = np.full((2, 60, 60, 1), 0.2)
+  rows = pictures.stack_rows(dataset, gray, images)
+  assert rows.shape == (2, 2, 60, 60, 1 if channels == 1 else 3)
+  picture = pictures.grid(rows)
+  assert picture.shape == (2 * 62, 2 * 62, 3)
+  assert np.all(picture[:60, :60] == 51)
+  shown = np.zeros((60, 60, 3))
+  for channel in range(3):
+    if channel < channels or channels == 1:
+      shown[..., channel] = images[1, ..., min(channel, channels - 1)]
+  np.testing.assert_array_equal(
+    picture[62:122, 62:122], np.round(255 * shown).astype(np.uint8)
+  )
+  np.testing.assert_array_equal(
+    pictures.grid(images[np.newaxis]), picture[62:124]
+  )
+  assert pictures.labeled(picture, ['contexts', 'data']).shape[-1] == 3
+
+
 def test_values_outside_the_unit_interval_are_clipped():
   rows = np.array([-1.0, 2.0]).reshape(1, 2, 1, 1, 1)
   picture = pictures.grid(rows)

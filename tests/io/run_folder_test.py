@@ -1,6 +1,7 @@
 """A run's folder belongs to one config, whatever happens to its files."""
 
 import json
+import os
 
 from ml_collections.config_dict import ConfigDict
 import numpy as np
@@ -135,6 +136,69 @@ def test_where_images_are_placed_may_change_and_need_not_be_said(
     config = make_config(dataset={**dataset, 'placement': placement})
     run_folder.claim(str(tmp_path), config)
     assert words in caplog.text and bool(words) == bool(caplog.records)
+
+
+def test_a_path_of_data_is_kept_absolute_and_may_change(
+  tmp_path, caplog, monkeypatch
+):
+  run, one, other = tmp_path / 'run', tmp_path / 'one', tmp_path / 'other'
+  for folder in (one, other):
+    (folder / 'my').mkdir(parents=True)
+
+  def dataset(path):
+    return {'dataset': {'name': 'image_folder', 'kwargs': {'path': path}}}
+
+  def kept():
+    return run_folder.read_config(str(run)).dataset.kwargs.path
+
+  monkeypatch.chdir(one)
+  begin(run, **dataset('my'))
+  assert kept() == str(one / 'my')
+  assert manifest.runs(run)[10]['config']['dataset']['kwargs']['path'] == kept()
+  run_folder.claim(str(run), make_config(**dataset(os.path.join('my', ''))))
+  assert not caplog.records
+  monkeypatch.chdir(other)
+  with pytest.raises(UserError, match='path was .*one/my.*is .*other/my'):
+    run_folder.check_same(str(run), make_config(**dataset('my')))
+  run_folder.claim(str(run), make_config(**dataset('my')))
+  assert kept() == str(other / 'my')
+  words = f"path was '{one / 'my'}', is '{other / 'my'}'"
+  assert words in caplog.text
+  path = run / 'config.json'  # Edited where the checkpoints have the old one.
+  path.write_text(path.read_text().replace(str(other), str(one)))
+  assert kept() == str(one / 'my')
+  run_folder.claim(str(run), make_config(**dataset('my')))
+  monkeypatch.setenv('HOME', str(one))
+  run_folder.claim(str(run), make_config(**dataset('~/my')))
+  assert kept() == str(one / 'my')
+
+
+@pytest.mark.parametrize(
+  'path', ['', 'no/such', 'gs://bucket/x', 'a\0b', None, 3]
+)
+def test_what_is_no_path_that_is_there_is_kept_as_it_is(tmp_path, path):
+  config = make_config(dataset={'name': 'own', 'kwargs': {'path': path}})
+  run_folder.claim(str(tmp_path), config)
+  assert run_folder.read_config(str(tmp_path)).dataset.kwargs.path == path
+
+
+def test_results_are_those_of_a_sweep_whatever_no_number_depends_on(
+  tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'a.npz').touch()
+  dataset = {'name': 'npz', 'kwargs': {'path': 'a.npz'}}
+  begin(tmp_path, dataset=dataset)
+  placed = {'kwargs': {'path': './a.npz'}, 'placement': 'host'}
+  changes = {'dataset': {**dataset, **placed}, 'imports': ['my.parts']}
+  config = make_config(checkpoint_every=5, **changes)
+  run_folder.check_same(str(tmp_path), config)
+  with pytest.raises(UserError, match=r'config \(tolerance was 0.02, is 0.1\)'):
+    run_folder.check_same(str(tmp_path), make_config(tolerance=0.1, **changes))
+  # A finished run does not read its data: other ones would not be noticed.
+  changes['dataset']['kwargs']['path'] = 'b.npz'
+  with pytest.raises(UserError, match=r"dataset.kwargs.path was '.*a.npz', is"):
+    run_folder.check_same(str(tmp_path), make_config(**changes))
 
 
 def test_settings_of_jax_that_change_numbers_are_the_run_s(

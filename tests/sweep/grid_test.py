@@ -1,5 +1,7 @@
 """What a sweep stands for, and what is refused before anything is trained."""
 
+import re
+
 import pytest
 
 from geco_jax import base_config
@@ -15,6 +17,20 @@ def points(tiny_config):
     config = tiny_config()
     config.sweep = groups
     return grid.points(config)
+
+  return make
+
+
+@pytest.fixture
+def own_config(tiny_config):
+  """Return groups -> the config of a sweep over one's own pictures."""
+
+  def make(*groups):
+    config = tiny_config()
+    with config.unlocked():
+      config.dataset = base_config.own_pictures()
+    config.sweep = groups
+    return config
 
   return make
 
@@ -54,6 +70,27 @@ def test_names_that_end_alike_are_told_apart(points):
   assert point.name == 'learning_rate.name_constant_optimizer.name_sgd'
 
 
+@pytest.mark.parametrize(
+  'paths', [['data/a_b', 'data/a-b', 'data/c'], ['数据', '图片', 'c']]
+)
+def test_different_values_that_read_alike_get_a_hash(paths, own_config):
+  one_each = own_config({'dataset.kwargs.path': paths}, {'seed': [0, 1]})
+  names = [point.name for point in grid.points(one_each)]
+  assert len({*names}) == len(names) == 6
+  for name in names[:4]:
+    assert re.fullmatch(r'path_(data-a-b|-)_seed_[01]_[0-9a-f]{8}', name)
+  last = re.sub('[/_]', '-', paths[-1])  # Nothing reads like it.
+  assert names[4:] == [f'path_{last}_seed_0', f'path_{last}_seed_1']
+  # They do not depend on the order, nor on what else the grid has.
+  other = own_config({'dataset.kwargs.path': paths[1::-1]}, {'seed': [1]})
+  assert [point.name for point in grid.points(other)] == [names[3], names[1]]
+  # Names that something else tells apart are as they were.
+  zipped = own_config({'dataset.kwargs.path': paths[:2], 'seed': [0, 1]})
+  assert [len(p.name.split('_')) for p in grid.points(zipped)] == [4, 4]
+  with pytest.raises(UserError, match='two runs would both be path_'):
+    grid.points(own_config({'dataset.kwargs.path': [*paths, paths[0]]}))
+
+
 def test_runs_know_nothing_of_the_sweep(points, tiny_config):
   (point,) = points({'seed': [3]})
   assert 'sweep' not in point.config
@@ -80,6 +117,14 @@ def test_runs_know_nothing_of_the_sweep(points, tiny_config):
     ([{'sweep': [1]}], "no value 'sweep'"),
     ([{'model': [1]}], "no value 'model'"),
     ([{'seed': [0.5]}], 'seed must be of type int, got 0.5'),
+    (
+      [{'max_gradient_norm': ['big']}],
+      "max_gradient_norm must be of type float or None, got 'big'",
+    ),
+    (
+      [{'model.kwargs.hidden_sizes': [3]}],
+      'hidden_sizes must be of type tuple, got 3',
+    ),
     ([{'seed': [0]}, {'seed': [1]}], 'seed in more than one group'),
     ([{'seed': [0, 0]}], 'two runs would both be seed_0'),
   ],

@@ -21,6 +21,7 @@ from geco_jax.io.checkpoint import Checkpointer
 from geco_jax.io.files import write_text
 from geco_jax.signals import STOP_SIGNALS
 from geco_jax.step import train_steps
+from geco_jax.sweep import completion
 from geco_jax.sweep import local
 from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.grid import points
@@ -30,15 +31,18 @@ from geco_jax.training.recorder import Recorder
 
 @pytest.fixture
 def sweep(tiny_config, build_once, make_dataset, monkeypatch, draw_once):
-  """Return (workdir, *groups) -> points, those that failed."""
+  """Return (workdir, *groups, changed keys) -> points, those that failed."""
   monkeypatch.setattr(
     'geco_jax.sweep.local.build_dataset', lambda *_: make_dataset()
   )
   monkeypatch.setattr(local, 'build', lambda config, _: build_once(config))
 
-  def run(workdir, *groups, width=1, alone=False):
+  def run(workdir, *groups, width=1, alone=False, **changes):
     config = tiny_config()
     config.sweep = groups
+    with config.unlocked():
+      config.dataset.placement = changes.pop('placement', 'device')
+    config.update(changes)
     grid = points(config)
     failed = local.run_here(
       *(grid, str(workdir), lambda *_: width),
@@ -417,3 +421,31 @@ def test_a_folder_of_another_run_is_refused_before_anything_is_trained(
   with pytest.raises(UserError, match=r'kappa was 0.9, is 0.2'):
     sweep(tmp_path, {'seed': [0, 1]})
   assert os.listdir(tmp_path) == ['seed_1']
+
+
+def test_what_no_number_depends_on_may_change_but_not_the_tolerance(
+  sweep, tmp_path, monkeypatch
+):
+  def changed(seeds, **changes):
+    grid, failed = sweep(tmp_path, {'seed': seeds}, **changes)
+    assert not failed
+    return grid
+
+  (point,) = changed([0])
+  before = files(tmp_path / 'seed_0')
+  # The rest of the sweep, and a run that goes on as `train` lets it.
+  free = {'placement': 'host', 'checkpoint_every': 20}
+  grid = changed([0, 1], **free)
+  assert files(tmp_path / 'seed_0') == before
+  loop.train(
+    grid[0].config,
+    str(tmp_path / 'seed_0'),
+    experiment=build(grid[0].config, local.build_dataset()),
+    show_progress=False,
+  )
+  assert files(tmp_path / 'seed_0')['config']['dataset']['placement'] == 'host'
+  monkeypatch.setattr(Recorder, 'save', None)  # Nothing is trained again.
+  changed([0, 1])
+  assert completion.check_same(point, str(tmp_path))
+  with pytest.raises(UserError, match='tolerance was 0.02, is 0.1'):
+    sweep(tmp_path, {'seed': [0, 1]}, tolerance=0.1)

@@ -13,8 +13,16 @@ from cli_test import QUICK
 from cli_test import run
 from cli_test import start
 import pytest
+from report_test import read_only
+from report_test import write_run
 
+from geco_jax.errors import UserError
+from geco_jax.io import run_folder
 from geco_jax.sweep import __main__ as sweep_command
+from geco_jax.sweep import completion
+from geco_jax.sweep import curves
+from geco_jax.sweep import report
+from geco_jax.sweep.grid import points
 from tests import processes
 
 GRID = "--config.sweep=[{'constraints.re.kappa': [0.1, 0.2, 0.3]}]"
@@ -100,6 +108,95 @@ def test_a_report_that_cannot_be_written_is_said_at_the_end(
   assert failed == 'failed: seed_1: why'
   assert unreported.startswith('the report could not be written whole: ')
   assert 'No space left' in unreported
+
+
+@pytest.fixture
+def make_grid(tiny_config):
+  """Return changed keys -> the config of a sweep."""
+
+  def make(**changes):
+    config = tiny_config()
+    config.sweep = ({'constraints.re.kappa': [0.2, 0.3]},)
+    config.update(changes)
+    return config
+
+  return make
+
+
+@pytest.fixture
+def run_main(make_grid, make_dataset, tmp_path, monkeypatch):
+  """Return changed keys -> the command's exit code; nothing is trained."""
+  monkeypatch.setattr(curves, 'build_dataset', lambda *_: make_dataset())
+  monkeypatch.setattr(report, '_figures', lambda *_: {})
+
+  def run_command(dry_run=False, **changes):
+    for name, value in {
+      'cli.config': lambda: make_grid(**changes),
+      'cli.workdir': lambda: str(tmp_path),
+      'cli.use_trackers': lambda: None,
+      'cli.DATA_DIR': types.SimpleNamespace(value=None),
+      'flags.FLAGS': types.SimpleNamespace(dry_run=dry_run),
+      '_run': lambda *_: {},
+    }.items():
+      monkeypatch.setattr(f'geco_jax.sweep.__main__.{name}', value)
+    return sweep_command.main([])
+
+  return run_command
+
+
+@pytest.fixture
+def finished(make_grid, tmp_path):
+  """Return the points of a sweep that is finished."""
+  grid = points(make_grid())
+  for point in grid:
+    write_run(tmp_path / point.name, point)
+    run_folder.claim(str(tmp_path / point.name), point.config)
+  return grid
+
+
+@pytest.mark.usefixtures('finished')
+def test_a_finished_sweep_shows_its_table_where_nothing_can_be_written(
+  run_main, tmp_path, monkeypatch, capsys, caplog
+):
+  assert run_main() == 0
+  first = capsys.readouterr().out
+  table = first[: first.index('the report: ')]
+  assert len(table.splitlines()) == 4
+  (tmp_path / 'gaussian_rate.json').unlink()
+  read_only(monkeypatch)
+  assert run_main() == 0
+  assert capsys.readouterr().out == first
+  assert len(caplog.records) == 2  # The linear model and the report.
+  (tmp_path / 'report.html').unlink()
+  assert run_main() == 1  # The report is not there, but the table is.
+  out = capsys.readouterr().out
+  assert out.startswith(table.rstrip())
+  assert 'the report could not be written whole: ' in out.splitlines()[-1]
+
+
+def test_without_a_finished_run_there_is_no_report(run_main, tmp_path, capsys):
+  assert run_main() == 0
+  assert capsys.readouterr().out == ''
+  assert not [*tmp_path.iterdir()]
+
+
+def test_the_listing_names_the_runs_that_the_sweep_would_refuse(
+  finished, run_main, make_grid, tmp_path, capsys
+):
+  def states(**changes):
+    assert run_main(dry_run=True, **changes) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    return [re.split(' +', line, maxsplit=1)[1] for line in lines]
+
+  assert states() == ['finished  0.2', 'finished  0.3']
+  assert states(checkpoint_every=20) == states()
+  (tmp_path / 'kappa_0.3' / 'evaluation.json').unlink()
+  assert states() == ['finished  0.2', '0.3']
+  for changes in ({'seed': 1}, {'tolerance': 0.1}):
+    assert states(**changes) == ['another config 0.2', '0.3']
+    with pytest.raises(UserError, match='another config'):
+      completion.mend(points(make_grid(**changes)), str(tmp_path))
+  completion.mend(finished, str(tmp_path))
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """The report says what the folders of the runs say, and nothing else."""
 
 import csv
+import errno
 import functools
 import glob
 import json
+import os
 import re
 import struct
 
@@ -11,8 +13,12 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
+from geco_jax.datasets import shapes
+from geco_jax.datasets.splits import fingerprint
+from geco_jax.errors import UserError
 from geco_jax.evaluation import pictures
 from geco_jax.evaluation.gaussian_rate import Curve
+from geco_jax.io import files as io_files
 from geco_jax.io.files import write_json
 from geco_jax.sweep import completion
 from geco_jax.sweep import curves
@@ -43,6 +49,17 @@ def record(split, kappa, kl_nats, holds):
   }
 
 
+def read_only(monkeypatch):
+  """Let no file be written any more."""
+
+  def open_for_reading(path, mode='r', **kwargs):
+    if 'w' in mode:
+      raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    return open(path, mode, **kwargs)
+
+  monkeypatch.setattr(io_files, 'open', open_for_reading, raising=False)
+
+
 def write_run(folder, point):
   """Write what the report reads of a run; kappa 0.1 is infeasible."""
   kappa, seed = point.config.constraints.re.kappa, point.config.seed
@@ -61,6 +78,13 @@ def write_run(folder, point):
   for split in ('train', 'test'):
     path = folder / f'reconstructions_{split}.png'
     pictures.save_png(path, pictures.grid(rows), 'abc')
+
+
+def write_report(grid, folder, *args, **kwargs):
+  """Write the report of the finished runs in a folder; return them."""
+  results = sweep_results.read(grid, folder)
+  report.write(grid, results, folder, *args, **kwargs)
+  return results
 
 
 @pytest.fixture
@@ -96,6 +120,36 @@ def test_places_rise_and_lines_are_what_else_is_swept(grid, sweep):
     assert [len(seeds) for seeds in line.places.values()] == [2, last, 2]
 
 
+def test_data_sets_are_lines_and_strips_of_their_own(tiny_config, tmp_path):
+  config = tiny_config()
+  with config.unlocked():
+    config.dataset.kwargs.path = ''
+  paths = ['left.npz', 'right.npz']
+  config.sweep = (
+    {'dataset.kwargs.path': paths},
+    {'model.kwargs.latent_size': [2, 3]},
+  )
+  grid = points(config)
+  for level, point in enumerate(grid):
+    write_run(tmp_path / point.name, point)
+    rows = np.full((3, 4, 5, 5, 1), level // 2)
+    path = tmp_path / point.name / 'reconstructions_train.png'
+    pictures.save_png(path, pictures.grid(rows), 'abc')
+  lines = sweep_results.lines(sweep_results.read(grid, str(tmp_path)))
+  assert [line.name for line in lines] == [f'path {path}' for path in paths]
+  for level, line in enumerate(lines):
+    assert [*line.places] == ['latent_size 2', 'latent_size 3']
+    for panel in figures.strip(line).axes:
+      assert panel.images[0].get_array().min() == 255 * level
+  config.sweep = ({'dataset.kwargs.path': paths},)
+  grid = points(config)
+  for point in grid:
+    write_run(tmp_path / point.name, point)
+  lines = sweep_results.lines(sweep_results.read(grid, str(tmp_path)))
+  assert [line.name for line in lines] == [f'path {path}' for path in paths]
+  assert [[*line.places] for line in lines] == [[''], ['']]
+
+
 def test_a_strip_says_where_a_constraint_is_not_met(grid, sweep):
   line, _ = sweep_results.lines(sweep_results.read(grid, str(sweep)))
   labels = [panel.texts[0].get_text() for panel in figures.strip(line).axes]
@@ -118,7 +172,7 @@ def test_page_needs_nothing_else_and_is_the_same_every_time(grid, sweep):
   curve = Curve(np.array([0.1, 0.3]), np.array([9.0, 2.0]), np.array([0.3, 1]))
   pages = []
   for _ in range(2):
-    report.write(grid, str(sweep), {'digits': curve})
+    write_report(grid, str(sweep), {'digits': curve})
     pages.append((sweep / 'report.html').read_text())
   assert pages[0] == pages[1]
   page = pages[0]
@@ -146,7 +200,7 @@ def test_a_sweep_of_seeds_alone_is_drawn_without_a_warning(
   grid = points(config)
   for point in grid:
     write_run(tmp_path / point.name, point)
-  assert len(report.write(grid, str(tmp_path))) == 2
+  assert len(write_report(grid, str(tmp_path))) == 2
 
 
 @pytest.mark.usefixtures('_undrawn')
@@ -158,7 +212,7 @@ def test_page_is_for_every_screen_and_says_where_it_is_from(grid, sweep):
   )
   session |= dict(command='geco-jax train', started='2026-01-01')
   write_json(str(sweep / grid[0].name / 'run.json'), {'sessions': [session]})
-  report.write(grid, str(sweep), written=written)
+  write_report(grid, str(sweep), written=written)
   page = (sweep / 'report.html').read_text()
   assert '<meta name="viewport" content="width=device-width' in page
   assert page.count('<main>') == page.count('</main>') == 1
@@ -187,7 +241,7 @@ def test_means_and_deviations_are_those_over_seeds(grid, sweep):
 
 @pytest.mark.usefixtures('_undrawn')
 def test_the_table_for_programs_has_every_digit(grid, sweep):
-  report.write(grid, str(sweep))
+  write_report(grid, str(sweep))
   with open(sweep / 'sweep.csv', newline='') as file:
     rows = {row['run']: row for row in csv.DictReader(file)}
   assert len(rows) == len(grid) - 1
@@ -214,11 +268,8 @@ def scalars(path):
 
 @pytest.mark.usefixtures('_undrawn')
 def test_tensorboard_has_every_run_once_with_its_evaluation(grid, sweep):
-  (sweep / 'tensorboard' / 'seed_0').mkdir(
-    parents=True
-  )  # From earlier versions.
   for _ in range(2):
-    report.write(grid, str(sweep))
+    write_report(grid, str(sweep))
   folders = glob.glob(f'{sweep}/**/events*', recursive=True)
   assert len(folders) == len(grid) - 1
   for point in grid[:-1]:
@@ -226,6 +277,33 @@ def test_tensorboard_has_every_run_once_with_its_evaluation(grid, sweep):
     kl_nats = scalars(path)[20, 'train/kl_nats']
     expected = 1 / point.config.constraints.re.kappa + point.config.seed
     assert kl_nats == pytest.approx(expected)
+
+
+@pytest.mark.usefixtures('_undrawn')
+def test_a_run_in_the_sweeps_own_folder_keeps_its_logs(grid, sweep):
+  log = sweep / 'tensorboard' / 'events.out'
+  log.parent.mkdir()
+  log.touch()
+  write_report(grid, str(sweep))
+  assert log.exists()
+
+
+@pytest.mark.usefixtures('_undrawn')
+def test_a_report_that_stands_already_costs_a_warning_where_nothing_is_written(
+  grid, sweep, monkeypatch, caplog
+):
+  write_report(grid, str(sweep), written={'Written': 'on Monday'})
+  read_only(monkeypatch)
+  write_report(grid, str(sweep), written={'Written': 'on Tuesday'})
+  (record,) = caplog.records
+  assert 'The report stays as it was' in record.getMessage()
+  assert 'Read-only file system' in record.getMessage()
+  assert 'on Monday' in (sweep / 'report.html').read_text()
+  with pytest.raises(OSError, match='Read-only file system'):
+    write_report(grid[:-2], str(sweep))  # It would say less.
+  (sweep / 'sweep.csv').unlink()
+  with pytest.raises(OSError, match='Read-only file system'):
+    write_report(grid, str(sweep))
 
 
 def without(evaluation, *names):
@@ -292,7 +370,7 @@ def test_values_with_dollars_are_drawn_as_they_are(tiny_config, tmp_path):
   for point in grid:
     write_run(tmp_path / point.name, point)
   curve = Curve(np.array([0.1, 0.3]), np.array([9.0, 2.0]), np.array([0.3, 1]))
-  assert len(report.write(grid, str(tmp_path), {'$x^{$': curve})) == 6
+  assert len(write_report(grid, str(tmp_path), {'$x^{$': curve})) == 6
   page = (tmp_path / 'report.html').read_text()
   assert 'Reconstructions and samples, name b^{$' in page
   assert 'Reconstructions and samples, name $aé' in page
@@ -317,16 +395,94 @@ def test_a_damaged_file_of_curves_is_made_anew(
   assert [*curves.curves(grid, str(tmp_path))] == ['digits']
 
 
+@pytest.fixture
+def record_data(grid, tmp_path, monkeypatch):
+  """Return dataset -> the runs are of it; and another, what can be built."""
+
+  def record(trained_on, at_hand):
+    for point in grid[:2]:
+      (tmp_path / point.name).mkdir(exist_ok=True)
+      sha256 = fingerprint(trained_on.splits)
+      shapes.record(str(tmp_path / point.name), trained_on, sha256)
+
+    def build_dataset(*_):
+      if at_hand is None:
+        raise UserError('no such file: d.npz')
+      return at_hand
+
+    monkeypatch.setattr(curves, 'build_dataset', build_dataset)
+
+  return record
+
+
+def test_curves_are_those_of_the_data_that_the_runs_are_of(
+  grid, make_dataset, make_images, record_data, tmp_path, caplog
+):
+  first = make_dataset()
+  other = first._replace(
+    splits={**first.splits, 'train': make_images(45, (4, 4, 1), 7)}
+  )
+  record_data(first, first)
+  old = curves.curves(grid, str(tmp_path))['digits']
+  record_data(first, other)  # The kept curve is still that of its runs.
+  again = curves.curves(grid, str(tmp_path))['digits']
+  np.testing.assert_array_equal(again, old)
+  record_data(other, other)
+  new = curves.curves(grid, str(tmp_path))['digits']
+  assert not np.allclose(new.rate_nats, old.rate_nats)
+  assert not caplog.records
+  record_data(first, other)
+  assert curves.curves(grid, str(tmp_path)) == {}
+  sha256 = fingerprint(other.splits)
+  shapes.record(str(tmp_path / grid[0].name), other, sha256)
+  assert curves.curves(grid, str(tmp_path)) == {}  # Its runs are of two.
+  for record in caplog.records:
+    assert 'digits: no linear model is drawn: its images' in record.getMessage()
+  assert len(caplog.records) == 2
+
+
+def test_data_that_are_gone_cost_a_warning_and_the_curve(
+  grid, make_dataset, record_data, tmp_path, caplog
+):
+  record_data(make_dataset(), None)
+  assert curves.curves(grid, str(tmp_path)) == {}
+  (record,) = caplog.records
+  message = 'digits: no linear model is drawn: no such file: d.npz'
+  assert record.getMessage() == message
+  assert not (tmp_path / 'gaussian_rate.json').exists()
+
+
+def test_large_images_are_not_read_to_learn_that_they_are_large(
+  grid, make_dataset, record_data, tmp_path, caplog, capsys
+):
+  record_data(make_dataset((65, 64, 1)), None)
+  assert curves.curves(grid, str(tmp_path)) == {}
+  assert not caplog.records
+  assert 'digits: its covariance is too large' in capsys.readouterr().err
+
+
+def test_curves_are_written_once_and_cost_a_warning_where_they_cannot_be(
+  grid, make_dataset, record_data, tmp_path, monkeypatch, caplog
+):
+  record_data(make_dataset(), make_dataset())
+  with monkeypatch.context() as patch:
+    read_only(patch)
+    assert [*curves.curves(grid, str(tmp_path))] == ['digits']
+    assert 'gaussian_rate.json cannot be written' in caplog.text
+  first = curves.curves(grid, str(tmp_path))
+  caplog.clear()
+  read_only(monkeypatch)
+  np.testing.assert_array_equal(
+    curves.curves(grid, str(tmp_path))['digits'], first['digits']
+  )
+  assert not caplog.records
+
+
 def test_folders_in_the_places_of_files_are_set_aside(grid, sweep):
   grid = grid[:1]
   places = ('report.html', 'sweep.csv', 'plane.png')
   for name in places:
     (sweep / name).mkdir()
-  report.write(grid, str(sweep))
+  write_report(grid, str(sweep))
   for name in places:
     assert (sweep / name).is_file() and (sweep / f'{name}.set_aside').is_dir()
-
-
-def test_without_a_finished_run_there_is_no_report(grid, tmp_path):
-  assert report.write(grid, str(tmp_path)) == []
-  assert not (tmp_path / 'report.html').exists()

@@ -76,6 +76,19 @@ def test_every_run_is_a_job_and_those_that_die_are_named(
   assert len(executor.jobs) == 3
 
 
+def test_a_job_that_dies_is_not_explained_by_an_earlier_one(
+  grid, executor, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(local, 'run_here', lambda *_, **__: None)
+  for attempt in range(2):
+    failed = slurm.run_jobs(grid, str(tmp_path), 'local')
+    name = f'{2 * attempt + 1}_0_log.err'
+    assert f'see {tmp_path / "jobs" / name}' in failed['seed_1']
+    log = tmp_path / 'seed_1' / local.ERROR_LOG
+    assert name in log.read_text()
+    log.write_text('Traceback of the first')
+
+
 def test_jobs_that_die_on_a_full_disk_are_named(
   grid, executor, tmp_path, monkeypatch, caplog
 ):

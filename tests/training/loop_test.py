@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from geco_jax import parallel
+from geco_jax.base_config import group
 from geco_jax.build import build
 from geco_jax.build import run_inputs
 from geco_jax.datasets import ahead
 from geco_jax.errors import UserError
+from geco_jax.evaluation import checkpoints
 from geco_jax.evaluation.restored import restore_state
 from geco_jax.io import manifest
 from geco_jax.io import provenance
@@ -644,3 +646,44 @@ def test_saved_config_reads_back(train, tiny_config, tmp_path):
   saved = json.loads((tmp_path / 'config.json').read_text())
   assert saved['constraints'] == {'re': {'kappa': 0.2}}
   assert saved['learning_rate']['kwargs']['decay_steps'] == 20
+
+
+def test_a_run_on_data_that_moved_goes_on_from_any_folder(
+  tiny_config, make_images, tmp_path, monkeypatch
+):
+  before, after = tmp_path / 'before', tmp_path / 'after'
+  before.mkdir()
+  images = make_images(40, (4, 4, 1)).image
+  np.savez(before / 'mine.npz', train=images)
+  config = tiny_config()
+  config.dataset = group('npz', path='mine.npz')
+  run = str(tmp_path / 'run')
+
+  def train():
+    return loop.train(config, run, show_progress=False)
+
+  def evaluate():
+    return checkpoints.evaluate(run, ['test'], show_progress=False)
+
+  monkeypatch.chdir(before)
+  first = train()
+  monkeypatch.chdir(tmp_path)
+  evaluation = evaluate()
+  before.rename(after)
+  with pytest.raises(UserError, match='no such path: .*, train it with their'):
+    evaluate()
+  saved = tmp_path / 'run' / 'config.json'
+  content = saved.read_text()
+  saved.write_text(content.replace(str(before), str(after)))
+  assert evaluate() == evaluation
+  saved.write_text(content)
+  monkeypatch.chdir(after)
+  assert_equal_bit_for_bit(first, train())
+  monkeypatch.chdir(tmp_path)
+  assert evaluate() == evaluation
+  np.savez(tmp_path / 'mine.npz', train=images[::-1])
+  for again in (train, evaluate):
+    if again is evaluate:
+      saved.write_text(content.replace(str(before), str(tmp_path)))
+    with pytest.raises(UserError, match='was trained on other data'):
+      again()

@@ -1,5 +1,19 @@
 """Which checkpoint is best."""
 
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from geco_jax import multipliers
+from geco_jax.build import run_inputs
+from geco_jax.io.logs import read_metrics
+from geco_jax.rules import MULTIPLIERS
+from geco_jax.rules import Multipliers
+from geco_jax.training import loop
+from geco_jax.training.recorder import final_multipliers
 from geco_jax.training.recorder import score
 
 
@@ -7,3 +21,76 @@ def test_score_prefers_met_constraints_then_low_kl():
   met_scores = [score(kl, {'re': 0.01}, tolerance=0.02) for kl in (3.0, 5.0)]
   violated = [score(1.0, {'re': v}, tolerance=0.02) for v in (0.03, 0.5)]
   assert met_scores[0] < met_scores[1] < violated[0] < violated[1]
+
+
+@pytest.fixture
+def finals(build_once):
+  """Return config -> its `final_multipliers`."""
+
+  def known(config):
+    experiment = build_once(config)
+    inputs = run_inputs(config, experiment)
+    return final_multipliers(experiment, inputs, config.num_steps)
+
+  return known
+
+
+@pytest.mark.parametrize(
+  ('objective', 'multiplier'),
+  [('elbo', 1.0), ('beta_vae', 1 / 4), ('annealed_beta', 1 / 0.7)],
+)
+def test_the_best_checkpoint_minimizes_what_the_run_does(
+  objective, multiplier, finals, tiny_config, build_once, tmp_path, draw_once
+):
+  config = tiny_config(objective)
+  config.constraints.nll.kappa = 100.0  # So that it always "holds".
+  config.num_steps = 60
+  if objective == 'annealed_beta':
+    config.multipliers.kwargs.transition_steps = 45
+  assert finals(config) == {'nll': pytest.approx(multiplier)}
+  experiment = build_once(config)
+  loop.train(config, str(tmp_path), experiment=experiment, show_progress=False)
+  logged = read_metrics(str(tmp_path))
+  is_saved = np.isfinite(logged['validation/kl_nats'])
+  steps, kl_nats, nll_per_dim = (
+    logged[name][is_saved]
+    for name in ('step', 'validation/kl_nats', 'validation/nll/value')
+  )
+  scores = kl_nats + multiplier * 16 * (nll_per_dim - 100)
+  best = json.loads((tmp_path / 'best.json').read_text())
+  assert best['step'] == steps[np.argmin(scores)]
+  assert best['score'] == pytest.approx(scores.min(), rel=1e-5)
+  assert best['step'] > steps[np.argmin(kl_nats)]  # The least trained.
+
+
+def test_an_annealed_multiplier_ends_where_the_steps_do(finals, tiny_config):
+  config = tiny_config('annealed_beta')  # From beta 2 to 0.7.
+  config.multipliers.kwargs.transition_steps = 2 * config.num_steps
+  assert finals(config) == {'nll': pytest.approx(1 / 1.35)}
+
+
+def _unclipped(naturals):
+  """Return a rule of one's own that moves multipliers without a clip."""
+  rule = optax.GradientTransformation(
+    lambda logs: optax.EmptyState(), lambda values, state, _: (values, state)
+  )
+  return Multipliers(rule, dict.fromkeys(naturals, 0.0))
+
+
+def _own_schedule(naturals):
+  """Return a rule of one's own that follows a schedule."""
+  rule = multipliers.scheduled(lambda count: 1.0 + jnp.asarray(count, float))
+  return Multipliers(rule, dict.fromkeys(naturals, 0.0))
+
+
+def test_multipliers_that_constraints_move_are_not_known_before_the_end(
+  finals, tiny_config, monkeypatch
+):
+  for objective in ('geco', 'geco_literal'):
+    assert finals(tiny_config(objective)) is None
+  for rule, expected in ((_unclipped, None), (_own_schedule, {'nll': 21.0})):
+    monkeypatch.setitem(MULTIPLIERS, rule.__name__, rule)
+    config = tiny_config('elbo')
+    with config.unlocked():
+      config.multipliers = {'name': rule.__name__, 'kwargs': {}}
+    assert finals(config) == (expected and pytest.approx(expected))
