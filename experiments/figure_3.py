@@ -120,9 +120,9 @@ def main(argv: Sequence[str]) -> None:
   train(config, run, experiment=experiment)
   metrics = read_metrics(run)
   has_loss = np.isfinite(metrics['loss'])
-  stride = -(-has_loss.sum() // _MAX_LINES)
   metrics = {
-    name: values[has_loss][::stride] for name, values in metrics.items()
+    name: runs.thinned(values[has_loss], _MAX_LINES)
+    for name, values in metrics.items()
   }
   args = metrics, config.constraints.re.kappa, experiment.dataset.name
   record = {

@@ -94,7 +94,7 @@ def curve(result: Result, workdir: str) -> dict[str, list[float]]:
   """Return a run's training curves, at most 200 points of each."""
   metrics = read_metrics(os.path.join(workdir, result.run.name))
   lines = np.flatnonzero(np.isfinite(metrics['loss']))
-  shown_lines = lines[:: -(-len(lines) // _MAX_POINTS)]
+  shown_lines = runs.thinned(lines, _MAX_POINTS)
   return {
     name: [float(f'{value:.6g}') for value in metrics[name][shown_lines]]
     for name in ('step', 'kl_nats', 'rmse')

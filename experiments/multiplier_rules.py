@@ -256,8 +256,7 @@ def record(job: Job, workdir: str) -> dict[str, Any]:
     'kappas': dict(job.run.kappas),
     'steps': job.config.num_steps,
     'seed': job.run.seed,
-    # Other records of the file may be from another machine.
-    'device': runs.provenance(None)['device'],
+    **runs.trained_on(folder),
     'kl_nats': evaluation['kl_nats'],
     'constraints': reports,
     'verdict': verdicts.worst(report['verdict'] for report in reports.values()),

@@ -205,6 +205,7 @@ def build(
     move_multipliers=lambda *inputs: multipliers_at(*inputs).transformation,
     relative=rule.relative,
     highest_log_multiplier=rule.highest_log_multiplier,
+    moved_by_constraints=rule.moved_by_constraints,
     batch_size=config.batch_size,
     steps_per_dispatch=config.steps_per_dispatch,
   )

@@ -41,7 +41,8 @@ class Experiment:
     learning_rate: step sizes -> the schedule of the rate that `optimizer` has.
     move_multipliers: (step sizes, kappas) -> update of the log-multipliers.
     relative: whether `move_multipliers` is fed C / budget or C.
-    highest_log_multiplier: its upper clip, inf if nothing moves them.
+    highest_log_multiplier: its upper clip, inf if there is none.
+    moved_by_constraints: whether it follows them, not the steps or nothing.
     batch_size: of all devices together.
     steps_per_dispatch: training steps per call of a compiled program.
     programs: the results of functions decorated by `once_per_experiment`.
@@ -58,6 +59,7 @@ class Experiment:
   ]
   relative: bool
   highest_log_multiplier: float
+  moved_by_constraints: bool
   batch_size: int
   steps_per_dispatch: int
   programs: dict[Callable, Callable] = dataclasses.field(default_factory=dict)

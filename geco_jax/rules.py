@@ -30,6 +30,7 @@ class Multipliers(NamedTuple):
   initial_log_multipliers: dict[str, Any]  # By constraint, floats or arrays [].
   relative: bool = True  # Whether it is fed C / budget, not C.
   highest_log_multiplier: float = math.inf  # Its upper clip.
+  moved_by_constraints: bool = True  # Or by the steps, or by nothing.
 
 
 @passes_to(multipliers.geco, filled_in=('natural_multiplier',))
@@ -100,7 +101,9 @@ def _fixed(naturals: Mapping[str, Any], *, beta: float = 1.0):
   if not beta > 0:
     raise ValueError(f'beta must be > 0, got {beta}')
   return Multipliers(
-    multipliers.fixed(), dict.fromkeys(naturals, -math.log(beta))
+    multipliers.fixed(),
+    dict.fromkeys(naturals, -math.log(beta)),
+    moved_by_constraints=False,
   )
 
 
@@ -110,7 +113,9 @@ def _annealed_beta(naturals: Mapping[str, Any], **kwargs):
   with jax.ensure_compile_time_eval():  # A number, also while a step is traced.
     initial = math.log(schedule(jnp.int32(0)))
   return Multipliers(
-    multipliers.scheduled(schedule), dict.fromkeys(naturals, initial)
+    multipliers.scheduled(schedule),
+    dict.fromkeys(naturals, initial),
+    moved_by_constraints=False,
   )
 
 

@@ -1,4 +1,4 @@
-"""Every program of every config is lowered for accelerators, without any.
+"""Every config trains, evaluates and draws on accelerators, as lowered text.
 
 Lowering takes shapes alone: nothing is initialized, compiled or run.
 """

@@ -181,7 +181,7 @@ CLAIMS = (
   *(
     _figure(number, _MET, _met_and_below, f'--preset={preset}')
     for number, preset in (
-      (6, 'quick'),
+      (6, 'medium'),
       (9, 'medium'),
       (10, 'quick'),
       (11, 'quick'),

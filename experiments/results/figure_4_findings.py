@@ -148,10 +148,20 @@ def _compared(
 ) -> Iterator[
   tuple[str, Content, figure_4_plane.Point, list[figure_4_plane.Point]]
 ]:
-  """Yield the rows that have an ELBO too: name, row, its point, GECO's."""
+  """Yield the rows that have an ELBO too: name, row, its point, GECO's.
+
+  Those whose ELBO took other steps than GECO are left out.
+  """
   for name, row, points in _constrained(content):
-    for elbo in figure_4_plane.points_of(row, 'elbo'):
-      yield name, row, elbo, points
+    steps = {
+      objective: {
+        r['steps'] for r in row['runs'] if r['objective'] == objective
+      }
+      for objective in ('elbo', 'geco')
+    }
+    if steps['elbo'] == steps['geco']:
+      for elbo in figure_4_plane.points_of(row, 'elbo'):
+        yield name, row, elbo, points
 
 
 def _listed(texts: Iterable[str], fair: Sequence[bool]) -> str:

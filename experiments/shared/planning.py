@@ -1,8 +1,8 @@
 """What rows of figures cost here and now, and which fit into some hours.
 
-A row is what one command line trains and measures. Its runs share compiled
-programs wherever they differ in kappa, seed, steps or multipliers alone; of
-each program a few steps are timed.
+A row is what one command line trains and measures. A few steps are timed of
+programs that differ in more than kappa, seed, steps or multipliers; those that
+differ in steps or multipliers take as long but are compiled each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,11 @@ import contextlib
 import importlib.util
 import json
 import os
-import time
 from typing import NamedTuple
 
 import jax
 from ml_collections.config_dict import ConfigDict
 
-from geco_jax import parallel
 from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.build import experiment_key
@@ -28,8 +26,8 @@ from geco_jax.io.checkpoint import latest_step
 from geco_jax.sweep import throughput
 from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.grid import Point
+from geco_jax.sweep.throughput import Speed
 
-_SECONDS = 2.0  # Time for which a program's steps are timed, up to a dispatch.
 _NO_FILES: Mapping[str, str] = {}
 
 YES, IN_PART, NO, DONE, LEFT_OUT = 'yes', 'in part', 'no', 'done', 'left out'
@@ -65,13 +63,6 @@ class Row(NamedTuple):
     return f'{self.figure} {self.name}'.rstrip()
 
 
-class Speed(NamedTuple):
-  """What was measured of a compiled program."""
-
-  compile_seconds: float
-  steps_per_second: float
-
-
 class Cost(NamedTuple):
   """What is left to do of a row."""
 
@@ -89,35 +80,21 @@ class Cost(NamedTuple):
     return (self.compile_seconds + self.train_seconds + self.row.seconds) / 3600
 
 
-def measure(
-  config: ConfigDict, dataset: Dataset, seconds: float = _SECONDS
-) -> Speed:
+def measure(config: ConfigDict, dataset: Dataset) -> Speed:
   """Return how fast a config trains here: one run, shared by all devices.
 
   Args:
     config: of the run.
     dataset: of the config.
-    seconds: time for which steps are timed, up to a dispatch of them.
 
   Raises:
     UserError: if the config is refused, or does not fit into the memory.
   """
   experiment = build(config, dataset)
-  max_steps = experiment.steps_per_dispatch
-  # On an accelerator the only program is that of a whole dispatch.
-  fewest = max_steps if parallel.on_accelerator() else 1
-  start = time.monotonic()
   try:
-    with throughput.timed(experiment, [Point('', {}, config)]) as take:
-      take(fewest)
-      compiled = time.monotonic() - start
-      second = take(fewest)
-      num_steps = int(seconds / max(second / fewest, 1e-9))
-      num_steps = min(max(num_steps, fewest), max_steps)
-      rate = num_steps / max(take(num_steps), 1e-9)
+    return throughput.speed(experiment, [Point('', {}, config)])
   except jax.errors.JaxRuntimeError as error:
     raise UserError(f'it cannot be: {str(error).splitlines()[0]}') from error
-  return Speed(max(compiled - second, 0.0), rate)
 
 
 class Planner:
@@ -135,6 +112,7 @@ class Planner:
     self._planned: set[str] = set()  # Runs of the rows so far.
     self._datasets: dict[str, Dataset | UserError] = {}
     self._speeds: dict[str, Speed] = {}
+    self._compiled: set[str] = set()  # Programs that rows so far compile.
 
   def cost(self, row: Row) -> Cost:
     """Return what is left to do of a row when those before it are done.
@@ -147,12 +125,13 @@ class Planner:
       unfinished = [point for point in row.points if self._is_left(point, row)]
       todo = [p for p in unfinished if p.name not in self._planned]
       for point in todo:
-        compiled = _program(point.config) in self._speeds
         speed = self.speed(point.config)
         steps = point.config.num_steps - steps_taken(point, self._workdir)
         num_steps += steps
-        compile_seconds += 0.0 if compiled else speed.compile_seconds
         train_seconds += steps / speed.steps_per_second
+        if (key := experiment_key(point.config)) not in self._compiled:
+          self._compiled.add(key)
+          compile_seconds += speed.compile_seconds
     except UserError as error:
       return Cost(row, missing=' '.join(str(error).split()))
     self._planned |= {point.name for point in row.points}
@@ -172,7 +151,7 @@ class Planner:
     return not is_done(point, self._workdir, row.splits)
 
   def speed(self, config: ConfigDict) -> Speed:
-    """Return how fast a config trains, measured once for each program.
+    """Return how fast a config trains, measured once for all that are as fast.
 
     Raises:
       UserError: if its data set or a classifier is not at hand.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections.config_dict import ConfigDict
+import numpy as np
 
 from geco_jax import config_files
 from geco_jax import parallel
@@ -296,6 +297,12 @@ def trained_on(folder: str) -> dict[str, str]:
   return {'device': ', '.join(devices)} if devices else {}
 
 
+def thinned(values: np.ndarray, most: int) -> np.ndarray:
+  """Return at most so many of values, at equal distances up to the last."""
+  stride = -(-len(values) // most)
+  return values[::-1][::stride][::-1]
+
+
 def save_row(
   path: str, name: str, row: Mapping[str, Any], *, keep: bool = False
 ) -> dict[str, Any]:
@@ -309,12 +316,13 @@ def save_row(
     name: of the row.
     row: what is known of it.
     keep: whether the runs of other names stay that the file's row of this name
-      has, if it is of the same preset.
+      has, if it is of the same preset, and as short.
   """
   with taking_turns(os.path.dirname(path)):
     rows = written(path)
     earlier = rows.get(name, {}) if keep else {}
-    if earlier.get('preset') == row.get('preset') and 'runs' in earlier:
+    is_same = all(earlier.get(k) == row.get(k) for k in ('preset', 'short'))
+    if is_same and 'runs' in earlier:
       row = {**row, 'runs': _joined(earlier['runs'], row['runs'])}
     rows[name] = row
     write_json(path, rows)

@@ -93,7 +93,8 @@ def run_here(
     for key, group in _by_experiment(grid).items():
       left = [point for point in group if point.name in names]
       if left:
-        experiment = experiments.pop(key)  # Freed after its runs.
+        # Freed after its runs, unless another shares its evaluation.
+        experiment = experiments.pop(key)
         untrained = any(not _is_trained(point, workdir) for point in left)
         choose = untrained and len(group) > 1
         width = choose_width(experiment, group) if choose else 1

@@ -11,6 +11,7 @@ import hashlib
 import math
 import os
 import time
+from typing import NamedTuple
 
 from absl import logging
 import jax
@@ -31,7 +32,16 @@ from geco_jax.step import training_images
 from geco_jax.sweep.grid import Point
 
 _FILE = 'runs_at_once.json'  # Widths by experiment and number of devices.
-_DISPATCHES = 3  # The median of these counts.
+_SECONDS = 2.0  # Time for which a program's steps are timed, if they allow.
+_TIMINGS = 3  # The median of these counts.
+
+
+class Speed(NamedTuple):
+  """What was measured of a compiled program."""
+
+  compile_seconds: float
+  steps_per_second: float  # All runs together.
+
 
 # An experiment and the runs that share it -> how many to train at once.
 ChooseWidth = Callable[[Experiment, Sequence[Point]], int]
@@ -80,8 +90,9 @@ def on_accelerators(workdir: str) -> ChooseWidth:
 def fastest_width(experiment: Experiment, points: Sequence[Point]) -> int:
   """Return how many of the runs to train at once; say why.
 
-  A few steps are timed for each number. On a CPU with one device, the only
-  choice is one run after another.
+  A few steps are timed for each number, and the grid's time is estimated: runs
+  that are left over take as long as a full number. On a CPU with one device,
+  the only choice is one run after another.
 
   Args:
     experiment: of all of the runs.
@@ -103,10 +114,14 @@ def fastest_width(experiment: Experiment, points: Sequence[Point]) -> int:
   rates = {}
   for width in widths:
     try:
-      rates[width] = _steps_per_second(experiment, points[:width])
+      rates[width] = speed(experiment, points[:width]).steps_per_second
     except jax.errors.JaxRuntimeError as error:  # Out of memory.
       say(f'{_words(width)} cannot be: {str(error).splitlines()[0]}')
-  best = max(rates, key=rates.__getitem__, default=1)
+  seconds = {
+    width: math.ceil(len(points) / width) * width / rate
+    for width, rate in rates.items()
+  }
+  best = min(seconds, key=seconds.__getitem__, default=1)
   say(f'{_words(best)}: {_report(rates)}')
   return best
 
@@ -120,13 +135,32 @@ def _widths(num_runs: int, num_devices: int, accelerated: bool) -> list[int]:
   return sorted(widths)
 
 
-def _steps_per_second(experiment: Experiment, points: Sequence[Point]) -> float:
-  """Return the training steps per second of all runs together."""
+def speed(
+  experiment: Experiment, points: Sequence[Point], seconds: float = _SECONDS
+) -> Speed:
+  """Return how fast runs train here together, and how long that compiles.
+
+  Args:
+    experiment: of all of the runs.
+    points: the runs; several are trained at once.
+    seconds: time for which steps are timed; at most a few dispatches, on an
+      accelerator a few whole ones.
+  """
   max_steps = experiment.steps_per_dispatch
+  # On an accelerator the only program is that of a whole dispatch.
+  fewest = max_steps if parallel.on_accelerator() else 1
+  start = time.monotonic()
   with timed(experiment, points) as take:
-    seconds = [take(max_steps) for _ in range(1 + _DISPATCHES)]
-  steps = len(points) * max_steps
-  return steps / float(np.median(seconds[1:]))  # The first call compiles.
+    take(fewest)
+    compiled = time.monotonic() - start
+    second = take(fewest)
+    num_steps = int(seconds / _TIMINGS / max(second / fewest, 1e-9))
+    num_steps = min(max(num_steps, fewest), max_steps)
+    taken = float(np.median([take(num_steps) for _ in range(_TIMINGS)]))
+  return Speed(
+    compile_seconds=max(compiled - second, 0.0),
+    steps_per_second=len(points) * num_steps / max(taken, 1e-9),
+  )
 
 
 @contextlib.contextmanager

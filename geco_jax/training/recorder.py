@@ -227,7 +227,7 @@ def final_multipliers(
   Returns:
     By constraint; None if the constraints move the multipliers, as in GECO.
   """
-  if math.isfinite(experiment.highest_log_multiplier):
+  if experiment.moved_by_constraints:
     return None
   rule = experiment.move_multipliers(inputs.step_sizes, inputs.kappas)
   initial = inputs.initial_log_multipliers
@@ -235,14 +235,10 @@ def final_multipliers(
   state = rule.init(logs)
   if isinstance(state, ScheduledState):
     state = ScheduledState(jnp.int32(num_steps - 1))
-  finals = []
-  for violation in (-1.0, 1.0):  # A rule of one's own may have no clip.
-    violations = dict.fromkeys(logs, jnp.float32(violation))
-    updates, _ = rule.update(violations, state, logs)
-    finals.append(optax.apply_updates(logs, updates))
-  if finals[0] != finals[1]:
-    return None
-  return {name: math.exp(x) for name, x in finals[0].items()}
+  violations = dict.fromkeys(logs, jnp.float32(0))
+  updates, _ = rule.update(violations, state, logs)
+  finals = optax.apply_updates(logs, updates)
+  return {name: math.exp(x) for name, x in finals.items()}
 
 
 def score(kl_nats: float, violations: Mapping[str, float], tolerance: float):

@@ -292,13 +292,14 @@ def test_objectives_of_a_row_can_be_run_one_by_one(tmp_path):
   """Those that were run before stay, unless the row was of another preset."""
   path = str(tmp_path / 'figure_4.json')
 
-  def saved(names, preset='quick'):
+  def saved(names, preset='quick', short=True):
     records = [{'run': name, 'preset': preset} for name in names]
-    row = {'preset': preset, 'runs': records}
+    row = {'preset': preset, 'short': short, 'runs': records}
     rows = runs.save_row(path, 'mnist', row, keep=True)
     assert json.loads((tmp_path / 'figure_4.json').read_text()) == rows
     return [record['run'] for record in rows['mnist']['runs']]
 
   assert saved(['elbo', 'geco']) == ['elbo', 'geco']
   assert saved(['geco', 'annealed']) == ['elbo', 'geco', 'annealed']
+  assert saved(['elbo'], short=False) == ['elbo']
   assert saved(['geco'], 'medium') == ['geco']

@@ -1,5 +1,6 @@
 """What was measured to be fastest is chosen, and said."""
 
+import contextlib
 import json
 import re
 import types
@@ -35,6 +36,9 @@ def test_only_what_can_win_is_measured():
   [
     ({1: 50.0, 10: 40.0}, 1, 'one run after another: .*are 50 .*40 with 10'),
     ({1: 50.0, 10: 60.0}, 10, '10 runs at once: .*are 50 .*60 with 10'),
+    # Ten runs are three times four: as slow as twelve.
+    ({1: 50.0, 4: 59.0}, 1, 'one run after another: .*are 50 .*59 with 4'),
+    ({1: 50.0, 4: 61.0}, 4, '4 runs at once: .*are 50 .*61 with 4'),
     ({1: 50.0}, 1, '10 runs at once cannot be: RESOURCE_EXHAUSTED'),
     ({}, 1, 'one run after another cannot be: RESOURCE_EXHAUSTED'),
   ],
@@ -46,10 +50,11 @@ def test_the_fastest_that_fits_is_chosen_and_its_rates_are_said(
     del experiment
     if len(points) not in rates:
       raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
-    return rates[len(points)]
+    return throughput.Speed(1.0, rates[len(points)])
 
-  monkeypatch.setattr(throughput, '_widths', lambda *_: [1, 10])
-  monkeypatch.setattr(throughput, '_steps_per_second', measured)
+  widths = sorted({*rates} | ({10} if 4 not in rates else set()) | {1})
+  monkeypatch.setattr(throughput, '_widths', lambda *_: widths)
+  monkeypatch.setattr(throughput, 'speed', measured)
   config = types.SimpleNamespace(
     model=types.SimpleNamespace(name='mlp_vae'), num_steps=4_000
   )
@@ -115,3 +120,53 @@ def test_a_choice_that_cannot_be_kept_is_warned_of(
   choose = throughput.remembered_width(str(tmp_path))
   assert choose(experiment, [None] * 3) == 2
   assert 'not kept' in caplog.text
+
+
+@pytest.fixture
+def paced(monkeypatch):
+  """Return which numbers of steps were taken: the first compiles for 30 s."""
+  taken = []
+
+  @contextlib.contextmanager
+  def timed(experiment, points):
+    del experiment
+
+    def take(num_steps):
+      taken.append(num_steps)
+      seconds = (30 if len(taken) == 1 else 0) + 0.5 * num_steps * len(points)
+      now[0] += seconds
+      return seconds
+
+    now[0] += 5  # The first state is compiled too.
+    yield take
+
+  now = [0.0]
+  monkeypatch.setattr(throughput, 'timed', timed)
+  monkeypatch.setattr(throughput.time, 'monotonic', lambda: now[0])
+  return taken
+
+
+EXPERIMENT = types.SimpleNamespace(steps_per_dispatch=5)
+
+
+def test_a_few_steps_are_timed_and_compilation_apart(paced):
+  speed = throughput.speed(EXPERIMENT, [None], seconds=6.0)
+  assert paced == [1, 1, 4, 4, 4]
+  assert speed == throughput.Speed(35.0, 2.0)
+
+
+def test_the_steps_of_all_runs_count(paced):
+  speed = throughput.speed(EXPERIMENT, [None] * 3, seconds=9.0)
+  assert paced == [1, 1, 2, 2, 2]
+  assert speed == throughput.Speed(35.0, 2.0)
+
+
+def test_no_more_than_three_dispatches_are_timed(paced):
+  throughput.speed(EXPERIMENT, [None], seconds=60.0)
+  assert paced == [1, 1, 5, 5, 5]
+
+
+def test_an_accelerator_takes_whole_dispatches(paced, monkeypatch):
+  monkeypatch.setattr(throughput.parallel, 'on_accelerator', lambda: True)
+  throughput.speed(EXPERIMENT, [None], seconds=0.1)
+  assert paced == [5, 5, 5, 5, 5]

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -77,10 +78,23 @@ def _unclipped(naturals):
   return Multipliers(rule, dict.fromkeys(naturals, 0.0))
 
 
+def _later(naturals):
+  """Return a rule of one's own that moves them later than at first."""
+  rule = optax.GradientTransformation(
+    lambda logs: jnp.int32(0),
+    lambda values, count, _: (
+      jax.tree.map(lambda value: jnp.where(count < 5, 0.0, value), values),
+      count + 1,
+    ),
+  )
+  return Multipliers(rule, dict.fromkeys(naturals, 0.0))
+
+
 def _own_schedule(naturals):
   """Return a rule of one's own that follows a schedule."""
   rule = multipliers.scheduled(lambda count: 1.0 + jnp.asarray(count, float))
-  return Multipliers(rule, dict.fromkeys(naturals, 0.0))
+  starts = dict.fromkeys(naturals, 0.0)
+  return Multipliers(rule, starts, moved_by_constraints=False)
 
 
 def test_multipliers_that_constraints_move_are_not_known_before_the_end(
@@ -88,7 +102,11 @@ def test_multipliers_that_constraints_move_are_not_known_before_the_end(
 ):
   for objective in ('geco', 'geco_literal'):
     assert finals(tiny_config(objective)) is None
-  for rule, expected in ((_unclipped, None), (_own_schedule, {'nll': 21.0})):
+  for rule, expected in (
+    (_unclipped, None),
+    (_later, None),
+    (_own_schedule, {'nll': 21.0}),
+  ):
     monkeypatch.setitem(MULTIPLIERS, rule.__name__, rule)
     config = tiny_config('elbo')
     with config.unlocked():
