@@ -64,14 +64,17 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
   """Evaluate the run that the flags name."""
   del argv
+  splits = [*dict.fromkeys(flags.FLAGS.split)]
   evaluation = evaluate(
     cli.workdir(),
-    flags.FLAGS.split,
+    splits,
     data_dir=cli.DATA_DIR.value,
     step=flags.FLAGS.step,
     show_progress=flags.FLAGS.progress,
   )
   print(summary(evaluation))
+  if 'train' not in splits:
+    print('\nno verdict: constraints are about the train split')
   print(f'\nwrote evaluation.json and pictures to {cli.workdir()}')
 
 

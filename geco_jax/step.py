@@ -361,11 +361,8 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
     'learning_rate': jnp.asarray(rate, jnp.float32),
   }
   for name, constraint in experiment.constraints.items():
-    kappa = inputs.kappas[name]
-    mean_statistic = values[name] + constraint.bound(kappa)
     metrics |= {
-      f'{name}/value': constraint.measure(mean_statistic),
-      f'{name}/violation': values[name] / constraint.scale(kappa),
+      f'{name}/violation': values[name] / constraint.scale(inputs.kappas[name]),
       f'{name}/log_multiplier': state.log_multipliers[name],
     }
   next_state = TrainState(

@@ -415,3 +415,22 @@ def test_images_of_a_data_set_of_ones_own_are_read_as_they_are(
   np.testing.assert_array_equal(
     sample.read_image(path, digits_run), pixels[..., None]
   )
+
+
+def test_functions_of_images_can_be_transformed(digits_run):
+  images = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
+  np.testing.assert_allclose(
+    jax.jit(digits_run.reconstruct)(images),
+    digits_run.reconstruct(images),
+    atol=1e-6,
+  )
+  byte = np.arange(128, dtype=np.uint8).reshape(2, 8, 8)
+  np.testing.assert_allclose(
+    jax.vmap(lambda x: digits_run.encode(x[None])[0])(byte),
+    digits_run.encode(byte),
+    atol=1e-5,
+  )
+  gradient = jax.grad(lambda x: digits_run.encode(x).sum())(images)
+  assert gradient.shape == images.shape and np.any(gradient)
+  with pytest.raises(UserError, match='int32'):
+    jax.jit(digits_run.encode)(np.zeros((2, 8, 8, 1), np.int32))

@@ -32,7 +32,7 @@ def as_uint8(subject: str, images: Any, white: int = WHITE) -> np.ndarray:
     UserError: if they are anything else.
   """
   array = as_array(subject, images)
-  _check_type(subject, array)
+  check_type(subject, array)
   array = _with_channels(subject, array)
   if not len(array):
     raise UserError(f'{subject}: there are none')
@@ -111,7 +111,7 @@ def check_values(subject: str, images: np.ndarray) -> None:
       their scale must be wrong: uint8 of 0 and 1, or ten images or more
       without a pixel above a fourth of white.
   """
-  _check_type(subject, images)
+  check_type(subject, images)
   if images.dtype == bool or not images.size:
     return
   if images.dtype == np.uint8:
@@ -145,7 +145,8 @@ def check_same_scale(subject: str, image: np.ndarray, others: int) -> None:
     )
 
 
-def _check_type(subject, images):
+def check_type(subject: str, images: Any) -> None:
+  """Refuse images that are not uint8, bool or floats."""
   is_float = np.issubdtype(images.dtype, np.floating)
   if not (is_float or images.dtype in (bool, np.uint8)):
     raise UserError(

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import jax
+from jax.core import Tracer
 import jax.numpy as jnp
 import numpy as np
 
@@ -76,13 +77,14 @@ def as_pixels(
   Args:
     subject: what messages call them.
     images: uint8 from 0 to 255, bool or floats in [0, 1]; of one channel also
-      without its axis.
+      without its axis. Traced ones have no values that could be checked.
     shape: of one image.
 
   Raises:
     UserError: if they are anything else.
   """
-  array = pixels.as_array(subject, images)
+  is_traced = isinstance(images, Tracer)
+  array = images if is_traced else pixels.as_array(subject, images)
   if shape[-1] == 1 and array.shape[1:] == shape[:-1]:
     array = array[..., np.newaxis]
   if array.shape[1:] != shape or array.ndim != 4:
@@ -90,7 +92,8 @@ def as_pixels(
       f'{subject} must be [n, {", ".join(map(str, shape))}], got '
       f'{np.shape(images)}'
     )
-  pixels.check_values(subject, array)
+  check = pixels.check_type if is_traced else pixels.check_values
+  check(subject, array)
   if array.dtype == np.uint8:
     return decode(jnp.asarray(array))
   return jnp.float32(array)

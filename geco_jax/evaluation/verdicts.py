@@ -100,7 +100,7 @@ def infeasibility_sentences(
       best = ''  # Where the log was lost.
       if np.isfinite(violations).any():
         value = logged[f'{name}/value'][np.nanargmin(violations)]
-        best = f', the best {report["unit"]} reached is {value:.4g}'
+        best = f', the best {report["unit"]} in its log is {value:.4g}'
       yield (
         f'constraint {name} is infeasible in this run: kappa '
         f'{report["kappa"]:g} was asked{best}; its multiplier, '

@@ -65,15 +65,15 @@ def params(origin: Origin, experiment: Experiment) -> Any:
     UserError: if they cannot be read, or are not what the experiment takes.
   """
   config = run_folder.read_config(origin.workdir)
-  source = build(config, experiment.dataset)
+  source = build(config, experiment.dataset, for_use=True)
   restored = restore_state(origin.workdir, source, origin.step).params
   shapes, wanted = (
     {jax.tree_util.keystr(k): x.shape for k, x in _leaves(tree)}
     for tree in (restored, state_like(experiment).params)
   )
   differences = [
-    f'{name} is {shapes.get(name, "missing")}, not '
-    f'{wanted.get(name, "expected")}'
+    f'{name} is {_words(shapes.get(name), "missing")}, not '
+    f'{_words(wanted.get(name), "expected")}'
     for name in sorted(shapes.keys() | wanted.keys())
     if shapes.get(name) != wanted.get(name)
   ]
@@ -87,3 +87,10 @@ def params(origin: Origin, experiment: Experiment) -> Any:
 
 def _leaves(tree):
   return jax.tree_util.tree_leaves_with_path(tree)
+
+
+def _words(shape: tuple[int, ...] | None, absent: str) -> str:
+  """Return a shape in words, `absent` if there is none."""
+  if shape is None:
+    return absent
+  return str(shape) if shape else 'a number'

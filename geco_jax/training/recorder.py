@@ -119,7 +119,13 @@ class Recorder(Run):
     values = {k: float(v.mean()) for k, v in per_step.items()}
     values['rmse'] = math.sqrt(values.pop('mse'))
     values['steps_per_second'] = rate
-    for name in self.inputs.kappas:
+    for name, kappa in self.inputs.kappas.items():
+      constraint = self.experiment.constraints[name]
+      mean = values[f'{name}/violation'] * constraint.scale(kappa)
+      # A measure is one of the mean: the mean of roots would be too small.
+      values[f'{name}/value'] = float(
+        constraint.measure(mean + constraint.bound(kappa))
+      )
       multipliers = np.exp(per_step[f'{name}/log_multiplier'])
       values[f'{name}/multiplier'] = float(multipliers.mean())
       values[f'{name}/saturation'] = saturation(

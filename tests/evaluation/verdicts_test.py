@@ -169,5 +169,5 @@ def test_an_infeasible_run_says_whether_its_posterior_has_collapsed(
     'kl_nats': np.array([5.0, kl_nats, np.nan]),  # NaN, of a validation.
   }
   (sentence,) = verdicts.infeasibility_sentences({'re': report}, logged)
-  assert 'the best RMSE per pixel reached is 0.271' in sentence
+  assert 'the best RMSE per pixel in its log is 0.271' in sentence
   assert ('collapsed onto the prior (KL 0.02 nats)' in sentence) == collapsed

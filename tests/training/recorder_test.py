@@ -112,3 +112,19 @@ def test_multipliers_that_constraints_move_are_not_known_before_the_end(
     with config.unlocked():
       config.multipliers = {'name': rule.__name__, 'kwargs': {}}
     assert finals(config) == (expected and pytest.approx(expected))
+
+
+def test_a_logged_value_is_that_of_the_mean_violation(
+  tiny_config, build_once, tmp_path, draw_once
+):
+  """It would be too small as a mean of roots."""
+  config = tiny_config('geco')
+  experiment = build_once(config)
+  loop.train(config, str(tmp_path), experiment=experiment, show_progress=False)
+  logged = read_metrics(str(tmp_path))
+  logged = {k: v[np.isfinite(logged['loss'])] for k, v in logged.items()}
+  kappa = config.constraints.re.kappa
+  np.testing.assert_allclose(
+    logged['re/value'], kappa * np.sqrt(1 + logged['re/violation']), rtol=1e-5
+  )
+  np.testing.assert_allclose(logged['re/value'], logged['rmse'], rtol=1e-5)
