@@ -84,7 +84,7 @@ def as_pixels(
     UserError: if they are anything else.
   """
   is_traced = isinstance(images, Tracer)
-  array = images if is_traced else pixels.as_array(subject, images)
+  array: Any = images if is_traced else pixels.as_array(subject, images)
   if shape[-1] == 1 and array.shape[1:] == shape[:-1]:
     array = array[..., np.newaxis]
   if array.shape[1:] != shape or array.ndim != 4:
