@@ -203,3 +203,24 @@ def test_the_course_of_figure_3_is_that_of_the_file(results):
     f'{curve["kl_nats"][met]:.1f} nats, and the run ends within 1% of it, at '
     f'{curve["kl_nats"][-1]:.1f}.'
   ) in ' '.join(results.split())
+
+
+def test_what_pncc_and_fre_cost_is_that_of_the_files(results):
+  text = ' '.join(results.split())
+  below = []
+  for number in (6, 11):
+    path = os.path.join(ROOT, 'results', f'figure_{number}.json')
+    with open(path) as file:
+      runs = {run['run']: run['evaluation'] for run in json.load(file)['runs']}
+    data = 'celeb_a' if number == 6 else 'cifar10'
+    elbo, fre = (
+      runs[f'{data}_conv_draw_{name}'] for name in ('elbo', 'geco_fre_0.5')
+    )
+    below.append(elbo['kl_nats'] / fre['kl_nats'])
+    assert fre['constraints']['fre']['holds']
+  assert (
+    f"{below[0]:.1f} times below the ELBO's on CelebA and {below[1]:.1f} times "
+    'on CIFAR-10'
+  ) in text
+  pncc = runs['cifar10_conv_draw_geco_pncc_0.8']['kl_nats']
+  assert f'loses brightness and colors, at {pncc:.0f} nats' in text

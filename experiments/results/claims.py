@@ -184,7 +184,7 @@ CLAIMS = (
       (6, 'medium'),
       (9, 'medium'),
       (10, 'quick'),
-      (11, 'quick'),
+      (11, 'medium'),
     )
   ),
   Claim(
