@@ -4,7 +4,7 @@ r"""Conditional ConvDRAW on MNIST-rotate (Figures 3 and 4).
       --workdir=runs/mnist_rotate
 
 Cost of quick: 2 minutes on two CPU cores. Expect RMSE 0.101 (kappa 0.1) at a KL
-of 14.2 nats; test RMSE 0.102. gpu and paper have not been run.
+of 15.1 nats; test RMSE 0.101. gpu and paper have not been run.
 
 Variants: quick, medium, gpu, paper; after a comma the objective, if it is not
 geco: quick,elbo. `base_config.get_conv_draw_config` says what they are.

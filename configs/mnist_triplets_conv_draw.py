@@ -3,8 +3,8 @@ r"""ConvDRAW on MNIST-triplets (Figure 4); quick: of 8x8 digits.
   python -m geco_jax.train --config=configs/mnist_triplets_conv_draw.py:quick \
       --workdir=runs/mnist_triplets
 
-Cost of quick: 2 minutes on two CPU cores. Expect RMSE 0.100 (kappa 0.1) at a KL
-of 103.8 nats; test RMSE 0.102. gpu and paper have not been run.
+Cost of quick: 2 minutes on two CPU cores. Expect RMSE 0.099 (kappa 0.1) at a KL
+of 118.9 nats; test RMSE 0.101. gpu and paper have not been run.
 
 Variants: quick, medium, gpu, paper; after a comma the objective, if it is not
 geco: quick,elbo. `base_config.get_conv_draw_config` says what they are.
