@@ -18,8 +18,9 @@ from tests import processes
 FOLDER = 'FOLDER'  # In arguments: the folder that a command fills.
 SEED = int(os.environ.get('FAULTS_SEED', 0))  # Seed of moments and damages.
 SECONDS = 300  # No command takes longer, on however busy a machine.
-# These differ from run to run, or tell of troubles that were.
-_BESIDE = ('.lock', 'tensorboard', 'error.log', 'run.json')
+# These differ from run to run, or tell of troubles that were. Which compiled
+# programs are kept depends on how long they took.
+_BESIDE = ('.lock', 'tensorboard', 'error.log', 'run.json', 'compiled')
 _TIMES = ('seconds', 'steps_per_second')
 
 
