@@ -238,9 +238,9 @@ def feature_error(
       f = f[..., varying]
     return f * weights.reshape((1,) * (f.ndim - 1) + (-1,))
 
-  feature_shape(network, layer, features, image_shape)  # Refuses other sizes.
+  shape = feature_shape(network, layer, features, image_shape)
   return _feature_distance(
-    features, image_shape, f'RMSE of {layer}, in standard deviations'
+    features, math.prod(shape), f'RMSE of {layer}, in standard deviations'
   )
 
 
@@ -273,8 +273,9 @@ def patch_statistics_error(
     )
     return jnp.concatenate(statistics, axis=-1)
 
+  num_features = 2 * math.prod(image_shape) // patch_size**2
   return _feature_distance(
-    features, image_shape, "RMSE of patches' mean and deviation"
+    features, num_features, "RMSE of patches' mean and deviation"
   )
 
 
@@ -406,19 +407,16 @@ CONSTRAINTS = Registry('constraint', _ENTRIES, Entry)
 
 def _feature_distance(
   features: Callable[[jax.Array], jax.Array],
-  image_shape: tuple[int, ...],
+  num_features: int,
   unit: str,
 ) -> Constraint:
   """Return the constraint on the RMSE of features [batch, ...]."""
-  shape = jax.eval_shape(
-    features, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  ).shape
 
   def squared_distance(batch, output):
     difference = features(batch.image) - features(output.reconstruction)
     return (difference**2).reshape(difference.shape[0], -1).sum(axis=-1)
 
-  return _root_mean_square(squared_distance, math.prod(shape), unit)
+  return _root_mean_square(squared_distance, num_features, unit)
 
 
 def _root_mean_square(
