@@ -79,7 +79,7 @@ def load(name: str) -> Network:
   Raises:
     UserError: if it is not there or damaged.
   """
-  path, command = _file_of(name)
+  path = _file_of(name)
   try:
     metadata, trees = _read(path)
     model = metadata['model']
@@ -98,7 +98,7 @@ def load(name: str) -> Network:
       raise UserError(f'{path} cannot be read: {answer}') from error
     raise UserError(
       f'{path} is damaged ({reason(error)}); delete it and train again: '
-      f'{command}'
+      f'{_training(name)}'
     ) from error
 
   def outputs(image):
@@ -123,7 +123,7 @@ def sha256(name: str) -> str:
   Raises:
     UserError: if it is not there or cannot be read.
   """
-  path, _ = _file_of(name)
+  path = _file_of(name)
   try:
     with open(path, 'rb') as file:
       return hashlib.file_digest(file, 'sha256').hexdigest()
@@ -131,31 +131,40 @@ def sha256(name: str) -> str:
     raise UserError(f'{path} cannot be read: {reason(error)}') from error
 
 
-def _file_of(name: str) -> tuple[str, str]:
-  """Return a classifier's existing file, and the command that trains it."""
+def _file_of(name: str) -> str:
+  """Return a classifier's existing file."""
   if not name.strip('. '):
     raise UserError(
       f'network must be the name of a trained classifier or the path of its '
       f'folder, got {name!r}'
     )
-  folder = folder_of(name)
-  path = os.path.join(folder, _FILE)
-  configs = [
+  path = os.path.join(folder_of(name), _FILE)
+  if not os.path.isfile(path):
+    known = _known()
+    is_misspelled = os.path.basename(name) == name and name not in known
+    choice = hint(name, known) if is_misspelled else ''
+    raise UserError(
+      f'no trained classifier at {path}{choice}; this trains it: '
+      f'{_training(name)}'
+    )
+  return path
+
+
+def _training(name: str) -> str:
+  """Return the command that trains a classifier."""
+  config = f'configs/{_CONFIGS}{name}.py'
+  if name not in _known():
+    config = f'... --workdir={folder_of(name)}'
+  return f'python -m geco_jax.train_classifier --config={config}'
+
+
+def _known() -> list[str]:
+  """Return the names of the classifiers that have a config."""
+  return [
     config.removeprefix(_CONFIGS)
     for config in config_files.names()
     if config.startswith(_CONFIGS)
   ]
-  is_name = os.path.basename(name) == name
-  is_known = is_name and name in configs
-  command = 'python -m geco_jax.train_classifier --config=' + (
-    f'configs/{_CONFIGS}{name}.py' if is_known else f'... --workdir={folder}'
-  )
-  if not os.path.isfile(path):
-    choice = '' if is_known or not is_name else hint(name, configs)
-    raise UserError(
-      f'no trained classifier at {path}{choice}; this trains it: {command}'
-    )
-  return path, command
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -51,7 +51,8 @@ def claim(workdir: str, config: ConfigDict) -> None:
   Keys on which no number of the training depends may change: the folder then
   takes them from `config`, with a warning. A run of another config that never
   saved anything is moved out of the way, also with a warning. The folder keeps
-  the path of the data as an absolute one, so that it is good from any folder.
+  paths of data and networks as absolute ones, so that they are good from any
+  folder.
 
   The caller holds the folder's lock.
 
@@ -60,7 +61,7 @@ def claim(workdir: str, config: ConfigDict) -> None:
       give other numbers, or cannot be written.
   """
   check_path(workdir)
-  config = _with_absolute_path(config)
+  config = _with_absolute_paths(config)
   try:
     old = _read(workdir)
   except FileNotFoundError:
@@ -198,7 +199,7 @@ def check_same(workdir: str, config: ConfigDict) -> None:
   """
   config_there = read_config(workdir)
   if _has_saved(workdir):
-    old, new = map(_with_absolute_path, (config_there, config))
+    old, new = map(_with_absolute_paths, (config_there, config))
     _refuse_other(workdir, plain(old), new, _FREE_WITH_RESULTS)
 
 
@@ -371,16 +372,24 @@ def _wrong_forms(content) -> Iterator[str]:
       yield f'{name} is {json.dumps(group)[:60]}, not a name and its kwargs'
 
 
-def _with_absolute_path(config: ConfigDict) -> ConfigDict:
-  """Return a config, the path of its data set absolute where it is a path."""
+def _with_absolute_paths(config: ConfigDict) -> ConfigDict:
+  """Return a config whose data and networks have absolute paths, if paths."""
   content = plain(config)
-  kwargs = content.get('dataset', {}).get('kwargs', {})
-  path = kwargs.get('path')
-  if isinstance(path, str):
-    local = os.path.expanduser(path)
-    if os.path.lexists(local):  # To a data set of one's own it may be a name.
-      kwargs['path'] = os.path.abspath(local)
+  data = content.get('dataset', {}).get('kwargs', {})
+  if isinstance(data.get('path'), str):
+    data['path'] = _absolute(data['path'])
+  for options in content.get('constraints', {}).values():
+    network = options.get('network')
+    if isinstance(network, str) and os.path.dirname(network):  # Or a name.
+      options['network'] = _absolute(network)
   return ConfigDict(content)
+
+
+def _absolute(path: str) -> str:
+  """Return a path as it is from any folder, if anything is there."""
+  local = os.path.expanduser(path)
+  # To a data set of one's own what is called a path may be a name.
+  return os.path.abspath(local) if os.path.lexists(local) else path
 
 
 def _configs_of_checkpoints(workdir) -> list[dict[str, Any]]:
@@ -393,7 +402,9 @@ def _differences(
   old: dict[str, Any], config: ConfigDict, free: Sequence[str] = ()
 ) -> list[str]:
   """Return a phrase per leaf that differs, except for `free` ones."""
-  was, now = FORMER | flatten(ConfigDict(old)), FORMER | flatten(config)
+  # Those of earlier versions may have relative paths.
+  old_config = _with_absolute_paths(ConfigDict(old))
+  was, now = FORMER | flatten(old_config), FORMER | flatten(config)
   return [
     f'{name} was {was.get(name)!r}, is {now.get(name)!r}'
     for name in sorted(was | now)

@@ -27,7 +27,6 @@ from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import run_folder
 from geco_jax.io.files import UnwritableError
-from geco_jax.multipliers import ScheduledState
 from geco_jax.step import init_state
 from geco_jax.step import state_like
 from geco_jax.step import TrainState
@@ -238,12 +237,15 @@ def final_multipliers(
   rule = experiment.move_multipliers(inputs.step_sizes, inputs.kappas)
   initial = inputs.initial_log_multipliers
   logs = {name: jnp.float32(x) for name, x in initial.items()}
-  state = rule.init(logs)
-  if isinstance(state, ScheduledState):
-    state = ScheduledState(jnp.int32(num_steps - 1))
-  violations = dict.fromkeys(logs, jnp.float32(0))
-  updates, _ = rule.update(violations, state, logs)
-  finals = optax.apply_updates(logs, updates)
+  violations = jax.tree.map(jnp.zeros_like, logs)  # It does not look at them.
+
+  def move(_, logs_and_state):
+    logs, state = logs_and_state
+    updates, state = rule.update(violations, state, logs)
+    return optax.apply_updates(logs, updates), state
+
+  start = logs, rule.init(logs)
+  finals, _ = jax.lax.fori_loop(0, num_steps, move, start)
   return {name: math.exp(x) for name, x in finals.items()}
 
 

@@ -98,6 +98,40 @@ def test_an_edited_config_is_refused(tmp_path):
       read()
 
 
+def test_the_path_of_a_network_is_kept_absolute_and_its_name_as_it_is(
+  tmp_path, caplog, monkeypatch
+):
+  run, home, other = tmp_path / 'run', tmp_path / 'home', tmp_path / 'other'
+  for folder in (home, other):
+    (folder / 'runs/cnn').mkdir(parents=True)
+    (folder / 'mnist_cnn').mkdir()
+
+  def constraints(fre):
+    cla = {'kappa': 0.9, 'network': 'mnist_cnn'}
+    return {'constraints': {'fre': {'network': fre}, 'cla': cla}}
+
+  def kept():
+    config = run_folder.read_config(str(run))
+    return [config.constraints[name].network for name in ('fre', 'cla')]
+
+  monkeypatch.chdir(home)
+  begin(run, **constraints('runs/cnn'))
+  assert kept() == [str(home / 'runs/cnn'), 'mnist_cnn']
+  monkeypatch.setenv('HOME', str(home))
+  for same in ('runs/cnn', 'runs/cnn/', str(home / 'runs/cnn'), '~/runs/cnn'):
+    run_folder.claim(str(run), make_config(**constraints(same)))
+    run_folder.check_same(str(run), make_config(**constraints(same)))
+  (run / 'config.json').write_text(  # As earlier versions left it.
+    json.dumps(make_config(**constraints('runs/cnn')).to_dict())
+  )
+  run_folder.claim(str(run), make_config(**constraints('runs/cnn')))
+  assert not caplog.records
+  monkeypatch.chdir(other)
+  for refuse in (run_folder.claim, run_folder.check_same):
+    with pytest.raises(UserError, match='network was .*home.*is .*other'):
+      refuse(str(run), make_config(**constraints('runs/cnn')))
+
+
 def test_a_run_of_an_earlier_version_goes_on(tmp_path, monkeypatch, caplog):
   with monkeypatch.context() as patch:
     patch.setattr(manifest, 'seal', lambda sha256, *_: {'sha256': sha256})

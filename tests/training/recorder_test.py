@@ -1,6 +1,7 @@
 """Which checkpoint is best."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +98,16 @@ def _own_schedule(naturals):
   return Multipliers(rule, starts, moved_by_constraints=False)
 
 
+def _growing(naturals):
+  """Return a rule of one's own that adds to log lambda, with no memory."""
+  rule = optax.GradientTransformation(
+    lambda logs: optax.EmptyState(),
+    lambda values, state, _: (jax.tree.map(lambda _: 0.1, values), state),
+  )
+  starts = dict.fromkeys(naturals, 0.0)
+  return Multipliers(rule, starts, moved_by_constraints=False)
+
+
 def test_multipliers_that_constraints_move_are_not_known_before_the_end(
   finals, tiny_config, monkeypatch
 ):
@@ -106,6 +117,7 @@ def test_multipliers_that_constraints_move_are_not_known_before_the_end(
     (_unclipped, None),
     (_later, None),
     (_own_schedule, {'nll': 21.0}),
+    (_growing, {'nll': math.exp(0.1 * 20)}),
   ):
     monkeypatch.setitem(MULTIPLIERS, rule.__name__, rule)
     config = tiny_config('elbo')
