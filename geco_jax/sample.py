@@ -92,15 +92,10 @@ def main(argv: Sequence[str]) -> None:
   values = flags.FLAGS
   output = output_path(values.output)  # Fails here, not after a minute.
   run = load(cli.workdir(), step=values.step, data_dir=cli.DATA_DIR.value)
-  images = np.asarray(draw(run, values.num, values.seed, values.interpolate))
+  images = draw(run, values.num, values.seed, values.interpolate)
   num_columns = min(math.ceil(math.sqrt(len(images))), 16)
-  missing = -len(images) % num_columns
-  white = np.ones((missing, *images.shape[1:]), images.dtype)
-  rows = np.concatenate([images, white]).reshape(
-    -1, num_columns, *images.shape[1:]
-  )
-  shown = [pictures.stack_rows(run.experiment.dataset, row)[0] for row in rows]
-  pictures.save_png(output, pictures.grid(np.stack(shown)))
+  picture = pictures.tiles(run.experiment.dataset, images, num_columns)
+  pictures.save_png(output, picture)
   print(f'{len(images)} images of step {run.step}: {output}')
 
 

@@ -23,8 +23,10 @@ from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import fixed_batch
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
+from geco_jax.evaluation import aggregate_posterior
 from geco_jax.evaluation import measures
 from geco_jax.evaluation import pictures
+from geco_jax.keys import per_example_keys
 from geco_jax.sizes import SIZES
 
 SHAPES = {
@@ -100,19 +102,39 @@ def test_every_program_can_be_lowered(name, variant, monkeypatch):
 
   monkeypatch.setattr(parallel, 'pmap', remember)
   steps.train_steps(experiment, 2)
+  steps.train_steps_together(experiment, 2)
   measures.split_means(experiment, likelihood=True)
-  take_steps, sum_up = pmapped
+  take_steps, take_steps_together, sum_up = pmapped
   batch = jax.eval_shape(
     lambda i: fixed_batch(experiment.dataset, images, i), np.arange(12)
   )
   _, draw_rows = pictures.row_programs(experiment)
   starts, most = np.arange(2, dtype=np.int32), np.int32(2)
   stddev = np.float32(1)
+  two = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), (state, inputs)
+  )
   programs = [
     (take_steps, on_one_device(state, inputs, images)),
+    (take_steps_together, on_one_device(*two, images)),
     (sum_up, on_one_device(state.params, images, starts, most, stddev)),
     (draw_rows, (state.params, batch)),
   ]
+  if posterior := experiment.model.posterior:
+    tiles = aggregate_posterior.Tiles(samples=12, data=2, data_per_call=3)
+    aggregate_posterior.accumulator(posterior, experiment.dataset, 40, tiles)
+    z = jax.eval_shape(
+      lambda params, image: posterior.sample(
+        params,
+        per_example_keys(jax.random.key(0), np.arange(12)),
+        posterior.condition(params, image),
+      ),
+      *(state.params, batch.image),
+    )
+    log_sums = jax.ShapeDtypeStruct((1, 12), np.float32)
+    z = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), z)
+    args = state.params, images, z, log_sums, np.int32(0)
+    programs.append((pmapped[-1], on_one_device(*args)))
   for program, args in programs:
     exported = jax.export.export(
       jax.jit(lambda *args, program=program: program(*args)),

@@ -156,6 +156,25 @@ def grid(rows: np.ndarray) -> np.ndarray:
   return tiles.reshape(num_rows * tiles.shape[1], -1, pixels.shape[-1])
 
 
+def tiles(dataset: Dataset, images: jax.Array, num_columns: int) -> np.ndarray:
+  """Return one picture of images, row by row, the last filled up with white.
+
+  Args:
+    dataset: as `stack_rows` takes it.
+    images: float [n, height, width, channels] in [0, 1].
+    num_columns: images in a row.
+
+  Returns:
+    As `grid`.
+  """
+  shown = _in_color(stack_rows(dataset, images)[0])
+  missing = -len(shown) % num_columns
+  full = np.pad(
+    shown, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=1.0
+  )
+  return grid(full.reshape(-1, num_columns, *full.shape[1:]))
+
+
 def _in_color(images: np.ndarray) -> np.ndarray:
   """Return images [..., channels] as [..., 3]; see `grid`."""
   if images.shape[-1] == 1:

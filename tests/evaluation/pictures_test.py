@@ -47,6 +47,19 @@ def test_images_of_any_channels_are_shown_in_three(channels, make_dataset):
   assert pictures.labeled(picture, ['contexts', 'data']).shape[-1] == 3
 
 
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+def test_tiles_without_an_image_are_white(channels, make_dataset):
+  dataset = make_dataset((60, 60, channels))
+  images = np.random.default_rng(0).uniform(size=(5, 60, 60, channels))
+  picture = pictures.tiles(dataset, images, 3)
+  assert picture.shape == (2 * 62, 3 * 62, 3)
+  rows = pictures.stack_rows(dataset, images[:3], images[2:])
+  expected = pictures.grid(rows)
+  np.testing.assert_array_equal(picture[:62], expected[:62])
+  np.testing.assert_array_equal(picture[62:, :124], expected[62:, 62:])
+  assert np.all(picture[62:, 124:] == 255)
+
+
 def test_values_outside_the_unit_interval_are_clipped():
   rows = np.array([-1.0, 2.0]).reshape(1, 2, 1, 1, 1)
   picture = pictures.grid(rows)
