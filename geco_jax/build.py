@@ -36,8 +36,8 @@ from geco_jax.datasets.checks import check_labels
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
 from geco_jax.experiment import Experiment
+from geco_jax.experiment import PLACEHOLDER
 from geco_jax.experiment import RunInputs
-from geco_jax.experiment import UNUSED
 from geco_jax.io.paths import local_path
 from geco_jax.models.base import Model
 from geco_jax.models.conv_draw import conv_draw
@@ -147,31 +147,31 @@ def _check_counts(config):
 
 
 def build(
-  config: ConfigDict, dataset: Dataset, *, for_use: bool = False
+  config: ConfigDict, dataset: Dataset, *, inference_only: bool = False
 ) -> Experiment:
   """Build the compiled part of the run that the config describes.
 
   Args:
     config: see `base_config`, which names every key.
     dataset: from `build_dataset`, which is slow while this is quick.
-    for_use: of the trained model alone: nothing is trained or evaluated, so
-      that the constraints' networks need not be there, nor devices that can
-      share a batch.
+    inference_only: whether only the model will be used, neither trained nor
+      evaluated. Then the constraints' networks need not exist, nor devices that
+      can share a batch.
 
   Raises:
     UserError: if a name is unknown or a value out of its range, including
       those that `run_inputs` returns.
   """
   check_config(config)
-  if not for_use:
+  if not inference_only:
     parallel.check_batch_size(config.batch_size)
   check_dataset(dataset)
   # A config for a data set of one's own may name none.
   if 'dataset' in config and choices.placement(config) == batches.HOST:
     dataset = dataset._replace(placement=batches.HOST)
   kappas, step_sizes = _kappas(config), _step_sizes(config)
-  if for_use:
-    constraints = dict.fromkeys(config.constraints, UNUSED)
+  if inference_only:
+    constraints = dict.fromkeys(config.constraints, PLACEHOLDER)
   else:
     constraints = _constraints(config, dataset)
   config = copy.deepcopy(config)  # The parts read it when they are called.
@@ -196,7 +196,7 @@ def build(
     )
   rule = multipliers_at(step_sizes, kappas)
   return Experiment(
-    key=experiment_key(config),
+    key='inference only' if inference_only else experiment_key(config),
     dataset=dataset,
     model=model,
     constraints=constraints,

@@ -51,10 +51,9 @@ class Constraint(NamedTuple):
     measure: mean statistic [] -> the measured quantity in kappa's unit [], for
       people. The inverse of `bound`.
     unit: name of the measured quantity and its unit.
-    budget: kappa -> -C of a perfect reconstruction [], > 0: how much it can
-      lose. `geco` is fed C / budget, so that one step size serves every data
-      set, constraint and kappa. None is `scale`, as for constraints on a
-      squared error.
+    budget: kappa -> the slack -C of a perfect reconstruction [], > 0. `geco` is
+      fed C / budget, so that one step size serves every data set, constraint
+      and kappa. None is `scale`, as for constraints on a squared error.
   """
 
   statistic: Callable[[Batch, ModelOutput], jax.Array]
@@ -64,9 +63,17 @@ class Constraint(NamedTuple):
   unit: str
   budget: Callable[[Scalar], Scalar] | None = None
 
-  def to_be_lost(self, kappa: Scalar) -> Scalar:
+  def slack(self, kappa: Scalar) -> Scalar:
     """Return the budget [], or the scale if there is none."""
     return (self.budget or self.scale)(kappa)
+
+  def relative(self, mean: Scalar, kappa: Scalar) -> Scalar:
+    """Return C / scale [] where the statistic has a mean []."""
+    return (mean - self.bound(kappa)) / self.scale(kappa)
+
+  def mean(self, relative: Scalar, kappa: Scalar) -> Scalar:
+    """Return the statistic's mean [] at C / scale []: `relative`'s inverse."""
+    return relative * self.scale(kappa) + self.bound(kappa)
 
   def violation(
     self, batch: Batch, output: ModelOutput, kappa: Scalar
@@ -137,7 +144,7 @@ def natural_multiplier(
     kappa: its tolerance.
     num_dims: D, the number of values of an image.
   """
-  return num_dims / (2 * constraint.to_be_lost(kappa))
+  return num_dims / (2 * constraint.slack(kappa))
 
 
 def squared_error(batch: Batch, output: ModelOutput) -> jax.Array:

@@ -4,7 +4,7 @@ Runs that differ in their `RunInputs` alone share one `Experiment`, so that
 whatever is compiled for it is compiled once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -36,16 +36,17 @@ class Experiment:
     dataset: what batches are assembled from.
     model: functions of parameters.
     constraints: by name.
-    optimizer: step sizes -> update of the parameters; a step size that is not
-      named is that of the config it was built from.
-    learning_rate: step sizes -> the schedule of the rate that `optimizer` has.
+    optimizer: step sizes -> update of the parameters; a step size that is
+      missing is that of the config it was built from.
+    learning_rate: step sizes -> the schedule that `optimizer` follows.
     move_multipliers: (step sizes, kappas) -> update of the log-multipliers.
     relative: whether `move_multipliers` is fed C / budget or C.
     highest_log_multiplier: its upper clip, inf if there is none.
-    moved_by_constraints: whether it follows them, not the steps or nothing.
+    moved_by_constraints: whether constraint values drive the update.
     batch_size: of all devices together.
     steps_per_dispatch: training steps per call of a compiled program.
     programs: the results of functions decorated by `once_per_experiment`.
+    compiled_layouts: those of `parallel` whose training steps are compiled.
   """
 
   key: str
@@ -63,15 +64,18 @@ class Experiment:
   batch_size: int
   steps_per_dispatch: int
   programs: dict[Callable, Callable] = dataclasses.field(default_factory=dict)
+  compiled_layouts: set[Any] = dataclasses.field(default_factory=set)
 
 
-def _not_computed(batch: Batch, output: ModelOutput) -> jax.Array:
-  raise NotImplementedError('this experiment is for use alone: load(...)')
+def _not_evaluated(batch: Batch, output: ModelOutput) -> jax.Array:
+  raise NotImplementedError(
+    'built with inference_only=True: constraints cannot be evaluated'
+  )
 
 
-# In the place of a constraint that is never computed, of a trained model.
-UNUSED = Constraint(
-  statistic=_not_computed,
+# Stands for each constraint where only the model will be used.
+PLACEHOLDER = Constraint(
+  statistic=_not_evaluated,
   bound=lambda kappa: kappa,
   scale=lambda kappa: 1.0,
   measure=lambda mean: mean,
@@ -126,11 +130,22 @@ def once_per_experiment(
   return once
 
 
-@once_per_experiment
-def compiled_layouts(experiment: Experiment) -> set[Any]:
-  """Return the layouts whose training steps are compiled; callers add to it."""
-  del experiment
-  return set()
+def with_programs_of(
+  experiment: Experiment, other: Experiment, makers: Iterable[Callable]
+) -> Experiment:
+  """Return an experiment with its model and some programs from another.
+
+  Args:
+    experiment: gives the rest.
+    other: has an equal model, and equals it in all that these programs do.
+    makers: functions decorated by `once_per_experiment`.
+  """
+  return dataclasses.replace(
+    experiment,
+    model=other.model,
+    programs={make: functools.partial(make, other) for make in makers},
+    compiled_layouts=set(),
+  )
 
 
 @once_per_experiment

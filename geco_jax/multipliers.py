@@ -43,11 +43,11 @@ class ScheduledState(NamedTuple):
 
 
 ERRORS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  'asinh': lambda c: _LINEAR_UP_TO * jnp.arcsinh(c / _LINEAR_UP_TO),
+  'asinh': lambda c: _BEND * jnp.arcsinh(c / _BEND),
   'linear': lambda c: c,
 }
-# The relative violation up to which 'asinh' is all but linear.
-_LINEAR_UP_TO = 3.0
+# The relative violation at which 'asinh' turns from linear to logarithmic.
+_BEND = 3.0
 # Time constants of the moving average by which the error is extrapolated.
 _LEAD = 4.0
 # Steps at full speed that the clip may hold back at most.
@@ -68,11 +68,11 @@ def geco(
 ) -> optax.GradientTransformation:
   """Return GECO's multiplier update, a PI controller of log lambda.
 
-  Feed it relative violations C / scale, where scale is what C would have to
-  spare at best (D kappa^2, 1 - kappa, ...), and choose one number, the step
-  size:
+  Feed it relative violations C / budget, where the budget is the slack that a
+  perfect solution leaves (D kappa^2, 1 - kappa, ...), and choose one number,
+  the step size:
 
-      e = 3 asinh(C / scale / 3)
+      e = 3 asinh(C / budget / 3)
       a_old, a <- a, (1 - step_size) a + step_size e
       v = a + 4 (e - a_old) + r
       u = clip(v, -1, 1)
@@ -115,7 +115,7 @@ def geco(
     violation_clip: if given, > 0: the extrapolated error is clipped to
       [-violation_clip, violation_clip] (rate limiting), r to 20 times that.
     natural_multiplier: lambda0 > 0, a number or a pytree like the multipliers,
-      above which growth ends softly (anti-wind-up): D / (2 scale) for a
+      above which growth ends softly (anti-wind-up): D / (2 budget) for a
       constraint on a squared error in D dimensions. It lowers `violation_clip`,
       which must not be None then. None is no such bound.
     log_multiplier_range: (lowest, highest) log lambda, in that order, finite.

@@ -119,17 +119,17 @@ def loss_and_metrics(
     batch: examples.
 
   Returns:
-    (loss [], (constraint values [] by name, metrics [] by name)).
+    (loss [], (mean violations C [] by name, metrics [] by name)).
   """
   output = experiment.model.apply(params, keys, batch.image, batch.context)
-  violations = {
+  per_example = {
     name: constraint.violation(batch, output, kappas[name])
     for name, constraint in experiment.constraints.items()
   }
-  _check_shapes(batch, output, violations)
-  values = {name: x.mean() for name, x in violations.items()}
+  _check_shapes(batch, output, per_example)
+  violations = {name: x.mean() for name, x in per_example.items()}
   kl = output.kl.mean()
-  loss = lagrangian(kl, values, log_multipliers)
+  loss = lagrangian(kl, violations, log_multipliers)
   num_dims = batch.image[0].size
   metrics = {
     'loss': loss,
@@ -140,7 +140,7 @@ def loss_and_metrics(
   if output.kl_by_step.shape[1] > 1:
     for t, value in enumerate(output.kl_by_step.mean(axis=0)):
       metrics[f'kl_nats_by_step/{t:02d}'] = value
-  return loss, (values, metrics)
+  return loss, (violations, metrics)
 
 
 def _check_shapes(batch, output, violations):
@@ -327,9 +327,11 @@ def _run_steps(experiment, num_steps, places, mean):
         experiment, params, state.log_multipliers, inputs.kappas, keys, batch
       )
 
-    gradients, (values, metrics) = jax.grad(loss, has_aux=True)(state.params)
-    gradients, values, metrics = mean((gradients, values, metrics))
-    return _apply(experiment, state, inputs, gradients, values, metrics)
+    gradients, (violations, metrics) = jax.grad(loss, has_aux=True)(
+      state.params
+    )
+    gradients, violations, metrics = mean((gradients, violations, metrics))
+    return _apply(experiment, state, inputs, gradients, violations, metrics)
 
   def run(state, inputs, images, limit=None):
     return scan(step, num_steps, state, (inputs, images), limit)
@@ -337,21 +339,21 @@ def _run_steps(experiment, num_steps, places, mean):
   return run
 
 
-def _apply(experiment, state, inputs, gradients, values, metrics):
+def _apply(experiment, state, inputs, gradients, violations, metrics):
   """Move parameters down the gradients, multipliers up the constraints."""
   optimizer = experiment.optimizer(inputs.step_sizes)
   updates, optimizer_state = optimizer.update(
     gradients, state.optimizer_state, state.params
   )
   relative = {
-    name: values[name] / constraint.to_be_lost(inputs.kappas[name])
+    name: violations[name] / constraint.slack(inputs.kappas[name])
     for name, constraint in experiment.constraints.items()
   }
   move_multipliers = experiment.move_multipliers(
     inputs.step_sizes, inputs.kappas
   )
   multiplier_updates, multiplier_state = move_multipliers.update(
-    relative if experiment.relative else values,
+    relative if experiment.relative else violations,
     state.multiplier_state,
     state.log_multipliers,
   )
@@ -362,7 +364,8 @@ def _apply(experiment, state, inputs, gradients, values, metrics):
   }
   for name, constraint in experiment.constraints.items():
     metrics |= {
-      f'{name}/violation': values[name] / constraint.scale(inputs.kappas[name]),
+      f'{name}/violation': violations[name]
+      / constraint.scale(inputs.kappas[name]),
       f'{name}/log_multiplier': state.log_multipliers[name],
     }
   next_state = TrainState(

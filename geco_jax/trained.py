@@ -49,7 +49,7 @@ def load(
   dataset = shapes.read(workdir)
   if dataset is None:
     dataset = build_dataset(config, data_dir)
-  experiment = build(config, dataset, for_use=True)
+  experiment = build(config, dataset, inference_only=True)
   state = restore_state(workdir, experiment, step)
   return TrainedRun(workdir, config, experiment, state)
 
@@ -66,7 +66,8 @@ class TrainedRun:
   Attributes:
     workdir: the folder.
     config: of the run.
-    experiment: its model and the form of its images; no constraints.
+    experiment: its model and the form of its images; its constraints are
+      placeholders.
     params: Haiku's parameters, NumPy arrays.
     step: training steps taken.
     log_multipliers: by constraint.

@@ -1,11 +1,10 @@
 """What an experiment remembers, its runs share."""
 
-import dataclasses
-
 from geco_jax.build import build
 from geco_jax.build import run_inputs
 from geco_jax.evaluation.measures import split_means
 from geco_jax.experiment import once_per_experiment
+from geco_jax.experiment import with_programs_of
 from geco_jax.step import train_steps
 
 
@@ -37,11 +36,11 @@ def test_experiments_do_not_share_programs_unless_they_are_given_them(
   first, second = (build(tiny_config(), make_dataset()) for _ in range(2))
   assert program(first) is not program(second)
   assert calls == [first, second]
-  other = dataclasses.replace(
-    second, programs={program: lambda: program(first)}
-  )
+  second.compiled_layouts.add('shared')
+  other = with_programs_of(second, first, [program])
   assert program(other) is program(first)
   assert calls == [first, second]
+  assert other.model is first.model and not other.compiled_layouts
   assert program.__doc__ == 'Compile nothing.'
 
 

@@ -77,8 +77,7 @@ def constraint_report(
   report = {}
   for name, constraint in experiment.constraints.items():
     kappa = inputs.kappas[name]
-    excess = means[name] - constraint.bound(kappa)
-    violation = float(excess / constraint.scale(kappa))
+    violation = float(constraint.relative(means[name], kappa))
     report[name] = {
       'kappa': float(kappa),
       'value': float(constraint.measure(means[name])),

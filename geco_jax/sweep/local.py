@@ -8,8 +8,6 @@ one shared by all devices, or several at once, every one whole on its device.
 
 from collections.abc import Iterable, Mapping, Sequence
 import contextlib
-import dataclasses
-import functools
 import json
 import os
 import textwrap
@@ -27,6 +25,7 @@ from geco_jax.evaluation.checkpoints import evaluate
 from geco_jax.evaluation.measures import split_means
 from geco_jax.evaluation.pictures import row_programs
 from geco_jax.experiment import Experiment
+from geco_jax.experiment import with_programs_of
 from geco_jax.io import files
 from geco_jax.io import lock
 from geco_jax.io import run_folder
@@ -164,12 +163,7 @@ def _sharing_evaluation(
   """
   if experiment is first:
     return experiment
-  programs = (split_means, row_programs)
-  return dataclasses.replace(
-    experiment,
-    model=first.model,
-    programs={make: functools.partial(make, first) for make in programs},
-  )
+  return with_programs_of(experiment, first, (split_means, row_programs))
 
 
 def _by_experiment(points: Sequence[Point]) -> dict[str, list[Point]]:

@@ -20,7 +20,6 @@ import numpy as np
 from geco_jax import parallel
 from geco_jax.build import run_inputs
 from geco_jax.console import say
-from geco_jax.experiment import compiled_layouts
 from geco_jax.experiment import Experiment
 from geco_jax.io import by_products
 from geco_jax.io import files
@@ -195,7 +194,7 @@ def timed(
       return time.monotonic() - start
 
     yield take
-  compiled_layouts(experiment).add(layout)
+  experiment.compiled_layouts.add(layout)
 
 
 def _words(width: int) -> str:

@@ -1,6 +1,6 @@
 """The training loop: dispatch, log, save, stop."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import signal
 import time
@@ -8,7 +8,6 @@ from typing import Any
 
 from absl import logging
 from ml_collections.config_dict import ConfigDict
-import numpy as np
 
 from geco_jax import console
 from geco_jax import parallel
@@ -19,12 +18,7 @@ from geco_jax.build import check_config
 from geco_jax.build import run_inputs
 from geco_jax.config_tree import without_sweep
 from geco_jax.errors import Interrupted
-from geco_jax.evaluation import verdicts
-from geco_jax.evaluation.reports import constraint_report
-from geco_jax.experiment import compiled_layouts
 from geco_jax.experiment import Experiment
-from geco_jax.experiment import RunInputs
-from geco_jax.io import logs
 from geco_jax.io import manifest
 from geco_jax.io import run_folder
 from geco_jax.io.checkpoint import latest_step
@@ -140,7 +134,7 @@ def _train_all(runs, layout, show_progress):
   """Train runs to their ends and close them; return each's failure or None."""
   experiment = runs[0].experiment  # All share it.
   take_steps = dispatch(experiment, layout)
-  compiled = compiled_layouts(experiment)
+  compiled = experiment.compiled_layouts
   inputs = layout.place([run.inputs.as_arrays() for run in runs])
   seeds, steps = [r.inputs.seed for r in runs], [r.step for r in runs]
   with training_images(experiment, layout, seeds, steps) as images:
@@ -158,10 +152,8 @@ def _train_all(runs, layout, show_progress):
   for index, run in enumerate(runs):
     if failures[index] is None:
       with _failing(failures, index):
-        for line in infeasibility_sentences(
-          run.workdir, run.experiment, run.inputs, run.state.log_multipliers
-        ):
-          logging.warning(line)
+        for sentence in run.final_warnings():
+          logging.warning(sentence)
   return failures
 
 
@@ -374,30 +366,3 @@ class _Pace:
       fitting = int(_SECONDS_PER_CALL / max(seconds_per_step, 1e-9))
       self.num_steps = min(max(fitting, 1), self._max_steps)
       self._steps, self._seconds = 0, 0.0
-
-
-def infeasibility_sentences(
-  workdir: str,
-  experiment: Experiment,
-  inputs: RunInputs,
-  log_multipliers: Mapping[str, Any],
-) -> Iterator[str]:
-  """Return a sentence for each constraint that ended infeasible.
-
-  They are those of `verdicts.infeasibility_sentences`, for the last logged
-  steps of a run.
-  """
-  logged = logs.read_metrics(workdir)
-  means = {}
-  for name, kappa in inputs.kappas.items():
-    violations = logged.get(f'{name}/violation', np.empty(0))
-    (logged_at,) = np.isfinite(violations).nonzero()
-    if not len(logged_at):  # The log was lost.
-      return iter(())
-    constraint = experiment.constraints[name]
-    violation = violations[logged_at[-1]] * constraint.scale(kappa)
-    means[name] = float(violation + constraint.bound(kappa))
-  reports = constraint_report(
-    experiment, inputs, means, log_multipliers, 'train'
-  )
-  return verdicts.infeasibility_sentences(reports, logged)

@@ -65,7 +65,7 @@ def params(origin: Origin, experiment: Experiment) -> Any:
     UserError: if they cannot be read, or are not what the experiment takes.
   """
   config = run_folder.read_config(origin.workdir)
-  source = build(config, experiment.dataset, for_use=True)
+  source = build(config, experiment.dataset, inference_only=True)
   restored = restore_state(origin.workdir, source, origin.step).params
   shapes, wanted = (
     {jax.tree_util.keystr(k): x.shape for k, x in _leaves(tree)}

@@ -1,6 +1,6 @@
 """What a run of an experiment logs, saves and draws."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import math
 import os
 from typing import Any
@@ -27,6 +27,7 @@ from geco_jax.experiment import Experiment
 from geco_jax.experiment import RunInputs
 from geco_jax.io import run_folder
 from geco_jax.io.files import UnwritableError
+from geco_jax.io.logs import read_metrics
 from geco_jax.step import init_state
 from geco_jax.step import state_like
 from geco_jax.step import TrainState
@@ -120,11 +121,9 @@ class Recorder(Run):
     values['steps_per_second'] = rate
     for name, kappa in self.inputs.kappas.items():
       constraint = self.experiment.constraints[name]
-      mean = values[f'{name}/violation'] * constraint.scale(kappa)
+      mean = constraint.mean(values[f'{name}/violation'], kappa)
       # A measure is one of the mean: the mean of roots would be too small.
-      values[f'{name}/value'] = float(
-        constraint.measure(mean + constraint.bound(kappa))
-      )
+      values[f'{name}/value'] = float(constraint.measure(mean))
       multipliers = np.exp(per_step[f'{name}/log_multiplier'])
       values[f'{name}/multiplier'] = float(multipliers.mean())
       values[f'{name}/saturation'] = saturation(
@@ -139,6 +138,26 @@ class Recorder(Run):
       name: values[f'{name}/violation'] for name in self.inputs.kappas
     }
     return self._progress_text(values, outcomes)
+
+  def final_warnings(self) -> Iterator[str]:
+    """Yield a sentence for each constraint that ended infeasible.
+
+    The last logged steps decide.
+    """
+    logged = read_metrics(self.workdir)
+    means = {}
+    for name, kappa in self.inputs.kappas.items():
+      violations = logged.get(f'{name}/violation', np.empty(0))
+      violations = violations[np.isfinite(violations)]
+      if not len(violations):  # The log was lost.
+        return
+      constraint = self.experiment.constraints[name]
+      means[name] = float(constraint.mean(violations[-1], kappa))
+    log_multipliers = self.state.log_multipliers
+    reports = constraint_report(
+      self.experiment, self.inputs, means, log_multipliers, 'train'
+    )
+    yield from verdicts.infeasibility_sentences(reports, logged)
 
   def _verdicts(self, values: Mapping[str, Any]) -> dict[str, str]:
     """Return each constraint's verdict by the means of a dispatch."""

@@ -180,7 +180,7 @@ class Run(abc.ABC):
   def log(
     self, step: int, per_step: Mapping[str, np.ndarray], rate: float
   ) -> str:
-    """Write means over a dispatch; return the numbers that matter, for people.
+    """Write the means over a dispatch; return the text of the progress bar.
 
     Args:
       step: after the dispatch.

@@ -15,6 +15,7 @@ from geco_jax import parallel
 from geco_jax.base_config import group
 from geco_jax.build import build
 from geco_jax.build import run_inputs
+from geco_jax.config_tree import without_sweep
 from geco_jax.datasets import ahead
 from geco_jax.errors import UserError
 from geco_jax.evaluation import checkpoints
@@ -531,19 +532,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good(
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
 
 
+def final_warnings(config, workdir, experiment):
+  """Return the sentences with which a finished run ends."""
+  inputs = run_inputs(config, experiment)
+  with contextlib.closing(
+    Recorder(without_sweep(config), str(workdir), experiment, inputs)
+  ) as recorder:
+    return [*recorder.final_warnings()]
+
+
 def test_an_infeasible_kappa_is_reported_with_the_best_that_was_reached(
   train, tiny_config, tmp_path, build_once
 ):
   config = tiny_config(kappa=1e-4)
   config.multipliers.kwargs.log_multiplier_range = (-1.0, 0.1)
   state = train(config, tmp_path)
-  experiment = build_once(config)
-  (line,) = loop.infeasibility_sentences(
-    str(tmp_path),
-    experiment,
-    run_inputs(config, experiment),
-    state.log_multipliers,
-  )
+  (line,) = final_warnings(config, tmp_path, build_once(config))
   best = np.nanmin(read_metrics(str(tmp_path))['re/value'])
   assert 'kappa 0.0001 was asked' in line
   assert f'in its log is {best:.4g}' in line
@@ -572,9 +576,7 @@ def test_a_saturated_multiplier_is_infeasible_in_bar_log_and_report(
   logged = read_metrics(str(tmp_path))
   np.testing.assert_allclose(logged['re/saturation'], [3.0], rtol=1e-4)
   np.testing.assert_array_equal(logged['re/verdict'], [2])
-  (line,) = loop.infeasibility_sentences(
-    str(tmp_path), experiment, inputs, recorder.state.log_multipliers
-  )
+  (line,) = recorder.final_warnings()
   assert '3 times the natural one' in line and 'optimization' in line
 
 
@@ -582,16 +584,8 @@ def test_a_kappa_that_is_met_is_not_reported(
   train, tiny_config, tmp_path, build_once
 ):
   config = tiny_config(kappa=0.9)
-  state = train(config, tmp_path)
-  experiment = build_once(config)
-  assert not list(
-    loop.infeasibility_sentences(
-      str(tmp_path),
-      experiment,
-      run_inputs(config, experiment),
-      state.log_multipliers,
-    )
-  )
+  train(config, tmp_path)
+  assert not final_warnings(config, tmp_path, build_once(config))
 
 
 def test_another_config_is_refused_and_named(train, tiny_config, tmp_path):
