@@ -30,8 +30,6 @@ def get_config(variant: str = 'geco') -> ConfigDict:
     'mlp_vae',
     latent_size=16,
     hidden_sizes=(256, 256),
-    likelihood_stddev=0.1,
-    # Only the likelihood's own objectives train sigma.
-    learn_likelihood_stddev=not variant.startswith('geco'),
+    **base_config.likelihood_of(variant),
   )
   return config

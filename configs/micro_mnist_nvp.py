@@ -35,9 +35,7 @@ def get_config(variant: str = 'digits') -> ConfigDict:
     hidden_size=128,
     num_couplings=12,
     coupling_sizes=(64,),
-    likelihood_stddev=0.1,
-    # Only the likelihood's own objectives train sigma.
-    learn_likelihood_stddev=not objective.startswith('geco'),
+    **base_config.likelihood_of(objective),
   )
   config.batch_size = 70  # Ten draws of every digit.
   return config

@@ -29,9 +29,7 @@ def get_config(variant: str = 'geco') -> ConfigDict:
   config.dataset = base_config.group('mnist')
   shared = dict(
     latent_size=32,
-    likelihood_stddev=0.1,
-    # Only the likelihood's own objectives train sigma.
-    learn_likelihood_stddev=not objective.startswith('geco'),
+    **base_config.likelihood_of(objective),
   )
   match architecture:
     case '':

@@ -41,8 +41,6 @@ def get_config(variant: str = 'folder') -> ConfigDict:
     channels=placeholder(tuple),  # They follow the image's size.
     kernel_size=4,
     hidden_size=256,
-    likelihood_stddev=0.1,
-    # Only the likelihood's own objectives train sigma.
-    learn_likelihood_stddev=not objective.startswith('geco'),
+    **base_config.likelihood_of(objective),
   )
   return config

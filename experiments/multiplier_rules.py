@@ -214,7 +214,7 @@ def train_all(listed: Sequence[Job], workdir: str) -> Iterator[dict[str, Any]]:
       [job.point for job in task_jobs],
       workdir,
       throughput.on_accelerators(workdir),
-      splits=runs.SPLITS,
+      splits=runs.EVALUATED_SPLITS,
       experiments={job.experiment.key: job.experiment for job in task_jobs},
     )
     for job in task_jobs:
@@ -230,7 +230,7 @@ def record(job: Job, workdir: str) -> dict[str, Any]:
   Raises:
     UserError: if its evaluation or its log is gone.
   """
-  evaluation = final_evaluation(job.point, workdir, runs.SPLITS)
+  evaluation = final_evaluation(job.point, workdir, runs.EVALUATED_SPLITS)
   folder = os.path.join(workdir, job.name)
   log = read_metrics(folder)
   if 'loss' not in log:

@@ -165,7 +165,9 @@ def _figure_5(options: Options) -> Iterator[Row]:
     points = []
     for elbo in options.seeded([figure_5.elbo_run(data)]):
       (first,) = _points(options, [elbo], variant)
-      done = completion.read_evaluation(first, options.workdir, runs.SPLITS)
+      done = completion.read_evaluation(
+        first, options.workdir, runs.EVALUATED_SPLITS
+      )
       # Before the ELBO has ended nobody knows kappa, which costs nothing.
       geco = figure_5.geco_run(elbo, done['rmse'] if done else 0.1)
       (second,) = _points(options, [geco], variant)
@@ -243,7 +245,7 @@ def _information_plane(options: Options) -> Iterator[Row]:
       *('information_plane', data),
       [Command('.information_plane', own_flags)],
       [_below(folder, point) for point in grid_points(config)],
-      completion.SPLITS,
+      completion.EVALUATED_SPLITS,
       {f'{folder}/information_plane.json': f'{data}_vae.json'},
     )
 

@@ -5,7 +5,7 @@ The public list is short; everything else is imported from its module. `load`
 """
 
 import importlib
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from geco_jax import signals as signals  # First, for signals during imports.
 from geco_jax.lagrangian import lagrangian
@@ -28,12 +28,21 @@ __all__ = [
 
 __version__ = '0.1.0'
 
+if TYPE_CHECKING:
+  from geco_jax.datasets.arrays import (
+    dataset_from_arrays as dataset_from_arrays,
+  )
+  from geco_jax.trained import load as load
 
 # Imported on first use: the core does not need what these need.
 _LAZY = {
   'dataset_from_arrays': 'geco_jax.datasets.arrays',
   'load': 'geco_jax.trained',
 }
+
+
+def __dir__() -> list[str]:
+  return sorted([*globals(), *_LAZY])
 
 
 def __getattr__(name: str) -> Any:

@@ -250,6 +250,20 @@ def constraints_of(dataset: ConfigDict) -> Mapping[str, Mapping[str, Any]]:
   return {n: entry.digits for n, entry in CONSTRAINTS.items() if entry.digits}
 
 
+def likelihood_of(objective: str) -> dict[str, Any]:
+  """Return a model's arguments for its likelihood.
+
+  Sigma is learned only where the likelihood is the objective: GECO measures it.
+  """
+  return dict(
+    likelihood_stddev=0.1, learn_likelihood_stddev=not _is_geco(objective)
+  )
+
+
+def _is_geco(objective):
+  return objective.startswith('geco')
+
+
 def _sized_config(
   size: str,
   objective: str,
@@ -268,9 +282,7 @@ def _sized_config(
   config.model = group(
     name,
     **model.kwargs,
-    likelihood_stddev=0.1,
-    # Only the likelihood's own objectives train sigma.
-    learn_likelihood_stddev=not objective.startswith('geco'),
+    **likelihood_of(objective),
   )
   config.max_gradient_norm = 100.0
   config.checkpoint_every = SIZES[size].checkpoint_every
@@ -284,7 +296,7 @@ def _constraints(
   names: Sequence[str],
   changes: Mapping[str, Mapping[str, Any]],
 ) -> ConfigDict:
-  if not objective.startswith('geco'):
+  if not _is_geco(objective):
     if names:
       raise ValueError(
         f'{objective} takes no constraints, got {", ".join(names)}'

@@ -3,7 +3,6 @@
 import copy
 import functools
 import json
-import math
 from typing import Any
 
 import jax
@@ -251,7 +250,7 @@ def experiment_key(config: ConfigDict) -> str:
   the rest enters as arrays, or is read by the loop alone.
   """
   inputs = {
-    'sweep',
+    SWEEP,
     *_HOST_KEYS,
     f'multipliers.kwargs.{_START_ARGUMENTS.get(config.multipliers.name)}',
     *(f'constraints.{name}.kappa' for name in config.constraints),
@@ -410,7 +409,7 @@ def _kwargs_at(config, kind, step_sizes):
 
 def _multipliers(config, step_sizes, kappas, constraints, dataset):
   """Return the start and the update of a run's multipliers."""
-  num_dims = math.prod(dataset.image_shape)
+  num_dims = dataset.num_dims
   naturals = {
     name: natural_multiplier(constraint, kappas[name], num_dims)
     for name, constraint in constraints.items()

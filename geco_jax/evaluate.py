@@ -14,8 +14,8 @@ from typing import Any
 from absl import flags
 
 from geco_jax import cli
+from geco_jax.datasets.images import SPLITS
 from geco_jax.evaluation.checkpoints import evaluate
-from geco_jax.evaluation.measures import SPLITS
 
 
 def summary(evaluation: Mapping[str, Any]) -> str:

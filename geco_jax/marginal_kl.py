@@ -13,10 +13,10 @@ from typing import Any
 from absl import flags
 
 from geco_jax import cli
+from geco_jax.datasets.images import SPLITS
 from geco_jax.evaluation.aggregate_posterior import choose_tiles
 from geco_jax.evaluation.aggregate_posterior import DATA_TILE
 from geco_jax.evaluation.aggregate_posterior import estimate
-from geco_jax.evaluation.measures import SPLITS
 
 
 def summary(result: Mapping[str, Any]) -> str:

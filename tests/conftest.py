@@ -10,6 +10,7 @@ import pytest
 
 from geco_jax.base_config import get_base_config
 from geco_jax.base_config import group
+from geco_jax.base_config import likelihood_of
 from geco_jax.build import build
 from geco_jax.build import experiment_key
 from geco_jax.build import MODELS
@@ -135,8 +136,7 @@ def tiny_config():
       'mlp_vae',
       latent_size=3,
       hidden_sizes=(16,),
-      likelihood_stddev=0.1,
-      learn_likelihood_stddev=not objective.startswith('geco'),
+      **likelihood_of(objective),
     )
     return config.lock()
 

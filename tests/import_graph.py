@@ -31,7 +31,7 @@ def imported(name):
   A package runs before what is in it, so it is imported as well, but not by
   its own modules: these it may import itself.
   """
-  for node in ast.walk(TREES[name]):
+  for node in _run_nodes(TREES[name]):
     if isinstance(node, ast.Import):
       targets = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
@@ -46,6 +46,15 @@ def imported(name):
         target = target.rpartition('.')[0]
         if target in TREES and not f'{name}.'.startswith(f'{target}.'):
           yield target
+
+
+def _run_nodes(tree):
+  """Yield a tree's nodes but those for type checkers alone."""
+  for node in ast.iter_child_nodes(tree):
+    if isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING':
+      continue
+    yield node
+    yield from _run_nodes(node)
 
 
 def _source(name, node):

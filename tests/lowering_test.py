@@ -23,6 +23,7 @@ from geco_jax.datasets.batches import as_dataset
 from geco_jax.datasets.batches import fixed_batch
 from geco_jax.datasets.images import Images
 from geco_jax.datasets.images import ImageSet
+from geco_jax.datasets.images import SPLITS
 from geco_jax.evaluation import aggregate_posterior
 from geco_jax.evaluation import measures
 from geco_jax.evaluation import pictures
@@ -69,7 +70,7 @@ def build_without_data(name, variant, **model_kwargs):
   image = np.zeros((40, *SHAPES[source]), np.uint8)
   image[:, 0] = 255  # All black ones would be refused.
   images = Images(image, labels)
-  splits = dict.fromkeys(measures.SPLITS, images)
+  splits = dict.fromkeys(SPLITS, images)
   experiment = build(config, make(ImageSet(source, splits)))
   return experiment, run_inputs(config, experiment).as_arrays()
 

@@ -217,7 +217,7 @@ def is_at_rest(result: Result) -> bool:
 
 def _rests(point: Point, workdir: str) -> bool:
   """Return whether a run is finished and rests, as far as its log says."""
-  if not is_finished(point, workdir, runs.SPLITS):
+  if not is_finished(point, workdir, runs.EVALUATED_SPLITS):
     return False
   metrics = read_metrics(os.path.join(workdir, point.name))
   return 'learning_rate' in metrics and rested(metrics)

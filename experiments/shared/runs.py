@@ -37,7 +37,7 @@ from geco_jax.sweep.grid import Point
 NUM_STEPS = flags.DEFINE_integer(
   'num_steps', None, "Training steps of each run; else the config's."
 )
-SPLITS = ('train',)  # The splits on which each run is evaluated.
+EVALUATED_SPLITS = ('train',)  # What each run is evaluated on.
 _TITLES = {
   'elbo': 'ELBO',
   'annealed_beta': r'ELBO, annealed $\beta$',
@@ -209,7 +209,7 @@ def train_all(
     points,
     workdir,
     throughput.on_accelerators(workdir),
-    splits=SPLITS,
+    splits=EVALUATED_SPLITS,
     experiments=experiments,
   )
   local.raise_failures(failed)
@@ -217,7 +217,7 @@ def train_all(
   for run in runs:
     point, folder = grid[run.name], os.path.join(workdir, run.name)
     experiment = experiments[experiment_key(point.config)]
-    evaluation = final_evaluation(point, workdir, SPLITS)
+    evaluation = final_evaluation(point, workdir, EVALUATED_SPLITS)
     reports, logged = evaluation['constraints'], read_metrics(folder)
     results.append(
       Result(

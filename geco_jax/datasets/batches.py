@@ -1,6 +1,7 @@
 """The batch of a step, as a pure function of (seed, step)."""
 
 from collections.abc import Callable, Mapping
+import math
 from typing import NamedTuple
 
 import jax
@@ -64,6 +65,11 @@ class Dataset(NamedTuple):
   context_shape: tuple[int, int, int] | None = None
   channels_are_images: bool = False
   placement: str = DEVICE
+
+  @property
+  def num_dims(self) -> int:
+    """Numbers in an image, D."""
+    return math.prod(self.image_shape)
 
   @property
   def is_composed(self) -> bool:

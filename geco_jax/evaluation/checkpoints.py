@@ -7,11 +7,11 @@ from typing import Any
 from geco_jax import console
 from geco_jax import parallel
 from geco_jax.build import run_inputs
+from geco_jax.datasets.images import SPLITS
 from geco_jax.errors import UserError
 from geco_jax.evaluation import measures
 from geco_jax.evaluation import pictures
 from geco_jax.evaluation import verdicts
-from geco_jax.evaluation.measures import SPLITS
 from geco_jax.evaluation.restored import open_run
 from geco_jax.evaluation.restored import restore_state
 from geco_jax.experiment import Experiment

@@ -26,7 +26,6 @@ from geco_jax.keys import key_of
 from geco_jax.keys import per_example_keys
 from geco_jax.step import TrainState
 
-SPLITS = ('train', 'validation', 'test')
 MIN_DRAWS = 2**15
 # Pixels that MIN_DRAWS may draw: larger images have fewer draws, since all of
 # them would take minutes (128x128x3: 5,461 draws).
@@ -64,7 +63,7 @@ def split_means(experiment: Experiment, likelihood: bool) -> SplitMeans:
   """
   on_split = _on_host if experiment.dataset.is_on_host else _on_devices
   calls = on_split(experiment, _batch_sums(experiment, likelihood))
-  num_pixels = math.prod(experiment.dataset.image_shape)
+  num_pixels = experiment.dataset.num_dims
 
   def means(params, images, stddev=1.0, note=None):
     num_examples, call_sums = calls(
@@ -150,9 +149,7 @@ def _on_devices(experiment: Experiment, batch_sums):
 
   def calls(params, images, stddev):
     num_examples = images.image.shape[1]  # Behind the devices' axis.
-    total_draws = num_draws(
-      num_examples, math.prod(experiment.dataset.image_shape)
-    )
+    total_draws = num_draws(num_examples, experiment.dataset.num_dims)
     num_batches = math.ceil(total_draws / batch_size)
     at_once = _EXAMPLES_PER_CALL if on_accelerator else _EXAMPLES_PER_CPU_CALL
     # Two at least: XLA would round a loop of a single turn differently.
@@ -207,7 +204,7 @@ def _on_host(experiment: Experiment, batch_sums):
 
   def calls(params, images, stddev):
     num_examples = len(images.label)
-    total_draws = num_draws(num_examples, math.prod(dataset.image_shape))
+    total_draws = num_draws(num_examples, dataset.num_dims)
     placed_total = parallel.replicate(np.int32(total_draws))
 
     def sums():
@@ -279,7 +276,7 @@ def evaluate_state(
   params = parallel.replicate(state.params)
   all_splits = experiment.dataset.splits
   train = placed(experiment, all_splits['train'])
-  num_dims = math.prod(experiment.dataset.image_shape)
+  num_dims = experiment.dataset.num_dims
   passes = ['train', *splits]
   total = sum(
     num_draws(len(all_splits[split].image), num_dims) for split in passes

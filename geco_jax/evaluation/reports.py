@@ -53,7 +53,7 @@ def saturation(
   natural = natural_multiplier(
     experiment.constraints[name],
     inputs.kappas[name],
-    math.prod(experiment.dataset.image_shape),
+    experiment.dataset.num_dims,
   )
   return math.exp(log_multiplier) / float(natural)
 

@@ -216,7 +216,7 @@ def importance_nll(
     )['weights'].astype(np.float64)
   bounds = importance.log_likelihood(drawn)
   nats = -float(bounds.mean())
-  num_dims = math.prod(dataset.image_shape)
+  num_dims = dataset.num_dims
   error = bounds.std(ddof=1) / math.sqrt(num_images) if num_images > 1 else None
   return {
     'num_images': num_images,

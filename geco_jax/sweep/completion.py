@@ -11,7 +11,7 @@ from geco_jax.io import by_products
 from geco_jax.io import run_folder
 from geco_jax.sweep.grid import Point
 
-SPLITS = ('train', 'test')  # The splits on which each run is evaluated.
+EVALUATED_SPLITS = ('train', 'test')  # What each run is evaluated on.
 _NUMBER = (int, float)
 # The required content of an evaluation, for each split and each constraint.
 _RECORD = {
@@ -49,14 +49,14 @@ def check_same(point: Point, workdir: str) -> bool:
 
 
 def unfinished(
-  grid: Sequence[Point], workdir: str, splits: Sequence[str] = SPLITS
+  grid: Sequence[Point], workdir: str, splits: Sequence[str] = EVALUATED_SPLITS
 ) -> list[Point]:
   """Return the runs that are not trained and evaluated to the end yet."""
   return [point for point in grid if not is_finished(point, workdir, splits)]
 
 
 def is_finished(
-  point: Point, workdir: str, splits: Sequence[str] = SPLITS
+  point: Point, workdir: str, splits: Sequence[str] = EVALUATED_SPLITS
 ) -> bool:
   """Return whether a run's final evaluation and its pictures are there."""
   folder = os.path.join(workdir, point.name)
@@ -69,7 +69,7 @@ def is_finished(
 
 
 def read_evaluation(
-  point: Point, workdir: str, splits: Sequence[str] = SPLITS
+  point: Point, workdir: str, splits: Sequence[str] = EVALUATED_SPLITS
 ) -> Mapping[str, Any] | None:
   """Return a run's final evaluation (`checkpoints.evaluate`).
 
@@ -104,7 +104,7 @@ def read_evaluation(
 
 
 def final_evaluation(
-  point: Point, workdir: str, splits: Sequence[str] = SPLITS
+  point: Point, workdir: str, splits: Sequence[str] = EVALUATED_SPLITS
 ) -> Mapping[str, Any]:
   """Return `read_evaluation` of a run that was evaluated.
 

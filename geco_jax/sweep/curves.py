@@ -1,7 +1,6 @@
 """The rates of a linear model on the data sets of a sweep."""
 
 from collections.abc import Mapping, Sequence, Set
-import math
 import os
 import textwrap
 from typing import Any
@@ -121,7 +120,7 @@ def _dataset(
 
 
 def _is_large(dataset: Dataset) -> bool:
-  return math.prod(dataset.image_shape) > _MAX_DIMS
+  return dataset.num_dims > _MAX_DIMS
 
 
 def _read(workdir: str) -> dict[str, Curve]:

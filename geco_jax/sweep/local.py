@@ -31,7 +31,7 @@ from geco_jax.io import lock
 from geco_jax.io import run_folder
 from geco_jax.io.checkpoint import latest_step
 from geco_jax.sweep import completion
-from geco_jax.sweep.completion import SPLITS
+from geco_jax.sweep.completion import EVALUATED_SPLITS
 from geco_jax.sweep.grid import Point
 from geco_jax.sweep.throughput import ChooseWidth
 from geco_jax.sweep.throughput import in_turn
@@ -48,7 +48,7 @@ def run_here(
   workdir: str,
   choose_width: ChooseWidth = in_turn,
   *,
-  splits: Sequence[str] = SPLITS,
+  splits: Sequence[str] = EVALUATED_SPLITS,
   experiments: Mapping[str, Experiment] | None = None,
   data_dir: str | None = None,
   alone: bool = False,

@@ -11,9 +11,9 @@ import numpy as np
 from geco_jax.evaluation import verdicts
 from geco_jax.io.encodings import in_unicode
 from geco_jax.io.logs import read_metrics
+from geco_jax.sweep.completion import EVALUATED_SPLITS
 from geco_jax.sweep.completion import is_finished
 from geco_jax.sweep.completion import read_evaluation
-from geco_jax.sweep.completion import SPLITS
 from geco_jax.sweep.grid import Point
 from geco_jax.sweep.grid import short_names
 
@@ -159,7 +159,7 @@ def _spread(values: Sequence[float]) -> str:
 def numbers(result: Result) -> dict[str, float]:
   """Return the measures of a run, not rounded, by name."""
   values = {}
-  for split in SPLITS:
+  for split in EVALUATED_SPLITS:
     for name in ('rmse', 'kl_nats', 'nll_nats_per_dim'):
       values[f'{split}/{name}'] = result.record(split)[name]
   for name, constraint in result.record('train')['constraints'].items():
