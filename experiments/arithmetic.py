@@ -58,8 +58,8 @@ def draw(
   """Return unseen contexts with their targets, and a sample for each.
 
   Args:
-    experiment: of the run.
-    params: of the model.
+    experiment: the run's experiment.
+    params: the model's parameters.
     num_contexts: how many, examples of the test split in turn.
 
   Returns:

@@ -94,7 +94,7 @@ def figure_1(
   Args:
     supports: [tiles, n].
     decoder: [tiles, 2], NaN in the hole.
-    tiles_per_side: of the grid.
+    tiles_per_side: tiles along each side of the grid.
   """
   figure = Figure(figsize=(7.6, 3.9), layout='constrained')
   latent, space = figure.subplots(1, 2)

@@ -49,7 +49,7 @@ def figure_3(
   Args:
     metrics: of a run, each [lines].
     kappa: of its RE constraint.
-    name: of its data set.
+    name: name of its data set.
   """
   step = metrics['step']
   beta = np.exp(-metrics['re/log_multiplier'])

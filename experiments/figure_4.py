@@ -128,12 +128,12 @@ def run_row(
   """Train a row's runs, or reuse them; return what the figure shows.
 
   Args:
-    name: of `ROWS`.
+    name: key of `ROWS`.
     workdir: for the runs' folders.
     preset: of the configs.
     row_runs: the row's runs.
     num_steps: training steps of each run, if not the configs' or `SHORT`'s.
-    data_dir: of TFDS.
+    data_dir: TFDS data directory.
     short: whether the runs are shortened by `SHORT`.
     until_rest: whether the steps are doubled until the baselines rest.
     max_steps: the cap of these; None is 16 times the first number.

@@ -55,7 +55,7 @@ def run_row(
     preset: of the configs; the digits' config has none.
     seed: of both runs.
     num_steps: training steps of each run, if not the configs'.
-    data_dir: of TFDS.
+    data_dir: TFDS data directory.
   """
   variant, elbo = variant_of(data, preset), elbo_run(data, seed)
   (first,) = runs.train_all([elbo], workdir, variant, num_steps, data_dir)

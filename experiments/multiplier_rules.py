@@ -152,7 +152,7 @@ def jobs(
     rules: names of `RULES`.
     seeds: of each run.
     num_steps: training steps of each run, if not the tasks'.
-    data_dir: of TFDS.
+    data_dir: TFDS data directory.
 
   Raises:
     UserError: if nothing is left.

@@ -404,7 +404,7 @@ def asked(workdir: str) -> tuple[float, list[Row]]:
   """Return the hours and the rows that the flags ask for.
 
   Args:
-    workdir: of the runs, empty if there is none yet.
+    workdir: directory of the runs, empty if there is none yet.
 
   Raises:
     UserError: if --hours is missing or not finite.

@@ -175,8 +175,8 @@ def run_update(
   """Train every step size and distortion together.
 
   Args:
-    name: of `UPDATES`.
-    step_sizes: of the multiplier, >= 0.
+    name: key of `UPDATES`.
+    step_sizes: the multiplier's step sizes, >= 0.
     num_steps: training steps.
     batch_size: draws of the source per step.
     seed: of parameters, data and noise.

@@ -75,10 +75,10 @@ class Session:
     """Begin now.
 
     Args:
-      workdir: of the runs.
+      workdir: directory of the runs.
       results: folder of the files of numbers.
       hours: time after which nothing is begun and running rows are stopped.
-      data_dir: of TFDS.
+      data_dir: TFDS data directory.
       at_once: rows that are run side by side, at most.
       start: runs a command line, like `watched.run`.
       clock: () -> seconds, from any start.

@@ -214,7 +214,7 @@ def run_inputs(config: ConfigDict, experiment: Experiment) -> RunInputs:
   """Return the inputs that the config's run adds to its experiment.
 
   Args:
-    config: of the run.
+    config: the run's config.
     experiment: of this config, or of another with its `experiment_key`.
 
   Raises:
@@ -272,7 +272,7 @@ def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
 
   Args:
     config: the whole config.
-    data_dir: of TFDS; None is TFDS's own default or TFDS_DATA_DIR.
+    data_dir: TFDS data directory; None is TFDS's own default or TFDS_DATA_DIR.
 
   Raises:
     UserError: if it is unknown or not prepared, its options are wrong, or it

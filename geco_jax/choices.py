@@ -216,7 +216,7 @@ def image_sets(
 
   Args:
     name: left to TFDS, to know or refuse, if no other set has it.
-    data_dir: of TFDS.
+    data_dir: TFDS data directory.
   """
   return {
     name: functools.partial(sources.tfds_images, name, data_dir=data_dir),

@@ -89,7 +89,7 @@ class Entry(NamedTuple):
     make: (image_shape, **options) -> the constraint; raises ValueError if an
       option is out of range. An option called `network` is a trained classifier
       (`Network`), which configs give by name or path.
-    title: for people.
+    title: display name.
     defaults: kappa and options where a config gives nothing but the name.
     digits: changes to these where the images are the 8x8 digits.
     kappa_range: (low, high), the open interval of allowed kappas.

@@ -43,7 +43,7 @@ class Experiment:
     relative: whether `move_multipliers` is fed C / budget or C.
     highest_log_multiplier: its upper clip, inf if there is none.
     moved_by_constraints: whether constraint values drive the update.
-    batch_size: of all devices together.
+    batch_size: examples per step, all devices together.
     steps_per_dispatch: training steps per call of a compiled program.
     programs: the results of functions decorated by `once_per_experiment`.
     compiled_layouts: those of `parallel` whose training steps are compiled.

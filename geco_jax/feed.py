@@ -32,7 +32,7 @@ def step_images(
   Args:
     dataset: says where its images are kept.
     layout: how the runs lie on the devices.
-    batch_size: of all devices together.
+    batch_size: examples per step, all devices together.
     max_steps: largest number of steps that are taken at once.
     runs: for each, (positions of its data [m]) -> which images, and the number
       of steps that it has taken.
@@ -77,7 +77,7 @@ def fixed_batches(
 
   Args:
     dataset: makes the batches.
-    batch_size: of all devices together.
+    batch_size: examples per step, all devices together.
     per_call: batches that are yielded together.
 
   Returns:

@@ -141,7 +141,8 @@ def at(path: Iterable[Any]) -> str:
   """Return the end of a sentence that says where in a tree a leaf is.
 
   Args:
-    path: of the leaf, as JAX gives it; empty if the leaf is the whole tree.
+    path: path of the leaf, as JAX gives it; empty if the leaf is the whole
+      tree.
 
   Returns:
     For instance " at ['re']"; '' for an empty path.

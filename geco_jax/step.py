@@ -112,7 +112,7 @@ def loss_and_metrics(
 
   Args:
     experiment: model and constraints.
-    params: of the model.
+    params: the model's parameters.
     log_multipliers: [] by constraint.
     kappas: [] by constraint.
     keys: PRNG keys [batch].
@@ -226,7 +226,7 @@ def examples_at(
   host.
 
   Args:
-    experiment: of the run.
+    experiment: the run's experiment.
     label: of the training images, int32 [n].
     seed: of the run, uint32 [].
     positions: int32 [batch], see `batches.indices_at`.

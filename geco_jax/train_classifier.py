@@ -121,7 +121,7 @@ def train(
   Args:
     config: see configs/classifiers/.
     folder: for the network, its checkpoints, log and evaluation.json.
-    data_dir: of TFDS.
+    data_dir: TFDS data directory.
     show_progress: whether to draw a progress bar on stderr.
 
   Returns:

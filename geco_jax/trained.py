@@ -37,9 +37,9 @@ def load(
   its images. Folders of earlier versions, which lack this, need their data set.
 
   Args:
-    workdir: of the run.
-    step: of the checkpoint; None is the latest that is intact.
-    data_dir: of TFDS, for folders of earlier versions.
+    workdir: the run's directory.
+    step: checkpoint to load; None is the latest that is intact.
+    data_dir: TFDS data directory, for folders of earlier versions.
 
   Raises:
     UserError: if there is no such run or checkpoint.
@@ -65,7 +65,7 @@ class TrainedRun:
 
   Attributes:
     workdir: the folder.
-    config: of the run.
+    config: the run's config.
     experiment: its model and the form of its images; its constraints are
       placeholders.
     params: Haiku's parameters, NumPy arrays.
@@ -196,7 +196,7 @@ class TrainedRun:
       images: [n, ...]; floats are rounded to the nearest level.
       context: [n, ...], for conditional models.
       key: of the draws of z; None is `jax.random.key(0)`.
-      num_draws: of z per image, over which the mean is taken.
+      num_draws: draws of z per image, over which the mean is taken.
       stddev: sigma of p(x|z); None is the evaluation's sigma_opt.
 
     Raises:
@@ -231,13 +231,13 @@ class TrainedRun:
     TPUs, without this package. It takes any number n of examples.
 
     Args:
-      name: of the function. All take float32, except keys as their data, uint32
-        [n, 2]: 'encode' images, 'decode' latents, 'reconstruct' images,
+      name: name of the function. All take float32, except keys as their data,
+        uint32 [n, 2]: 'encode' images, 'decode' latents, 'reconstruct' images,
         'sample' keys, 'elbo' images, keys of z and the stddev of p(x|z) [],
-        'interpolate' the first image and the last [height, width, channels]
-        and the last one's weights [n]. Conditional models take contexts
-        [n, ...] after these (an interpolation takes one).
-      path: of the file.
+        'interpolate' the first image and the last [height, width, channels] and
+        the last one's weights [n]. Conditional models take contexts [n, ...]
+        after these (an interpolation takes one).
+      path: the file's path.
 
     Raises:
       UserError: if there is no such function.

@@ -127,7 +127,7 @@ def main(name: str, panels: Sequence[Run], first: int | None = None) -> None:
   """Train and draw the panels of a figure, as the flags say.
 
   Args:
-    name: of the figure.
+    name: name of the figure.
     panels: its runs.
     first: how many of them also have a picture of their own.
   """

@@ -84,7 +84,7 @@ def measure(config: ConfigDict, dataset: Dataset) -> Speed:
   """Return how fast a config trains here: one run, shared by all devices.
 
   Args:
-    config: of the run.
+    config: the run's config.
     dataset: of the config.
 
   Raises:
@@ -105,7 +105,7 @@ class Planner:
 
     Args:
       workdir: folder whose finished runs count as done.
-      data_dir: of TFDS.
+      data_dir: TFDS data directory.
     """
     self._workdir = workdir
     self._data_dir = data_dir
@@ -179,7 +179,7 @@ def check_at_hand(row: Row, data_dir: str | None = None) -> None:
 
   Args:
     row: any.
-    data_dir: of TFDS.
+    data_dir: TFDS data directory.
 
   Raises:
     UserError: if a data set or a classifier is not at hand.

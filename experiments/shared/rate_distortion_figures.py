@@ -29,7 +29,7 @@ def curve_figure(
   Args:
     rows: of `rate_distortion.run_update`, one step size for each update.
     traces: update -> multipliers [distortions, points].
-    num_steps: of training.
+    num_steps: steps of training.
     eigenvalues: of the source's covariance [n].
   """
   figure = Figure(figsize=(10, 4.2), layout='constrained')

@@ -105,8 +105,8 @@ def train_until_rest(
     workdir: parent of the runs' folders at their own number of steps, which are
       reused if they rest there, and of STEPS_N for the others.
     preset: see `runs.train_all`.
-    num_steps: of the first attempt, if not the configs'.
-    data_dir: of TFDS.
+    num_steps: steps of the first attempt, if not the configs'.
+    data_dir: TFDS data directory.
     changes: see `runs.train_all`.
     max_steps: see `lengths`.
 

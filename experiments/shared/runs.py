@@ -141,7 +141,7 @@ def with_sample_quality(
   Args:
     results: any.
     network: `sample_quality.estimate`'s; None leaves the results as they are.
-    data_dir: of TFDS.
+    data_dir: TFDS data directory.
 
   Raises:
     UserError: if there is no such network, or it takes other images.
@@ -195,7 +195,7 @@ def train_all(
     workdir: parent of the runs' folders.
     preset: of the configs, if they have presets.
     num_steps: training steps of each run, if not the configs'.
-    data_dir: of TFDS.
+    data_dir: TFDS data directory.
     changes: values that the configs are to have instead, by dotted name.
 
   Raises:
@@ -312,8 +312,8 @@ def save_row(
   time allows.
 
   Args:
-    path: of the file.
-    name: of the row.
+    path: the file's path.
+    name: name of the row.
     row: what is known of it.
     keep: whether the runs of other names stay that the file's row of this name
       has, if it is of the same preset, and as short.
@@ -335,7 +335,7 @@ def save_records(
   """Write the runs and their evaluations as JSON.
 
   Args:
-    path: of the file.
+    path: the file's path.
     results: of one preset, at least one.
     keep: whether the file's runs of other names stay.
   """

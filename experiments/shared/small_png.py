@@ -16,7 +16,7 @@ def write_small_png(
   """Write the figure in 48 colors: a third of the bytes for the same looks.
 
   Args:
-    path: of the file.
+    path: the file's path.
     figure: any.
     texts: what the file says besides, by keyword.
   """

@@ -54,7 +54,7 @@ def draw_fixed_points(
     psi: [tiles, 2].
     trajectory: [steps, tiles, 2].
     title: of the panel.
-    psi_size: of the red points' markers.
+    psi_size: size of the red points' markers.
   """
   # A panel has one line, with NaN between the trajectories, and no more steps
   # than can be seen: 1,024 lines of 400 steps would be slow to draw.

@@ -46,7 +46,7 @@ def cnn(
   Args:
     num_classes: > 1.
     channels: of the convolutions.
-    hidden_size: of the hidden layer.
+    hidden_size: size of the hidden layer.
 
   Raises:
     ValueError: if a size is not > 0.

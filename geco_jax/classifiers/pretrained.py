@@ -50,7 +50,7 @@ def save(
     model: its name in `CLASSIFIERS` and its keyword arguments.
     image_shape: (height, width, channels).
     num_classes: how many.
-    params: of the classifier, two levels of dictionaries of arrays.
+    params: parameters of the classifier, two levels of dictionaries of arrays.
     state: likewise.
     feature_stddevs: by layer, [channels].
   """
@@ -73,8 +73,8 @@ def load(name: str) -> Network:
   """Return a trained classifier.
 
   Args:
-    name: of a classifier in the cache folder ($GECO_JAX_CACHE), or the path of
-      a training's folder.
+    name: name of a classifier in the cache folder ($GECO_JAX_CACHE), or the
+      path of a training's folder.
 
   Raises:
     UserError: if it is not there or damaged.

@@ -58,7 +58,7 @@ def train_steps(
   Args:
     classifier: what is trained.
     optimizer: of its parameters.
-    config: of the training.
+    config: config of the training.
     num_classes: how many labels there are.
     placement: of the images.
 

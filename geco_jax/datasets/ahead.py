@@ -40,7 +40,7 @@ def reading(name: str) -> Iterator[Open]:
   """Yield a function that opens `Batches`; its threads end with the context.
 
   Args:
-    name: of the data set, for people.
+    name: the data set's display name.
   """
   threads = futures.ThreadPoolExecutor(_THREADS, 'geco_jax-images')
   try:
@@ -66,12 +66,12 @@ class Batches:
     """Start reading.
 
     Args:
-      name: of the data set, for people.
+      name: the data set's display name.
       threads: the pool that reads.
       images: of the split.
       choose: of the examples' numbers; batch i starts at i times batch size.
       places: which of a batch's examples are wanted.
-      batch_size: of the global batch.
+      batch_size: size of the global batch.
       first: number of the first batch.
       max_batches: batches that are taken at once.
     """

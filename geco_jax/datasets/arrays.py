@@ -48,7 +48,7 @@ def npz(
   which would have to be unpickled, are never loaded.
 
   Args:
-    path: of the file.
+    path: the file's path.
     image_size: see `image_folder`.
     white: the level that is white: 1 where uint8 images are 0 and 1.
 
@@ -89,11 +89,11 @@ def dataset_from_arrays(
     train: images to train on.
     test: images to test on.
     labels: of `train`, integers from 0 on [n]; None is none.
-    test_labels: of `test`.
+    test_labels: labels of `test`.
     validation: images to choose by: the pictures and the best checkpoint.
-    validation_labels: of `validation`.
+    validation_labels: labels of `validation`.
     white: of uint8 images, the level that is white: 1 where they are 0 and 1.
-    name: for people.
+    name: display name.
 
   Raises:
     UserError: if images or labels are anything else.

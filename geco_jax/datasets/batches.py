@@ -45,14 +45,14 @@ class Dataset(NamedTuple):
   """Images and how a batch is made of them.
 
   Attributes:
-    name: for people.
+    name: display name.
     splits: 'train', 'validation' and 'test', on the host.
-    image_shape: of one image of a batch.
+    image_shape: shape of one image of a batch.
     choose: (labels of a split [n], indices [batch], keys [batch]) -> which
       images make the examples, int32 [batch] or [batch, images]; its random
       choices come from an example's own key.
     compose: (these images, uint8, their labels) -> the batch.
-    context_shape: of one context of a batch; None where there is none.
+    context_shape: shape of one context of a batch; None where there is none.
     channels_are_images: whether people want to see the channels side by side.
     placement: 'device' or 'host', where the images are while they are used.
   """

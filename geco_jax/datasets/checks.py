@@ -69,7 +69,7 @@ def check_images(name: str, splits: Mapping[str, Images]) -> None:
   """Check that splits hold images as the rest of the package takes them.
 
   Args:
-    name: of the data set.
+    name: name of the data set.
     splits: by name.
 
   Raises:
@@ -120,7 +120,7 @@ def check_labels(
   """Check that every image of every split has a label.
 
   Args:
-    name: of the data set.
+    name: name of the data set.
     splits: by name.
     num_classes: labels must be below it; None is no such bound.
 

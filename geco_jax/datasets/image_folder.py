@@ -57,7 +57,7 @@ def image_folder(
   a picture's name are skipped. Decoded pictures are kept in the cache.
 
   Args:
-    path: of the folder.
+    path: path of the folder.
     image_size: height and width of the images: of each picture the largest
       centered square is cut out and resized, antialiased. None keeps pictures
       as they are; then they must all have one shape.

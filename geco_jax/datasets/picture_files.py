@@ -23,7 +23,7 @@ def read(path: str, channels: int | None = None) -> np.ndarray:
   0 and 255; an alpha channel that is opaque everywhere is left out.
 
   Args:
-    path: of a PNG or JPEG.
+    path: path of a PNG or JPEG.
     channels: 1 makes colors gray (their luma, Rec. 601), 3 gray a color; None
       is gray where the file is.
 

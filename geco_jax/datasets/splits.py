@@ -29,7 +29,7 @@ def with_missing_splits(
   """Carve missing splits out of 'train', a fixed random tenth of it each.
 
   Args:
-    name: of the data set.
+    name: name of the data set.
     splits: at least 'train'.
     validation_size: images for validation, if 'train' has room for them; None
       is a tenth.

@@ -95,7 +95,7 @@ def marginal_kl(
 
   Args:
     posterior: q(z|x) and p(z).
-    params: of the model, not replicated.
+    params: the model's parameters, not replicated.
     dataset: makes the fixed batches of the images.
     images: the split's images.
     num_samples: M > 1.
@@ -187,15 +187,15 @@ def estimate(
   """Estimate the marginal KL of a run's checkpoint; write marginal_kl.json.
 
   Args:
-    workdir: of the run.
-    num_samples: of q(z), > 1.
+    workdir: the run's directory.
+    num_samples: samples of q(z), > 1.
     split: whose images make q(z).
     num_data: n, number of its examples; None is the number of its images.
-    step: of the checkpoint; None is the latest that is intact.
+    step: checkpoint to load; None is the latest that is intact.
     seed: of the samples.
     tiles: see `Tiles`; None is `choose_tiles`.
-    data_dir: of TFDS.
-    experiment: of the run, for callers that have it already.
+    data_dir: TFDS data directory.
+    experiment: the run's, for callers that have built it; None builds it.
     show_progress: whether to draw a progress bar on stderr.
 
   Returns:

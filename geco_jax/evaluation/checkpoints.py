@@ -31,11 +31,11 @@ def evaluate(
   """Evaluate a run's checkpoint; write evaluation.json and pictures.
 
   Args:
-    workdir: of the run.
+    workdir: the run's directory.
     splits: names of splits, most wanted first.
-    data_dir: of TFDS.
-    experiment: of the run, for callers that have it already.
-    step: of the checkpoint; None is the latest that is intact.
+    data_dir: TFDS data directory.
+    experiment: the run's, for callers that have built it; None builds it.
+    step: checkpoint to load; None is the latest that is intact.
     show_progress: whether to say what is evaluated and draw a progress bar on
       stderr.
 

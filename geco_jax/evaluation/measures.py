@@ -236,9 +236,9 @@ def num_draws(num_examples: int, num_pixels: int) -> int:
   """Return how many z are drawn for a split, a multiple of its examples.
 
   Args:
-    num_examples: of the split; each has at least one draw.
-    num_pixels: of an image, channels included. Up to 8,192 of them there are
-      `MIN_DRAWS` draws or more.
+    num_examples: examples of the split; each has at least one draw.
+    num_pixels: pixels of an image, channels included. Up to 8,192 of them there
+      are `MIN_DRAWS` draws or more.
   """
   least = min(MIN_DRAWS, _MAX_DRAWN // num_pixels)
   return num_examples * max(math.ceil(least / num_examples), 1)
@@ -267,8 +267,8 @@ def evaluate_state(
   """Return the evaluation of a state, the first split at the top level.
 
   Args:
-    experiment: of the run.
-    inputs: of the run.
+    experiment: the run's experiment.
+    inputs: the run's inputs.
     state: NumPy arrays, not replicated.
     splits: names of splits, most wanted first.
     show_progress: whether to draw a progress bar on stderr.

@@ -214,7 +214,7 @@ def save_png(
   """Write a picture, whole or not at all.
 
   Args:
-    path: of the file.
+    path: the file's path.
     image: uint8 [height, width, 3].
     labels: of the rows of a `grid`, drawn beside them; `read_rows` takes them
       off again.

@@ -29,9 +29,9 @@ def verdict(
   at its upper clip or is saturated: at least `SATURATED` times the natural one.
 
   Args:
-    experiment: of the run.
-    inputs: of the run.
-    name: of the constraint.
+    experiment: the run's experiment.
+    inputs: the run's inputs.
+    name: name of the constraint.
     violation: mean C / scale of training data, which is what the constraint
       speaks of (Eq. 1).
     log_multiplier: at the end.
@@ -68,8 +68,8 @@ def constraint_report(
   """Return what is reported of each constraint.
 
   Args:
-    experiment: of the run.
-    inputs: of the run.
+    experiment: the run's experiment.
+    inputs: the run's inputs.
     means: of the statistics, by constraint.
     log_multipliers: at the end, by constraint.
     split: of the means; the training split's alone have a verdict.

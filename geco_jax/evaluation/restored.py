@@ -20,9 +20,9 @@ def open_run(
   """Return a run's config and its experiment, whose data are checked.
 
   Args:
-    workdir: of the run.
-    data_dir: of TFDS.
-    experiment: of the run, for callers that have it already.
+    workdir: the run's directory.
+    data_dir: TFDS data directory.
+    experiment: the run's, for callers that have built it; None builds it.
 
   Raises:
     UserError: if there is no such run, or it was trained on other data.

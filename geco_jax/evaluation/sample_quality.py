@@ -109,10 +109,10 @@ def frechet_distances(
 
   Args:
     experiment: model and data set.
-    params: of the model, not replicated.
+    params: the model's parameters, not replicated.
     network: name or path of a trained classifier.
     layer: of the network; None is the one before the logits.
-    num_samples: of each set, more than the layer has features.
+    num_samples: samples of each set, more than the layer has features.
     seed: of the samples, and of which examples are taken.
     show_progress: whether to draw a progress bar on stderr.
 
@@ -183,9 +183,9 @@ def importance_nll(
 
   Args:
     experiment: model and data set.
-    params: of the model, not replicated.
+    params: the model's parameters, not replicated.
     stddev: of p(x|z).
-    num_images: of the test split; None is `NUM_IMAGES`, or all if fewer.
+    num_images: images of the test split; None is `NUM_IMAGES`, or all if fewer.
     num_draws: k.
     seed: of the draws, and of which images are taken.
     show_progress: whether to draw a progress bar on stderr.
@@ -244,14 +244,14 @@ def estimate(
   """Measure the samples of a run's checkpoint; write sample_quality.json.
 
   Args:
-    workdir: of the run, which has been evaluated.
+    workdir: directory of the run, which has been evaluated.
     network: name or path of a trained classifier.
     layer: of the network; None is the one before the logits.
     sizes: see `Sizes`.
-    step: of the checkpoint; None is the latest that is intact.
+    step: checkpoint to load; None is the latest that is intact.
     seed: of all draws.
-    data_dir: of TFDS.
-    experiment: of the run, for callers that have it already.
+    data_dir: TFDS data directory.
+    experiment: the run's, for callers that have built it; None builds it.
     show_progress: whether to draw progress bars on stderr.
 
   Returns:

@@ -51,7 +51,7 @@ def read(
 
   Args:
     evaluation: of the run, the training split at its top level.
-    name: of the constraint.
+    name: name of the constraint.
     sentences: what `infeasibility_sentences` yielded for the run. They matter
       only if the evaluation is of an earlier version, which stored no verdict:
       a constraint that a sentence names was infeasible, not just violated.

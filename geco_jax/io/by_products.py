@@ -21,7 +21,7 @@ def read(path: str, parse: Callable[[Any], _T]) -> _T | None:
   warning that says why.
 
   Args:
-    path: of the file.
+    path: the file's path.
     parse: its content -> the result; raises a ValueError, or whatever values
       of wrong types raise, if the form is another.
   """

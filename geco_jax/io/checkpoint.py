@@ -92,7 +92,7 @@ class Checkpointer:
     """Open the checkpoints folder of a run.
 
     Args:
-      workdir: of the run.
+      workdir: the run's directory.
       read_only: whether to leave the folder as it is, for a run that another
         process may be training; otherwise it is created, locked and swept.
       is_scheduled: step -> whether an uninterrupted run saves it.
@@ -213,7 +213,7 @@ class Checkpointer:
 
     Args:
       like: pytree with the structure, shapes and types of the saved state.
-      step: of the checkpoint; None is the latest that is intact.
+      step: checkpoint to load; None is the latest that is intact.
 
     Raises:
       UserError: if checkpoints are there but none could be read, or the system

@@ -42,7 +42,7 @@ class MetricsWriter:
     """Open the run's logs and cut off their entries after `first_step`.
 
     Args:
-      workdir: of the run.
+      workdir: the run's directory.
       first_step: step after which new entries come.
       last_line: step of the last line up to there; if the log lacks it, a
         warning says that lines were lost.
@@ -199,7 +199,7 @@ def write_evaluation(
   A second call replaces the values of the first.
 
   Args:
-    workdir: of the run.
+    workdir: the run's directory.
     step: its last one.
     results: those of `EVALUATED` and others, by name.
   """

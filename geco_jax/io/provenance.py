@@ -42,9 +42,9 @@ class Session:
     """Add a session to what the folder holds of earlier ones.
 
     Args:
-      workdir: of the run.
+      workdir: the run's directory.
       step: where the session starts.
-      params: of the model, NumPy arrays.
+      params: parameters of the model, NumPy arrays.
       imports: the modules of `config.imports`.
     """
     self._path = os.path.join(workdir, FILE)

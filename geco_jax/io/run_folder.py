@@ -119,7 +119,7 @@ def check_data(workdir: str, name: str, sha256: str) -> None:
 
   Args:
     workdir: the folder.
-    name: of the data set, for people.
+    name: the data set's display name.
     sha256: `datasets.splits.fingerprint` of all its splits.
 
   Raises:
@@ -224,8 +224,8 @@ def mend(workdir: str, config: ConfigDict) -> None:
   """Write the config of a run again where its file is missing or damaged.
 
   Args:
-    workdir: of a run that has this config (`check_same`).
-    config: of the run.
+    workdir: directory of a run that has this config (`check_same`).
+    config: the run's config.
 
   Raises:
     UserError: if it cannot be written.

@@ -98,14 +98,14 @@ def conv_draw(
       width.
     policy: precision; states, canvas, distributions and KL are float32 always.
     num_steps: T.
-    hidden_channels: of either ConvLSTM.
-    latent_channels: of each z_t [height / reduction, width / reduction, .].
+    hidden_channels: channels of either ConvLSTM.
+    latent_channels: of z_t [height / reduction, width / reduction, channels].
     kernel_size: of all convolutions on the grid.
     reduction: side of a patch in pixels.
     hidden_to_hidden: whether a ConvLSTM's gates see its own hidden state; if
       not, its cell is all that it remembers.
     conditional: whether prior and posterior depend on a context.
-    context_channels: of the context network's convolutions.
+    context_channels: channels of the context network's convolutions.
     context_size: width of its fully connected layers.
     remat: whether to recompute a step's activations in the backward pass, which
       costs a third more time and keeps only the states in memory.
@@ -117,13 +117,11 @@ def conv_draw(
     ValueError: if a size or sigma is not > 0, or the image is not divisible.
   """
   arguments = dict(locals())  # By name, as they are the fields of `ConvDraw`.
-  base.check_sizes('num_steps', [num_steps])
-  base.check_sizes('hidden_channels', [hidden_channels])
-  base.check_sizes('latent_channels', [latent_channels])
-  base.check_sizes('kernel_size', [kernel_size])
-  base.check_sizes('reduction', [reduction])
-  base.check_sizes('context_channels', [context_channels])
-  base.check_sizes('context_size', [context_size])
+  for name in (
+    *('num_steps', 'hidden_channels', 'latent_channels', 'kernel_size'),
+    *('reduction', 'context_channels', 'context_size'),
+  ):
+    base.check_sizes(name, [arguments[name]])
   base.check_stddev(likelihood_stddev)
   height, width, _ = image_shape
   if height % reduction or width % reduction:

@@ -72,11 +72,11 @@ class ConditionalRealNVP(hk.Module):
       latent_size: dimensions of z, > 1.
       policy: precision of the networks; z and densities are float32 always.
       num_couplings: >= 1.
-      hidden_sizes: of each coupling's network.
-      log_scale_bound: of s, > 0.
+      hidden_sizes: sizes of each coupling's network.
+      log_scale_bound: bound of s, > 0.
       permute: whether dimensions are shuffled between couplings, in an order
         that is always the same.
-      name: of the module.
+      name: name of the module.
 
     Raises:
       ValueError: if a size or the bound is out of its range.

@@ -172,7 +172,7 @@ def vae_nvp(
       decoder's fully connected layer.
     num_couplings: affine couplings of the flow.
     coupling_sizes: hidden layers of each coupling's network.
-    log_scale_bound: of each coupling's log scales, > 0.
+    log_scale_bound: bound of each coupling's log scales, > 0.
     permute: whether the dimensions are shuffled between couplings, which
       otherwise change the halves in turn.
     num_kl_samples: z per example that estimate the KL; the first of them is

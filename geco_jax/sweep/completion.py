@@ -78,7 +78,7 @@ def read_evaluation(
 
   Args:
     point: the run.
-    workdir: of the sweep.
+    workdir: the sweep's directory.
     splits: of the evaluation, the first at its top level; it may have more.
   """
 

@@ -37,8 +37,8 @@ def curves(
 
   Args:
     grid: the runs.
-    workdir: of the sweep.
-    data_dir: of TFDS.
+    workdir: the sweep's directory.
+    data_dir: TFDS data directory.
   """
   stored = _read(workdir)
   results, kept = {}, {}
@@ -99,11 +99,11 @@ def _dataset(
   """Return the data set of runs, None if its images are too large.
 
   Args:
-    config: of one of the runs.
+    config: config of one of the runs.
     folders: of the runs, which may record the images' shape.
     known: SHA-256 of the data that the runs were trained on, as far as they
       record it.
-    data_dir: of TFDS.
+    data_dir: TFDS data directory.
 
   Raises:
     UserError: if it cannot be built, or is not what the runs were trained on.

@@ -58,11 +58,11 @@ def run_here(
 
   Args:
     grid: the runs; each has its folder in `workdir`.
-    workdir: of the sweep.
+    workdir: the sweep's directory.
     choose_width: says how many runs to train at once.
     splits: to evaluate each run on, the most wanted first.
     experiments: `build_experiments` of the grid, for callers that have them.
-    data_dir: of TFDS.
+    data_dir: TFDS data directory.
     alone: whether another sweep is refused in the folder at the same time.
     show_progress: whether to draw progress bars on stderr.
 
@@ -122,7 +122,7 @@ def build_experiments(
 
   Args:
     points: the runs.
-    data_dir: of TFDS.
+    data_dir: TFDS data directory.
 
   Raises:
     UserError: if a config is refused: here, not in an hour.

@@ -66,7 +66,7 @@ def write(
   Args:
     grid: the runs.
     results: the finished ones (`results.read`), one or more.
-    workdir: of the sweep.
+    workdir: the sweep's directory.
     curves: for the information plane, by data set.
     written: what the footer says of the writing, by name: date, command.
 

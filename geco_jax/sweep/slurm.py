@@ -69,7 +69,7 @@ def run_jobs(
 
   Args:
     grid: the runs; each has its folder in `workdir`.
-    workdir: of the sweep, which the jobs see under the same path.
+    workdir: directory of the sweep, which the jobs see under the same path.
     cluster: 'slurm', or 'local' for processes of this machine.
     options: keyword arguments of `submitit.AutoExecutor.update_parameters`.
     max_jobs: most jobs in the queue or running at a time; None is all.

@@ -54,7 +54,7 @@ def grid(tiles_per_side: int = 32, num_dims: int = 2) -> Tiles:
 
   Args:
     tiles_per_side: >= 1.
-    num_dims: of the latent space, >= 1.
+    num_dims: dimensions of the latent space, >= 1.
 
   Raises:
     ValueError: if a number is not in its range.

@@ -272,7 +272,7 @@ def lipschitz_fixed_points(
     smoothing: weight of the old psi in the new, in [0, 1).
     max_steps: >= 1.
     tolerance: stop when the whole of psi moves by less.
-    slope_tolerance: of L, > 0.
+    slope_tolerance: relative to L, > 0.
     keep_trajectory: whether to return psi at every step.
   """
   psi, multipliers = np.asarray(initial, np.float64), None

@@ -167,7 +167,7 @@ def equilibrium(
     data: [n, dims].
     psi: [tiles, dims], where to start, masses equal.
     beta: > 0, in units of squared error.
-    num_steps: of both updates, >= 1.
+    num_steps: steps of both updates, >= 1.
   """
   points = jnp.asarray(data, jnp.float32)
   start = jnp.asarray(psi, jnp.float32)

@@ -50,8 +50,8 @@ def train(
   Args:
     config: see configs/; its `sweep` is ignored.
     workdir: for checkpoints, logs and pictures; created if need be.
-    data_dir: of TFDS.
-    experiment: of the run, for callers that have it already.
+    data_dir: TFDS data directory.
+    experiment: the run's, for callers that have built it; None builds it.
     init_from: workdir of the run whose parameters this one begins with; None
       is parameters of its own.
     show_progress: whether to say what is trained and draw a progress bar, on
@@ -339,7 +339,7 @@ class _Pace:
   measured first, of which one compiles.
 
   Attributes:
-    num_steps: of the next call.
+    num_steps: steps of the next call.
   """
 
   def __init__(self, steps_per_dispatch: int):

@@ -28,7 +28,7 @@ def find(
   """Return the origin of a run, None if it begins with parameters of its own.
 
   Args:
-    workdir: of the run. If it has been begun, it knows its origin.
+    workdir: directory of the run. If it has been begun, it knows its origin.
     init_from: the other run's workdir, whose latest checkpoint is taken; None
       is what `workdir` says.
     is_new: whether what `workdir` says is of a run that this one replaces.

@@ -57,7 +57,7 @@ class Recorder(Run):
     """Open a run's folder, and its latest checkpoint if it has one.
 
     Args:
-      config: of the run.
+      config: the run's config.
       workdir: its folder.
       experiment: see above.
       inputs: see above.
@@ -244,9 +244,9 @@ def final_multipliers(
   at their own multipliers they would differ without having learned anything.
 
   Args:
-    experiment: of the run.
-    inputs: of the run.
-    num_steps: of the run.
+    experiment: the run's experiment.
+    inputs: the run's inputs.
+    num_steps: steps of the run.
 
   Returns:
     By constraint; None if the constraints move the multipliers, as in GECO.

@@ -21,7 +21,7 @@ class Run(abc.ABC):
   """A run while it is being trained: its folder, checkpoints and log.
 
   Attributes:
-    config: of the run; it has `num_steps`, `checkpoint_every` and
+    config: config of the run; it has `num_steps`, `checkpoint_every` and
       `steps_per_dispatch`, over which a line of the log is the mean.
     workdir: its folder.
     state: the latest that was saved or restored, NumPy arrays.
@@ -39,7 +39,7 @@ class Run(abc.ABC):
     """Claim a folder and open its latest checkpoint if it has one.
 
     Args:
-      config: of the run.
+      config: the run's config.
       workdir: its folder, created if need be.
       like: NumPy arrays with a state's structure, shapes and types.
       first_state: () -> the state before the first step.

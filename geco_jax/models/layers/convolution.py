@@ -42,12 +42,12 @@ class Conv2D(hk.Module):
       output_channels: >= 1.
       kernel_size: height and width of the kernel, >= 1.
       stride: >= 1; the output is [ceil(height / stride), ceil(width / stride)].
-      input_channels: of the kernel; where the input has fewer, the last ones
-        count as zeros, at no cost. None is as many as the input has.
+      input_channels: channels of the kernel; where the input has fewer, the
+        last ones count as zeros, at no cost. None is as many as the input has.
       with_bias: whether a bias is added.
       channel_multiple: >= 1; what is computed has zeros as further channels in
         and out, up to multiples of it. Parameters and results have none.
-      name: of the module.
+      name: name of the module.
 
     Raises:
       ValueError: if a size is not positive.
@@ -102,7 +102,7 @@ class Conv2DTranspose(hk.Module):
       output_channels: >= 1.
       kernel_size: height and width of the kernel, >= 1.
       stride: >= 1; the output is [height * stride, width * stride].
-      name: of the module.
+      name: name of the module.
 
     Raises:
       ValueError: if a size is not positive.
