@@ -55,7 +55,7 @@ def ours(
   take_steps = train_steps if num_runs == 1 else train_steps_together
   program = take_steps(experiment, num_steps)
   state = layout.place(states)
-  placed = layout.place([run.as_arrays() for run in runs])
+  placed = layout.place([run.step_inputs() for run in runs])
   images = parallel.replicate(experiment.dataset.splits['train'])
 
   def run():
@@ -72,7 +72,7 @@ def flops_of_step(config: ConfigDict, dataset: Dataset) -> int:
   inputs = run_inputs(config, experiment)
   trees = (
     state_like(experiment),
-    inputs.as_arrays(),
+    inputs.step_inputs(),
     experiment.dataset.splits['train'],
   )
   shapes = jax.tree.map(

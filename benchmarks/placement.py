@@ -65,7 +65,7 @@ def train_step(
   layout = parallel.SHARED
   take_steps = dispatch(experiment, layout)
   state = layout.place([init_state(experiment, inputs)])
-  placed = layout.place([inputs.as_arrays()])
+  placed = layout.place([inputs.step_inputs()])
   take = stack.enter_context(
     training_images(experiment, layout, [inputs.seed], [0])
   )

@@ -201,7 +201,7 @@ def build(
     constraints=constraints,
     optimizer=functools.partial(_optimizer, config),
     learning_rate=functools.partial(_learning_rate, config),
-    move_multipliers=lambda *inputs: multipliers_at(*inputs).transformation,
+    multiplier_update=lambda *inputs: multipliers_at(*inputs).transformation,
     relative=rule.relative,
     highest_log_multiplier=rule.highest_log_multiplier,
     moved_by_constraints=rule.moved_by_constraints,

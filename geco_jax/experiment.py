@@ -11,6 +11,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import optax
 
 from geco_jax.constraints import Constraint
@@ -39,8 +40,8 @@ class Experiment:
     optimizer: step sizes -> update of the parameters; a step size that is
       missing is that of the config it was built from.
     learning_rate: step sizes -> the schedule that `optimizer` follows.
-    move_multipliers: (step sizes, kappas) -> update of the log-multipliers.
-    relative: whether `move_multipliers` is fed C / budget or C.
+    multiplier_update: (step sizes, kappas) -> update of the log-multipliers.
+    relative: whether `multiplier_update` is fed C / budget or C.
     highest_log_multiplier: its upper clip, inf if there is none.
     moved_by_constraints: whether constraint values drive the update.
     batch_size: examples per step, all devices together.
@@ -55,7 +56,7 @@ class Experiment:
   constraints: dict[str, Constraint]
   optimizer: Callable[[Mapping[str, Any]], optax.GradientTransformation]
   learning_rate: Callable[[Mapping[str, Any]], optax.Schedule]
-  move_multipliers: Callable[
+  multiplier_update: Callable[
     [Mapping[str, Any], Mapping[str, Any]], optax.GradientTransformation
   ]
   relative: bool
@@ -83,32 +84,38 @@ PLACEHOLDER = Constraint(
 )
 
 
+class StepInputs(NamedTuple):
+  """What a compiled training step takes of a run; arrays []."""
+
+  seed: ArrayLike  # uint32.
+  kappas: Mapping[str, ArrayLike]  # By constraint, float32.
+  step_sizes: Mapping[str, ArrayLike]  # As those of `RunInputs`, float32.
+
+
 class RunInputs(NamedTuple):
   """The inputs of a run: the values for which no `Experiment` is compiled.
 
   Attributes:
-    seed: in [0, 2**32); uint32 [] in a compiled program.
-    kappas: by constraint; float32 [] in a compiled program.
+    seed: in [0, 2**32).
+    kappas: by constraint.
     step_sizes: 'learning_rate' and 'multipliers', those of the two that have
-      one; float32 [] in a compiled program.
-    initial_log_multipliers: by constraint, floats or arrays []; the host's.
-    tolerance: largest C / scale at which a constraint is met; the host's.
+      one.
+    initial_log_multipliers: by constraint, floats or arrays [].
+    tolerance: largest C / scale at which a constraint is met.
   """
 
-  seed: Any
-  kappas: dict[str, Any]
-  step_sizes: dict[str, Any]
+  seed: int
+  kappas: dict[str, float]
+  step_sizes: dict[str, float]
   initial_log_multipliers: dict[str, Any]
-  tolerance: Any
+  tolerance: float
 
-  def as_arrays(self) -> 'RunInputs':
-    """Return the inputs of a compiled program, without those of the host."""
-    return RunInputs(
+  def step_inputs(self) -> StepInputs:
+    """Return the inputs of a compiled training step."""
+    return StepInputs(
       seed=jnp.uint32(self.seed),
       kappas={k: jnp.float32(v) for k, v in self.kappas.items()},
       step_sizes={k: jnp.float32(v) for k, v in self.step_sizes.items()},
-      initial_log_multipliers={},
-      tolerance=None,
     )
 
 

@@ -7,12 +7,13 @@ transformation that moves the multipliers, not in this file.
 from collections.abc import Callable, Sequence
 import contextlib
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 import optax
 
@@ -24,6 +25,7 @@ from geco_jax.errors import UserError
 from geco_jax.experiment import Experiment
 from geco_jax.experiment import once_per_experiment
 from geco_jax.experiment import RunInputs
+from geco_jax.experiment import StepInputs
 from geco_jax.keys import key_of
 from geco_jax.keys import per_example_keys
 from geco_jax.lagrangian import lagrangian
@@ -45,13 +47,12 @@ class TrainState(NamedTuple):
 
 def init_state(experiment: Experiment, inputs: RunInputs) -> TrainState:
   """Return the state before the first step."""
-  seed = jnp.uint32(inputs.seed)
-  return _init(experiment)(inputs._replace(seed=seed, tolerance=None))
+  return _init(experiment)(inputs.step_inputs(), inputs.initial_log_multipliers)
 
 
 @once_per_experiment
-def _init(experiment: Experiment) -> Callable[[RunInputs], TrainState]:
-  """Return the compiled program of a run's first state."""
+def _init(experiment: Experiment) -> Callable[..., TrainState]:
+  """Return the compiled `_first_state`."""
   # It runs once, so only its compilation time counts: on CPUs, ConvDRAW's was
   # measured to take a fifth of the time with these options.
   options = {'xla_backend_optimization_level': 0}
@@ -70,31 +71,32 @@ def state_like(experiment: Experiment) -> TrainState:
 def _shapes(experiment: Experiment) -> TrainState:
   """Return a state's shapes and types, without compiling anything."""
   scalars = dict.fromkeys(experiment.constraints, np.float32(0))
-  inputs = RunInputs(
-    seed=np.uint32(0),
-    kappas=scalars,
-    step_sizes={},  # The experiment has them.
-    initial_log_multipliers=scalars,
-    tolerance=None,
-  )
-  return jax.eval_shape(functools.partial(_first_state, experiment), inputs)
+  # The experiment has step sizes.
+  inputs = StepInputs(seed=np.uint32(0), kappas=scalars, step_sizes={})
+  first_state = functools.partial(_first_state, experiment)
+  return jax.eval_shape(first_state, inputs, scalars)
 
 
-def _first_state(experiment: Experiment, inputs: RunInputs) -> TrainState:
+def _first_state(
+  experiment: Experiment,
+  inputs: StepInputs,
+  initial_log_multipliers: dict[str, Any],
+) -> TrainState:
   """Return the state before the first step; to be traced."""
   params_key, sample_key = jax.random.split(_key(inputs.seed, 'params'))
   shapes = experiment.dataset.image_shape, experiment.dataset.context_shape
   image, context = (s and jnp.zeros((1, *s), jnp.float32) for s in shapes)
   sample_keys = jax.random.split(sample_key, 1)
   params = experiment.model.init(params_key, sample_keys, image, context)
-  initial = inputs.initial_log_multipliers
-  log_multipliers = {name: jnp.float32(x) for name, x in initial.items()}
+  log_multipliers = {
+    name: jnp.float32(x) for name, x in initial_log_multipliers.items()
+  }
   return TrainState(
     step=jnp.int32(0),
     params=params,
     optimizer_state=experiment.optimizer(inputs.step_sizes).init(params),
     log_multipliers=log_multipliers,
-    multiplier_state=experiment.move_multipliers(
+    multiplier_state=experiment.multiplier_update(
       inputs.step_sizes, inputs.kappas
     ).init(log_multipliers),
   )
@@ -349,10 +351,10 @@ def _apply(experiment, state, inputs, gradients, violations, metrics):
     name: violations[name] / constraint.slack(inputs.kappas[name])
     for name, constraint in experiment.constraints.items()
   }
-  move_multipliers = experiment.move_multipliers(
+  multiplier_update = experiment.multiplier_update(
     inputs.step_sizes, inputs.kappas
   )
-  multiplier_updates, multiplier_state = move_multipliers.update(
+  multiplier_updates, multiplier_state = multiplier_update.update(
     relative if experiment.relative else violations,
     state.multiplier_state,
     state.log_multipliers,
@@ -391,6 +393,6 @@ def _norm(tree):
 _KEY_PURPOSES = ('params', 'data', 'noise', 'assembly')
 
 
-def _key(seed: jax.Array, purpose: str) -> jax.Array:
+def _key(seed: ArrayLike, purpose: str) -> jax.Array:
   """Return the run's key for one purpose."""
   return jax.random.fold_in(key_of(seed), _KEY_PURPOSES.index(purpose))

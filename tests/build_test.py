@@ -108,7 +108,7 @@ def test_without_a_violation_clip_nothing_bounds_a_move(
   moved = {}
   for clip in (1.0, None):
     config.multipliers.kwargs.violation_clip = clip
-    rule = build(config, make_dataset()).move_multipliers({}, {'re': 0.2})
+    rule = build(config, make_dataset()).multiplier_update({}, {'re': 0.2})
     start = {'re': jnp.float32(0)}
     change, _ = rule.update({'re': jnp.float32(10)}, rule.init(start), start)
     moved[clip] = float(change['re'])

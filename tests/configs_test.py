@@ -91,7 +91,7 @@ def test_takes_a_step(name, variant, make_dataset):
   images = experiment.dataset.splits['train']
   _, metrics = step(
     parallel.replicate(state),
-    parallel.replicate(inputs.as_arrays()),
+    parallel.replicate(inputs.step_inputs()),
     parallel.replicate(images),
   )
   for values in parallel.unreplicate(metrics).values():
@@ -106,7 +106,7 @@ def test_step_can_be_traced(name, variant, make_dataset):
   state = steps.state_like(experiment)
   args = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype),
-    (state, inputs.as_arrays(), experiment.dataset.splits['train']),
+    (state, inputs.step_inputs(), experiment.dataset.splits['train']),
   )
   next_state, metrics = jax.eval_shape(step, *args)
   assert jax.tree.map(jnp.shape, next_state) == jax.tree.map(jnp.shape, args[0])

@@ -52,7 +52,7 @@ def test_what_enters_a_program_is_float32_and_nothing_of_the_hosts(
   inputs = run_inputs(config, build(config, make_dataset()))
   assert inputs.tolerance == 0.02
   assert inputs.initial_log_multipliers.keys() == inputs.kappas.keys() == {'re'}
-  arrays = inputs.as_arrays()
+  arrays = inputs.step_inputs()
   assert (arrays.seed.dtype, int(arrays.seed)) == ('uint32', 2**32 - 1)
   for entering, own in (
     (arrays.kappas, inputs.kappas),
@@ -60,4 +60,3 @@ def test_what_enters_a_program_is_float32_and_nothing_of_the_hosts(
   ):
     assert entering.keys() == own.keys()
     assert all(x.dtype == 'float32' for x in entering.values())
-  assert not arrays.initial_log_multipliers and arrays.tolerance is None

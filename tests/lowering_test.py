@@ -72,7 +72,7 @@ def build_without_data(name, variant, **model_kwargs):
   images = Images(image, labels)
   splits = dict.fromkeys(SPLITS, images)
   experiment = build(config, make(ImageSet(source, splits)))
-  return experiment, run_inputs(config, experiment).as_arrays()
+  return experiment, run_inputs(config, experiment).step_inputs()
 
 
 def on_one_device(*trees):

@@ -26,7 +26,7 @@ def take_steps(config, dataset, num_steps, num_calls=1):
   experiment = build(config, dataset)
   inputs = run_inputs(config, experiment)
   state = parallel.replicate(step.init_state(experiment, inputs))
-  placed = parallel.replicate(inputs.as_arrays())
+  placed = parallel.replicate(inputs.step_inputs())
   images = parallel.replicate(dataset.splits['train'])
   run = step.train_steps(experiment, num_steps)
   collected = []
@@ -201,7 +201,7 @@ def test_seed_and_kappa_are_inputs_of_one_compiled_program(
       seed=seed, kappas={'re': kappa}
     )
     state = parallel.replicate(step.init_state(experiment, inputs))
-    _, metrics = run(state, parallel.replicate(inputs.as_arrays()), images)
+    _, metrics = run(state, parallel.replicate(inputs.step_inputs()), images)
     results.append(parallel.unreplicate(metrics))
   assert results[0]['loss'][0] != results[1]['loss'][0]
   np.testing.assert_allclose(results[0]['mse'][0], results[2]['mse'][0])

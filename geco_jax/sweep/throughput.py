@@ -180,7 +180,7 @@ def timed(
   layout = parallel.SHARED if len(points) == 1 else parallel.SPREAD
   take_steps = dispatch(experiment, layout)
   state = layout.place([init_state(experiment, run) for run in inputs])
-  placed = layout.place([run.as_arrays() for run in inputs])
+  placed = layout.place([run.step_inputs() for run in inputs])
   seeds = [run.seed for run in inputs]
   with training_images(experiment, layout, seeds, [0] * len(seeds)) as images:
 

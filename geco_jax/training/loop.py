@@ -135,7 +135,7 @@ def _train_all(runs, layout, show_progress):
   experiment = runs[0].experiment  # All share it.
   take_steps = dispatch(experiment, layout)
   compiled = experiment.compiled_layouts
-  inputs = layout.place([run.inputs.as_arrays() for run in runs])
+  inputs = layout.place([run.inputs.step_inputs() for run in runs])
   seeds, steps = [r.inputs.seed for r in runs], [r.step for r in runs]
   with training_images(experiment, layout, seeds, steps) as images:
     failures = train_to_end(

@@ -253,7 +253,7 @@ def final_multipliers(
   """
   if experiment.moved_by_constraints:
     return None
-  rule = experiment.move_multipliers(inputs.step_sizes, inputs.kappas)
+  rule = experiment.multiplier_update(inputs.step_sizes, inputs.kappas)
   initial = inputs.initial_log_multipliers
   logs = {name: jnp.float32(x) for name, x in initial.items()}
   violations = jax.tree.map(jnp.zeros_like, logs)  # It does not look at them.

@@ -233,7 +233,7 @@ def test_parts_of_a_dispatch_are_steps_of_the_whole_bit_for_bit(
   first = jax.tree.map(np.asarray, init_state(experiment, inputs))
   place, fetch, *_ = parallel.SHARED
   args = (
-    place([inputs.as_arrays()]),
+    place([inputs.step_inputs()]),
     place([experiment.dataset.splits['train']]),
   )
   whole = train_steps(experiment, 5)(place([first]), *args)
