@@ -98,7 +98,7 @@ def run_here(
         choose = untrained and len(group) > 1
         width = choose_width(experiment, group) if choose else 1
         failed |= _run_group(
-          left, workdir, experiment, width, splits, show_progress
+          group, names, workdir, experiment, width, splits, show_progress
         )
   return failed
 
@@ -175,15 +175,36 @@ def _by_experiment(points: Sequence[Point]) -> dict[str, list[Point]]:
 
 
 def _run_group(
-  points, workdir, experiment: Experiment, width, splits, show_progress
+  group, todo, workdir, experiment: Experiment, width, splits, show_progress
 ):
-  """Run points that share an experiment; return failures as `run_here` does."""
+  """Run what is left of points that share an experiment.
+
+  Args:
+    group: the points.
+    todo: names of those that are left.
+    workdir: as `run_here`'s, like what follows.
+    experiment: which they share.
+    width: how many are trained at once.
+    splits: to evaluate each on.
+    show_progress: whether to draw progress bars.
+
+  Returns:
+    As `run_here`.
+  """
   failed = {}
-  for start in range(0, len(points), width):
-    chunk = points[start : start + width]
-    say(', '.join(point.name for point in chunk))
-    errors = _train(chunk, workdir, experiment, width, show_progress)
-    for name in (point.name for point in chunk):
+  for start in range(0, len(group), width):
+    chunk = group[start : start + width]
+    left = [point for point in chunk if point.name in todo]
+    if not left:
+      continue
+    say(', '.join(point.name for point in left))
+    # Finished runs keep their places beside those that are not trained yet: the
+    # rounding of numbers depends on them.
+    is_trained = all(_is_trained(point, workdir) for point in left)
+    errors = _train(
+      left if is_trained else chunk, workdir, experiment, width, show_progress
+    )
+    for name in (point.name for point in left):
       folder = os.path.join(workdir, name)
       if name not in errors:
         with _failing(errors, [name]):

@@ -79,7 +79,8 @@ class Run(abc.ABC):
         name: np.array(values, np.float32)
         for name, values in restored.unlogged.items()
       }
-      console.say(f'continuing from step {restored.step} in {self.workdir}')
+      if restored.step < self.config.num_steps:
+        console.say(f'continuing from step {restored.step} in {self.workdir}')
     self.step = int(self.state.step)
     self._timed = 0, 0.0  # Steps noted since the last line, and seconds.
     self._text = ''

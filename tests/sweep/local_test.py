@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 
@@ -387,6 +388,31 @@ def test_killed_together_they_end_as_if_they_had_not_been(
       final_leaves(parts, point.config, make_dataset()),
       strict=True,
     ):
+      np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_what_is_left_of_runs_together_ends_as_if_nothing_had_stopped(
+  sweep, make_dataset, tmp_path
+):
+  groups = {'seed': [0, 1, 2, 3]}
+  grid, _ = sweep(tmp_path / 'whole', groups, width=3)  # 0 to 2, then 3.
+  parts = tmp_path / 'parts'
+  shutil.copytree(tmp_path / 'whole', parts)
+  for point in grid[1:3]:  # Killed while the first three were evaluated.
+    (parts / point.name / 'evaluation.json').unlink()
+  shutil.rmtree(parts / grid[3].name)
+  _, failed = sweep(parts, groups, width=3)
+  assert not failed
+  shutil.rmtree(parts / grid[1].name)  # Lost: its neighbors are finished.
+  _, failed = sweep(parts, groups, width=3)
+  assert not failed
+  for point in grid:
+    folders = (tmp_path / name / point.name for name in ('whole', 'parts'))
+    whole, again = (
+      final_leaves(folder, point.config, make_dataset()) for folder in folders
+    )
+    for a, b in zip(whole, again, strict=True):
       np.testing.assert_array_equal(a, b)
 
 
