@@ -22,10 +22,10 @@ from geco_jax.build import build
 from geco_jax.build import build_dataset
 from geco_jax.errors import UserError
 from geco_jax.io.files import write_json
-from geco_jax.io.logs import read_metrics
 from geco_jax.training.loop import train
 
 from .shared import runs
+from .shared.small_png import write_png
 
 _CONFIG = 'configs/mnist_rotate_conv_draw.py:quick'
 _MAX_LINES = 400  # Lines of the log that are drawn; more would not show.
@@ -118,11 +118,9 @@ def main(argv: Sequence[str]) -> None:
   experiment = build(config, build_dataset(config, cli.DATA_DIR.value))
   run = os.path.join(workdir, 'run')
   train(config, run, experiment=experiment)
-  metrics = read_metrics(run)
-  has_loss = np.isfinite(metrics['loss'])
   metrics = {
-    name: runs.thinned(values[has_loss], _MAX_LINES)
-    for name, values in metrics.items()
+    name: runs.thinned(values, _MAX_LINES)
+    for name, values in runs.training_log(run).items()
   }
   args = metrics, config.constraints.re.kappa, experiment.dataset.name
   record = {
@@ -132,7 +130,7 @@ def main(argv: Sequence[str]) -> None:
   }
   write_json(os.path.join(workdir, 'figure_3.json'), record)
   path = os.path.join(workdir, 'figure_3.png')
-  figure_3(*args).savefig(path, dpi=110)
+  write_png(path, figure_3(*args), dpi=110)
   print(f'figure 3: {path}')
 
 

@@ -38,6 +38,7 @@ from .shared import panels
 from .shared import rest
 from .shared import runs
 from .shared.runs import Run
+from .shared.small_png import write_png
 
 OBJECTIVES = ('elbo', 'annealed_beta', 'geco')
 _KAPPAS = tuple({'re': kappa} for kappa in PAPER_KAPPAS)
@@ -220,7 +221,7 @@ def main(argv: Sequence[str]) -> None:
     rows = runs.save_row(numbers, name, row, keep=True)
   print(f'\n{figure_4_plane.table(rows)}')
   path = os.path.join(workdir, 'figure_4.png')
-  figure_4_plane.figure(rows).savefig(path, dpi=110)
+  write_png(path, figure_4_plane.figure(rows), dpi=110)
   print(f'\nnumbers: {numbers}\nfigure 4: {path}')
 
 

@@ -21,17 +21,16 @@ from typing import Any
 from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-import numpy as np
 
 from geco_jax import cli
 from geco_jax.evaluation import verdicts
-from geco_jax.io.logs import read_metrics
 
 from .shared import panels
 from .shared import rest
 from .shared import runs
 from .shared.runs import Result
 from .shared.runs import Run
+from .shared.small_png import write_png
 
 DATA = ('cifar10', 'mnist', 'digits')
 _DIGITS = 4  # Significant digits of kappa, which is in the run's name.
@@ -69,7 +68,7 @@ def run_row(
     **runs.provenance(variant),
     'dataset': first.experiment.dataset.name,
     'runs': runs.records(both),
-    'curves': {'elbo': curve(first, workdir), 'geco': curve(second, workdir)},
+    'curves': {'elbo': curve(first), 'geco': curve(second)},
   }
 
 
@@ -90,13 +89,15 @@ def geco_run(elbo: Run, rmse: float) -> Run:
   return elbo._replace(objective='geco', kappas={'re': kappa})
 
 
-def curve(result: Result, workdir: str) -> dict[str, list[float]]:
-  """Return a run's training curves, at most 200 points of each."""
-  metrics = read_metrics(os.path.join(workdir, result.run.name))
-  lines = np.flatnonzero(np.isfinite(metrics['loss']))
-  shown_lines = runs.thinned(lines, _MAX_POINTS)
+def curve(result: Result) -> dict[str, list[float]]:
+  """Return a run's training curves, at most 200 points of each.
+
+  Raises:
+    UserError: if its log is gone.
+  """
+  log = runs.training_log(result.folder)
   return {
-    name: [float(f'{value:.6g}') for value in metrics[name][shown_lines]]
+    name: [float(f'{x:.6g}') for x in runs.thinned(log[name], _MAX_POINTS)]
     for name in ('step', 'kl_nats', 'rmse')
   }
 
@@ -207,7 +208,7 @@ def main(argv: Sequence[str]) -> None:
       rows = runs.save_row(numbers, name, row)
   print(table(rows))
   path = os.path.join(workdir, 'figure_5.png')
-  figure(rows).savefig(path, dpi=110)
+  write_png(path, figure(rows), dpi=110)
   print(f'\nnumbers: {numbers}\nfigure 5: {path}')
 
 

@@ -30,6 +30,7 @@ from .shared import runs
 from .shared.panels import asked
 from .shared.runs import Result
 from .shared.runs import Run
+from .shared.small_png import write_png
 
 KAPPAS = (0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.5)
 SHOWN = (
@@ -193,7 +194,7 @@ def main(argv: Sequence[str]) -> None:
     ('figure_8_kappa', curve_figure([panels[run.name] for run in CURVE])),
   ):
     path = os.path.join(workdir, f'{name}_{preset}.png')
-    figure.savefig(path, dpi=100)
+    write_png(path, figure, dpi=100)
     print(f'{name}: {path}')
 
 

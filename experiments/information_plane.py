@@ -30,6 +30,7 @@ from geco_jax.sweep.grid import points
 from geco_jax.sweep.results import Result
 
 from .shared.runs import trained_on
+from .shared.small_png import write_png
 
 _KAPPAS = flags.DEFINE_list(
   'kappas', ['0.06', '0.08', '0.1', '0.15'], 'RMSEs per pixel to reach.'
@@ -129,11 +130,10 @@ def main(argv: Sequence[str]) -> None:
 
   write_json(os.path.join(workdir, 'information_plane.json'), rows)
   plane = os.path.join(workdir, 'information_plane.png')
-  figure = plane_figure(results, config.dataset.name)
-  figure.savefig(plane, dpi=120)
+  write_png(plane, plane_figure(results, config.dataset.name), dpi=120)
   picture = os.path.join(workdir, 'reconstructions.png')
   (line,) = sweep_results.lines(results)
-  sweep_figures.strip(line).savefig(picture, dpi=110)
+  write_png(picture, sweep_figures.strip(line), dpi=110)
   print(f'\nthe information plane: {plane}')
   print(f'reconstructions:       {picture}')
 

@@ -12,7 +12,7 @@ WORKDIR/RULE/STEPS/RUN and is an ordinary one, except that only this command
 knows a rival's rule. `multiplier_comparison` says what is compared.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import itertools
 import math
 import os
@@ -31,7 +31,6 @@ from geco_jax.evaluation import verdicts
 from geco_jax.experiment import Experiment
 from geco_jax.io import files
 from geco_jax.io import lock
-from geco_jax.io.logs import read_metrics
 from geco_jax.sweep import local
 from geco_jax.sweep import throughput
 from geco_jax.sweep.completion import final_evaluation
@@ -141,8 +140,8 @@ def jobs(
   seeds: Sequence[int] = (0,),
   num_steps: int | None = None,
   data_dir: str | None = None,
-) -> list[Job]:
-  """Return the runs of tasks under rules, grouped by experiment.
+) -> tuple[list[Job], dict[str, str]]:
+  """Return the runs of tasks under rules, task by task.
 
   A task whose data set or classifier is not at hand, or whose config is
   refused, is left out with a printed line.
@@ -154,10 +153,13 @@ def jobs(
     num_steps: training steps of each run, if not the tasks'.
     data_dir: TFDS data directory.
 
+  Returns:
+    The runs, and by name why a task is left out.
+
   Raises:
     UserError: if nothing is left.
   """
-  listed = []
+  listed, left_out = [], {}
   for task in tasks:
     task_runs = [
       Run(task.data, 'geco', kappas, task.model, seed)
@@ -174,6 +176,7 @@ def jobs(
     try:
       experiments = local.build_experiments(points, data_dir)
     except UserError as error:
+      left_out[task.name] = str(error)
       print(f'{task.name} is left out: {error}')
       continue
     listed += [
@@ -182,7 +185,7 @@ def jobs(
     ]
   if not listed:
     raise UserError('there is no task to run')
-  return listed
+  return listed, left_out
 
 
 def _point(task: Task, rule: str, run: Run, steps: int) -> Point:
@@ -201,27 +204,23 @@ def config_of(task: Task, rule: str, run: Run, steps: int) -> ConfigDict:
   return without_sweep(config)
 
 
-def train_all(listed: Sequence[Job], workdir: str) -> Iterator[dict[str, Any]]:
-  """Yield the record of each run, trained and evaluated if it was not.
+def train(task_jobs: Sequence[Job], workdir: str) -> dict[str, str]:
+  """Train and evaluate those runs that are not finished.
 
   Args:
-    listed: `jobs`.
+    task_jobs: runs of one task.
     workdir: parent of the rules' folders.
+
+  Returns:
+    Why runs failed, by name: for instance by a loss that is not finite.
   """
-  for _, group in itertools.groupby(listed, lambda job: job.task):
-    task_jobs = [*group]
-    failed = local.run_here(
-      [job.point for job in task_jobs],
-      workdir,
-      throughput.on_accelerators(workdir),
-      splits=runs.EVALUATED_SPLITS,
-      experiments={job.experiment.key: job.experiment for job in task_jobs},
-    )
-    for job in task_jobs:
-      if job.name in failed:  # For instance by a loss that is not finite.
-        print(f'{job.name} failed: {failed[job.name]}')
-      else:
-        yield record(job, workdir)
+  return local.run_here(
+    [job.point for job in task_jobs],
+    workdir,
+    throughput.on_accelerators(workdir),
+    splits=runs.EVALUATED_SPLITS,
+    experiments={job.experiment.key: job.experiment for job in task_jobs},
+  )
 
 
 def record(job: Job, workdir: str) -> dict[str, Any]:
@@ -232,10 +231,7 @@ def record(job: Job, workdir: str) -> dict[str, Any]:
   """
   evaluation = final_evaluation(job.point, workdir, runs.EVALUATED_SPLITS)
   folder = os.path.join(workdir, job.name)
-  log = read_metrics(folder)
-  if 'loss' not in log:
-    raise UserError(f'{folder} has lost its log; delete it to train it again')
-  log = {k: v[np.isfinite(log['loss'])] for k, v in log.items()}
+  log = runs.training_log(folder)
   reports = {}
   for name, report in evaluation['constraints'].items():
     constraint = job.experiment.constraints[name]
@@ -310,7 +306,7 @@ def main(argv: Sequence[str]) -> None:
   values = flags.FLAGS
   workdir = cli.workdir()
   named = [TASKS[name] for name in values.only or ()]
-  listed = jobs(
+  listed, left_out = jobs(
     named or PRESETS[values.preset],
     values.rules or [*RULES],
     range(values.seed, values.seed + values.num_seeds),
@@ -319,14 +315,20 @@ def main(argv: Sequence[str]) -> None:
   )
   path = os.path.join(workdir, 'multiplier_rules')
   content = {}
-  for entry in train_all(listed, workdir):
-    content = save(f'{path}.json', entry, values.preset)
-  if not content:
-    raise UserError('all runs failed')
-  print(table(content))
-  print(against(content))
-  write_small_png(f'{path}.png', figure(content))
-  print(f'\nnumbers: {path}.json\nfigure:  {path}.png')
+  failed = left_out if named else {}
+  for _, group in itertools.groupby(listed, lambda job: job.task):
+    task_jobs = [*group]
+    failed |= train(task_jobs, workdir)
+    for job in task_jobs:
+      if job.name not in failed:
+        entry = record(job, workdir)
+        content = save(f'{path}.json', entry, values.preset)
+  if content:
+    print(table(content))
+    print(against(content))
+    write_small_png(f'{path}.png', figure(content))
+    print(f'\nnumbers: {path}.json\nfigure:  {path}.png')
+  local.raise_failures(failed)
 
 
 if __name__ == '__main__':

@@ -131,19 +131,20 @@ def _figure_4(options: Options) -> Iterator[Row]:
   if options.max_steps is not None:
     own_flags.append(f'--max_steps={options.max_steps}')
   figure_4 = _module('figure_4')
+  numbers = {'figure_4.json': figure_4.figure_4_plane.results_file(variant)}
   for name, row in figure_4.ROWS.items():
     short = with_short and figure_4.is_short(row, variant)
     points = figure_4.points(
-      options.seeded(row.runs()),
-      options.workdir,
-      variant,
+      *(options.seeded(row.runs()), options.workdir, variant),
       options.num_steps,
       short=short,
       until_rest=options.until_rest,
       max_steps=options.max_steps,
     )
     flags_ = [f'--only={name}', *own_flags]
-    yield _row(options, 'figure_4', name, flags_, points, by_row=True)
+    yield _row(
+      *(options, 'figure_4', name, flags_, points), numbers=numbers, by_row=True
+    )
 
 
 def _table_2(options: Options) -> Iterator[Row]:

@@ -41,6 +41,7 @@ from geco_jax.io.run_folder import create
 from geco_jax.theory import rate_distortion as theory
 
 from .shared import rate_distortion_figures as figures
+from .shared.small_png import write_png
 
 EIGENVALUES = np.geomspace(0.05, 4.0, 16)  # Variances of the source.
 DISTORTIONS = (8.0, 4.0, 2.0, 1.0)  # Total squared errors to reach.
@@ -282,7 +283,7 @@ def run(
     'eigenvalues': EIGENVALUES.tolist(),
   }
   write_json(f'{path}.json', {'settings': settings, 'runs': rows})
-  figure.savefig(f'{path}.png', dpi=110)
+  write_png(f'{path}.png', figure, dpi=110)
   print(f'\nfigure:  {path}.png\nnumbers: {path}.json')
   return rows
 

@@ -4,19 +4,21 @@
 
 Every number of ours is read from a file in results/, which a command wrote:
 copy it there from the workdir and run this again. A claim without a file is
-listed as not run yet, with its command; a verdict is computed (`findings`),
-never typed.
+listed as not run yet, with its command, unless it is optional; a verdict is
+computed (`findings`), never typed.
 """
 
 from collections.abc import Iterator, Sequence
 import json
 import os
+import re
 from typing import Any
 
 from absl import flags
 
 from geco_jax import cli
 from geco_jax.errors import UserError
+from geco_jax.io.files import read_text
 from geco_jax.io.files import write_text
 from geco_jax.io.paths import output_path
 
@@ -50,11 +52,16 @@ def page(results: str, claims: Sequence[Claim] = CLAIMS) -> str:
     claims: in the page's order.
 
   Raises:
-    UserError: if there is no such folder.
+    UserError: if there is no such folder, or a file in it is damaged.
   """
   if not os.path.isdir(results):
     raise UserError(f'--results={results} is no folder')
   contents = {claim.file: _read(results, claim.file) for claim in claims}
+  claims = [
+    claim
+    for claim in claims
+    if not (claim.optional and contents[claim.file] is None)
+  ]
   findings = {
     claim.title: _findings(claim, contents[claim.file]) for claim in claims
   }
@@ -67,11 +74,15 @@ def page(results: str, claims: Sequence[Claim] = CLAIMS) -> str:
 
 def _read(results: str, name: str) -> Any:
   """Return the content of a file, None if it is not there."""
+  path = os.path.join(results, name)
   try:
-    with open(os.path.join(results, name)) as file:
-      return json.load(file)
+    return json.loads(read_text(path))
   except FileNotFoundError:
     return None
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f'{path} cannot be read: {error}; copy it there again'
+    ) from error
 
 
 def _findings(claim: Claim, content: Any) -> list[Finding]:
@@ -108,7 +119,19 @@ def _section(
       f'| {finding.what} | {finding.paper} | {finding.ours} | '
       f'{_word(finding)} |'
     )
-  yield f'\n`{claim.command}`; {_origin(content)}.\n'
+  yield f'\n{_commands(claim, content)}; {_origin(content)}.\n'
+
+
+def _commands(claim: Claim, content: Any) -> str:
+  """Return the command of a claim, once for each preset of the file."""
+  presets = _distinct(_values(content, 'preset'))
+  commands = [
+    re.sub(r'--preset=\S+', f'--preset={preset}', claim.command)
+    for preset in presets
+  ]
+  return ', '.join(f'`{each}`' for each in dict.fromkeys(commands)) or (
+    f'`{claim.command}`'
+  )
 
 
 def _word(finding: Finding) -> str:
@@ -157,8 +180,11 @@ def _devices(content: Any) -> Iterator[str]:
 
 
 def _join(values: Iterator[Any]) -> str:
-  distinct = set(values)
-  return ', '.join(str(value) for value in sorted(distinct, key=_order))
+  return ', '.join(map(str, _distinct(values)))
+
+
+def _distinct(values: Iterator[Any]) -> list[Any]:
+  return sorted(set(values), key=_order)
 
 
 def _order(value):

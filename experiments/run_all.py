@@ -103,6 +103,14 @@ class Session:
 
     After a signal the rows under way save what they have, and nothing is begun.
     """
+    # Decided before any row begins: several share a file, and the first of them
+    # makes a lost one anew.
+    undone = {row.title for row in rows if not self._is_done(row)}
+    self._done = {
+      title: commands
+      for title, commands in self._done.items()
+      if title not in undone
+    }
     waiting = [*enumerate(rows, 1)]
     running: dict[futures.Future[None], Row] = {}
     with (
@@ -140,7 +148,7 @@ class Session:
 
   def _run(self, row: Row, place: str) -> None:
     """Run a row unless it is done, time is up or its data are missing."""
-    if self._is_done(row):
+    if row.title in self._done:
       self._try(row, self._collect)  # The results may be in a new folder.
       say(f'{place}: {self._outcome(row)} before')
     elif self._seconds_left() <= 0:
@@ -196,16 +204,25 @@ class Session:
     return True
 
   def _is_done(self, row: Row) -> bool:
-    """Return whether these commands have done the row, and its files exist."""
+    """Return whether these commands have done it, and its numbers are there."""
     return self._done.get(row.title) == _commands(row) and all(
-      os.path.exists(os.path.join(self._workdir, name)) for name in row.numbers
+      self._numbers(row, source) for source in row.numbers
     )
+
+  def _numbers(self, row: Row, source: str) -> Any:
+    """Return the row's part of a file below the workdir, None if not there."""
+    path = os.path.join(self._workdir, source)
+    if not row.by_row:
+      return by_products.read(path, lambda content: content)
+    rows = by_products.read(path, lambda x: by_products.mapping(x, dict)) or {}
+    # Seeds of a row are rows beside it, 'NAME, seed 1'.
+    own = {k: v for k, v in rows.items() if k.partition(',')[0] == row.name}
+    return own or None
 
   def _collect(self, row: Row) -> None:
     """Copy the row's numbers, as far as there are any, into the results."""
     for source, name in row.numbers.items():
-      path = os.path.join(self._workdir, source)
-      numbers = by_products.read(path, _rows if row.by_row else _anything)
+      numbers = self._numbers(row, source)
       target = os.path.join(self._results, name)
       if numbers is not None:
         run_folder.create(self._results)
@@ -253,14 +270,6 @@ def _read_done(workdir: str) -> dict[str, Any]:
   """Return the commands of the rows that are done, by title."""
   path = os.path.join(workdir, _DONE)
   return by_products.read(path, lambda x: by_products.mapping(x, list)) or {}
-
-
-def _rows(content: Any) -> dict[str, Any]:
-  return by_products.mapping(content, dict)
-
-
-def _anything(content: Any) -> Any:
-  return content
 
 
 def summary(session: Session, num_rows: int) -> str:

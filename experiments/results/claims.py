@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from ..shared import figure_4_plane
 from . import figure_4_findings
 from . import findings
 from . import theory_findings
@@ -19,6 +20,7 @@ class Claim(NamedTuple):
   file: str  # Name of the file in results/.
   command: str  # Command line that writes the file into its workdir.
   check: Callable[[Any], Iterable[Finding]]
+  optional: bool = False  # Whether it is left out where there is no file.
 
 
 def _figure(
@@ -42,7 +44,7 @@ def _figure_4(
   return Claim(
     f'Figure 4{"" if quick else f", {preset}"}: {title}',
     statement,
-    'figure_4.json' if quick else f'figure_4_{preset}.json',
+    figure_4_plane.results_file(preset),
     command + ('' if quick else '--objectives=elbo,geco ') + options + _FIGURES,
     check,
   )
@@ -167,6 +169,11 @@ CLAIMS = (
     'training split.',
     figure_4_findings.frechet,
     '--only=celeb_a --network=cifar10_resnet ',
+  ),
+  *(
+    _figure_4(preset, *claim)._replace(optional=True)
+    for preset in ('gpu', 'paper')
+    for claim in _ON_FIGURE_4
   ),
   _figure(
     5,

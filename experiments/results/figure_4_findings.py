@@ -15,12 +15,12 @@ from .findings import steps_text
 
 def kl(content: Content) -> Iterator[Finding]:
   """Yield the ratio of the ELBO's KL to GECO's."""
-  for name, row, elbo, points in _compared(content):
+  for name, _, elbo, points in _compared(content):
     ratios = [elbo.kl_nats / point.kl_nats for point in points]
     fair = [is_comparable(point.rmse, elbo.rmse) for point in points]
     rest = figure_4_plane.rest_text(elbo.rested)
     yield Finding(
-      f'{name}, {steps_text(row)}: ELBO{rest and f" {rest}"} '
+      f'{name}, {steps_text(elbo.trained)}: ELBO{rest and f" {rest}"} '
       f'{figure_4_plane.kl_text(elbo)} nats at RMSE {elbo.rmse:.4f}, over GECO '
       f'at kappa {points[0].kappa:g} to {points[-1].kappa:g}',
       'GECO below',
@@ -30,7 +30,7 @@ def kl(content: Content) -> Iterator[Finding]:
   compared = {name for name, *_ in _compared(content)}
   for name in itertools.chain(*figure_4_plane.PANELS.values()):
     if name not in compared:
-      yield Finding(name, '', f'not run yet: `--only={name}`', None)
+      yield Finding(name, '', _why_not_compared(name, content), None)
 
 
 def rest(content: Content) -> Iterator[Finding]:
@@ -150,18 +150,33 @@ def _compared(
 ]:
   """Yield the rows that have an ELBO too: name, row, its point, GECO's.
 
-  Those whose ELBO took other steps than GECO are left out.
+  Those whose ELBO has other steps or seeds than GECO are left out.
   """
   for name, row, points in _constrained(content):
-    steps = {
-      objective: {
-        r['steps'] for r in row['runs'] if r['objective'] == objective
-      }
-      for objective in ('elbo', 'geco')
-    }
-    if steps['elbo'] == steps['geco']:
-      for elbo in figure_4_plane.points_of(row, 'elbo'):
+    for elbo in figure_4_plane.points_of(row, 'elbo'):
+      if all(point.trained == elbo.trained for point in points):
         yield name, row, elbo, points
+
+
+def _why_not_compared(name: str, content: Content) -> str:
+  """Return how a row's ELBO and GECO are unlike, or that it lacks one."""
+  row = content.get(name, {'runs': []})
+  for elbo in figure_4_plane.points_of(row, 'elbo'):
+    for point in figure_4_plane.points_of(row, 'geco'):
+      if point.trained != elbo.trained:
+        baseline, other = map(_trained_text, (elbo.trained, point.trained))
+        return f'ELBO took {baseline}, GECO {other}: not compared'
+  return f'not run yet: `--only={name}`'
+
+
+def _trained_text(trained: Iterable[tuple[int, int]]) -> str:
+  seeds: dict[int, list[str]] = {}
+  for steps, seed in trained:
+    seeds.setdefault(steps, []).append(str(seed))
+  return ' and '.join(
+    f'{steps} steps (seed {", ".join(listed)})'
+    for steps, listed in seeds.items()
+  )
 
 
 def _listed(texts: Iterable[str], fair: Sequence[bool]) -> str:

@@ -5,7 +5,7 @@ to read beside the paper's statement; `results_page` prints them. No number of
 ours stands here, only the paper's; a constraint's verdict is its run's own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,10 +79,11 @@ def figure_5(content: Content) -> Iterator[Finding]:
     ratios = []
     for name, row in rows.items():
       elbo, geco = (run['evaluation'] for run in row['runs'])
+      trained = {(run['steps'], run['seed']) for run in row['runs']}
       difference = geco['rmse'] / elbo['rmse'] - 1
       ratios.append(geco['kl_nats'] / elbo['kl_nats'])
       yield Finding(
-        f'{name}, {steps_text(row)}: RMSE of the ELBO, and of GECO',
+        f'{name}, {steps_text(trained)}: RMSE of the ELBO, and of GECO',
         f'equal, to {_EQUAL:.0%}',
         f'{elbo["rmse"]:.4f}, {geco["rmse"]:.4f} ({difference:+.2%})',
         None if abs(difference) <= _EQUAL else False,
@@ -104,9 +105,8 @@ def figure_5(content: Content) -> Iterator[Finding]:
 def _mean_ratio(data: str, ratios: Sequence[float]) -> Finding:
   """Return whether GECO's KL is lower over seeds; a tie decides nothing."""
   mean = np.mean(ratios)
-  low, high = stats.t.interval(
-    0.95, len(ratios) - 1, loc=mean, scale=stats.sem(ratios)
-  )
+  half = stats.t.ppf(0.975, len(ratios) - 1) * stats.sem(ratios)
+  low, high = mean - half, mean + half
   is_tie = low <= 1 <= high
   return Finding(
     f"{data}, {len(ratios)} seeds: GECO's KL over the ELBO's, mean and "
@@ -296,10 +296,14 @@ def arithmetic(content: Content) -> Iterator[Finding]:
   )
 
 
-def steps_text(row: Content) -> str:
-  """Return how long a row's runs trained, and their seeds if several."""
-  numbers = sorted({run['steps'] for run in row['runs']})
-  num_seeds = len({run['seed'] for run in row['runs']})
+def steps_text(trained: Collection[tuple[int, int]]) -> str:
+  """Return how long runs trained, and their seeds if several.
+
+  Args:
+    trained: steps and seed of each.
+  """
+  numbers = sorted({steps for steps, _ in trained})
+  num_seeds = len({seed for _, seed in trained})
   return (
     ', '.join(str(number) for number in numbers)
     + ' steps'
@@ -332,6 +336,8 @@ def _beside_elbo(name: str, evaluation: Content, elbo: Content) -> Finding:
   )
 
 
-def falls(values: Sequence[float]) -> bool:
-  """Return whether each value is below the one before it."""
+def falls(values: Sequence[float]) -> bool | None:
+  """Return whether each value is below the one before it, None if alone."""
+  if len(values) < 2:
+    return None
   return all(b < a for a, b in zip(values, values[1:], strict=False))

@@ -16,6 +16,9 @@ PANELS = {  # Title of a panel -> names of its rows.
   'VAE+NVP': ('color_mnist_nvp', 'cifar10_nvp'),
 }
 _MARKERS = {'elbo': '*', 'annealed_beta': 's', 'geco': 'o'}
+# How a distance was measured, in the record of a run.
+_SETTINGS = ('network_sha256', 'layer', 'num_samples')
+_DISTANCES = ('frechet', 'reconstructions_frechet', 'train_frechet')
 _LABELS = {
   'elbo': 'ELBO',
   'annealed_beta': r'ELBO, annealed $\beta$',
@@ -36,23 +39,35 @@ class Point(NamedTuple):
   multiplier: float | None  # GECO's lambda; None for a baseline.
   verdict: str | None  # GECO's worst verdict; None for a baseline.
   tolerance: float | None  # GECO's tolerance; None for a baseline.
-  num_seeds: int
+  trained: Sequence[tuple[int, int]]  # Steps and seed of each, ascending.
   # Whether all seeds rest; None unless trained until rest.
   rested: bool | None = None
   # Mean distances of samples, reconstructions and the floor, which is that of
-  # the training split; None unless measured for all seeds.
+  # the training split; None unless measured for all seeds, and all runs of the
+  # row that were measured were by one network, layer and number of samples.
   frechet: float | None = None
   reconstructions_frechet: float | None = None
   train_frechet: float | None = None
 
 
+def results_file(preset: str) -> str:
+  """Return the name in results/ of figure_4.json of a preset."""
+  return 'figure_4.json' if preset == 'quick' else f'figure_4_{preset}.json'
+
+
 def points(row: Mapping[str, Any]) -> list[Point]:
   """Return a row's points: ELBO, annealed beta, GECO with kappa ascending."""
   groups: dict[tuple, list] = {}
+  settings = set()
   for run in row['runs']:
     key = [*_MARKERS].index(run['objective']), run['kappas'].get('re', 0.0)
     groups.setdefault(key, []).append(run)
-  return [_point(groups[key]) for key in sorted(groups)]
+    if measured := run.get('sample_quality'):
+      settings.add(tuple(map(measured['frechet'].get, _SETTINGS)))
+  each = [_point(groups[key]) for key in sorted(groups)]
+  if len(settings) <= 1:
+    return each
+  return [point._replace(**dict.fromkeys(_DISTANCES)) for point in each]
 
 
 def points_of(row: Mapping[str, Any], objective: str) -> list[Point]:
@@ -84,7 +99,7 @@ def _point(seeds: Sequence[Mapping[str, Any]]) -> Point:
     else None,
     verdict=verdicts.worst(map(_verdict, constrained)) if constrained else None,
     tolerance=max(map(verdicts.tolerance, reports), default=None),
-    num_seeds=len(seeds),
+    trained=sorted((run['steps'], run['seed']) for run in seeds),
     rested=_rested(seeds),
     frechet=_frechet(seeds, 'samples'),
     reconstructions_frechet=_frechet(seeds, 'reconstructions'),
@@ -110,7 +125,8 @@ def _verdict(run: Mapping[str, Any]) -> str:
 def table(rows: Mapping[str, Any]) -> str:
   """Return a line per point: KL, and how it compares.
 
-  The last column is the Frechet distance of samples (`geco-jax
+  ELBO/this is blank for points of other steps or seeds than the ELBO's. The
+  last column is the Frechet distance of samples (`geco-jax
   sample_quality`), where it was measured.
   """
   width = max(len(name) for name in rows)
@@ -124,7 +140,9 @@ def table(rows: Mapping[str, Any]) -> str:
       zip(row['gaussian']['kappas'], row['gaussian']['rate_nats'], strict=True)
     )
     for point in points(row):
-      ratio = f'{elbo.kl_nats / point.kl_nats:.1f}' if elbo else ''
+      ratio = ''
+      if elbo and point.trained == elbo.trained:
+        ratio = f'{elbo.kl_nats / point.kl_nats:.1f}'
       lines.append(
         f'{name:<{width}}  {point.objective:<13} {_asked(point)} '
         f'{point.nll_nats_per_dim:>8.3f} {point.kl_nats:>10.1f} '

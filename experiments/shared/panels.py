@@ -16,6 +16,7 @@ from geco_jax.sizes import SIZES
 from . import runs
 from .runs import Result
 from .runs import Run
+from .small_png import write_png
 
 PRESETS = (*SIZES,)
 _COLUMNS = 8  # Images in a row of a panel.
@@ -149,5 +150,5 @@ def main(name: str, panels: Sequence[Run], first: int | None = None) -> None:
     drawn[f'{name}_{results[0].run.data}'] = results[:first]
   for picture, shown in drawn.items():
     path = os.path.join(workdir, f'{picture}.png')
-    figure(shown).savefig(path, dpi=100)
+    write_png(path, figure(shown), dpi=100)
     print(f'{picture}: {path}')

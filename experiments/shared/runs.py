@@ -17,6 +17,7 @@ import numpy as np
 from geco_jax import config_files
 from geco_jax import parallel
 from geco_jax.build import experiment_key
+from geco_jax.classifiers import pretrained
 from geco_jax.config_tree import without_sweep
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.errors import UserError
@@ -136,7 +137,10 @@ def define_network_flag() -> None:
 def with_sample_quality(
   results: Sequence[Result], network: str | None, data_dir: str | None
 ) -> list[Result]:
-  """Measure the samples of the runs whose samples have not been measured.
+  """Measure the samples of the runs that this network has not measured.
+
+  Runs on one data set are measured by one layer and number of samples, those of
+  the runs that the network has measured, or the default's if these differ.
 
   Args:
     results: any.
@@ -146,16 +150,49 @@ def with_sample_quality(
   Raises:
     UserError: if there is no such network, or it takes other images.
   """
+  if network is None:
+    return [*results]
+  digest = pretrained.sha256(network)
+  by_data: dict[str, set[tuple[str, int]]] = {}
+  for result in results:
+    by_data.setdefault(result.run.data, set()).update(_settings(result, digest))
+  agreed = {
+    data: settings.pop() if len(settings) == 1 else (None, None)
+    for data, settings in by_data.items()
+  }
   return [
     result
-    if network is None or result.sample_quality is not None
-    else result._replace(
-      sample_quality=sample_quality.estimate(
-        result.folder, network, data_dir=data_dir, experiment=result.experiment
-      )
-    )
+    if agreed[result.run.data] in _settings(result, digest)
+    else _measured(result, network, *agreed[result.run.data], data_dir)
     for result in results
   ]
+
+
+def _settings(result: Result, digest: str) -> set[tuple[str, int]]:
+  """Return layer and number of samples, if this network measured the run."""
+  frechet = (result.sample_quality or {}).get('frechet', {})
+  if frechet.get('network_sha256') != digest:
+    return set()
+  return {(frechet['layer'], frechet['num_samples'])}
+
+
+def _measured(
+  result: Result,
+  network: str,
+  layer: str | None,
+  num_samples: int | None,
+  data_dir: str | None,
+) -> Result:
+  """Return the result with its samples measured, as `estimate` says."""
+  quality = sample_quality.estimate(
+    result.folder,
+    network,
+    layer=layer,
+    sizes=sample_quality.Sizes(num_samples),
+    data_dir=data_dir,
+    experiment=result.experiment,
+  )
+  return result._replace(sample_quality=quality)
 
 
 def with_seeds(runs: Sequence[Run]) -> list[Run]:
@@ -295,6 +332,20 @@ def trained_on(folder: str) -> dict[str, str]:
     session['device'] for session in read_sessions(folder)
   )
   return {'device': ', '.join(devices)} if devices else {}
+
+
+def training_log(folder: str) -> dict[str, np.ndarray]:
+  """Return the lines that training wrote of a run, each value [lines].
+
+  Raises:
+    UserError: if the log is gone, which nothing but training can write.
+  """
+  log = read_metrics(folder)
+  if 'loss' not in log:
+    raise UserError(f'{folder} has lost its log; delete it to train it again')
+  return {
+    name: values[np.isfinite(log['loss'])] for name, values in log.items()
+  }
 
 
 def thinned(values: np.ndarray, most: int) -> np.ndarray:

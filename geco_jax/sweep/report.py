@@ -136,8 +136,12 @@ def _page(
   figures: Mapping[str, bytes],
   written: Mapping[str, str],
 ) -> str:
-  config = results[0].point.config
-  title = f'{config.model.name} on {config.dataset.name}'
+  configs = [result.point.config for result in results]
+  models = dict.fromkeys(config.model.name for config in configs)
+  data_sets = dict.fromkeys(config.dataset.name for config in configs)
+  title = f'{", ".join(models)} on {", ".join(data_sets)}'
+  tolerances = sorted({config.tolerance for config in configs})
+  bound = ' or '.join(f'{tolerance:g}' for tolerance in tolerances)
   finished = {result.point.name for result in results}
   unfinished = [point.name for point in grid if point.name not in finished]
   left_out = (
@@ -157,8 +161,8 @@ def _page(
 <style>{_STYLE}</style></head><body><main>
 <h1>{html.escape(title)}</h1>
 <p>{len(results)} runs over {html.escape(', '.join(grid[0].values))}. A
-constraint is met where C/scale on the training images is at most
-{config.tolerance:g}. The rounding of all numbers depends on how many runs were
+constraint is met where C/scale on the training images is at most its run's
+tolerance, {bound}. The rounding of all numbers depends on how many runs were
 trained at once, which --runs_at_once fixes. {_trained_by(results)}</p>
 {left_out}
 {_table_of_runs(results)}

@@ -114,6 +114,8 @@ def test_files_of_earlier_versions_are_read():
     return {
       'objective': 'geco',
       'kappas': {'re': kappa},
+      'steps': 1,
+      'seed': 0,
       'infeasible': [*infeasible],
       'evaluation': {
         **dict.fromkeys(('kl_nats', 'rmse', 'nll_nats_per_dim'), 1.0),

@@ -86,6 +86,24 @@ def test_the_table_has_the_frechet_distance_where_all_seeds_have_it():
   assert [line[end - 9 :].strip() for line in lines] == ['2', *[''] * 6]
 
 
+@pytest.mark.parametrize(
+  'other', [{'network_sha256': 'b'}, {'layer': 'logits'}, {'num_samples': 9}]
+)
+def test_distances_that_were_measured_in_two_ways_are_not_compared(other):
+  row = made_row()
+  way = {'network_sha256': 'a', 'layer': 'pooled', 'num_samples': 99}
+  distances = dict.fromkeys(('samples', 'reconstructions', 'train'), 0.5)
+  for run in row['runs']:
+    run['sample_quality'] = {'frechet': {**way, **distances}}
+  assert {p.frechet for p in figure_4_plane.points(row)} == {0.5}
+  assert len([*figure_4_findings.frechet({'celeb_a': row})]) == 2
+  row['runs'][-1]['sample_quality']['frechet'] |= other
+  for point in figure_4_plane.points(row):
+    assert point.frechet is point.reconstructions_frechet is None
+    assert point.train_frechet is None
+  assert not [*figure_4_findings.frechet({'celeb_a': row})]
+
+
 @pytest.mark.parametrize('preset', SIZES)
 @pytest.mark.parametrize('name', figure_4.ROWS)
 def test_every_point_of_every_row_has_a_config(name, preset):
@@ -166,7 +184,8 @@ def test_points_are_in_order_and_means_over_seeds():
   assert [point.kappa for point in geco] == [*PAPER_KAPPAS]
   assert elbo.kl_nats == pytest.approx(1.5 * 900)
   assert figure_4_plane.kl_text(elbo) == '1350.0 ± 636.4'  # 900 and 1800.
-  assert {point.num_seeds for point in geco} == {2}
+  for point in geco:
+    assert point.trained == [(2_000, 0), (2_000, 1)]
 
 
 def test_table_tells_what_was_met_and_how_much_is_saved():
@@ -179,6 +198,9 @@ def test_table_tells_what_was_met_and_how_much_is_saved():
   assert all(' met ' in line for line in text[5:])
   last = text[-1].split()  # Kappa 0.175: 900 / (3 / 0.175), 6 / 0.175.
   assert last[-2:] == ['52.5', '34.3']
+  row['runs'][0]['steps'] = 12_000
+  text = figure_4_plane.table({'mnist': row}).splitlines()
+  assert text[-1].split()[-2:] == ['17.1', '34.3']  # The KL, no ratio.
 
 
 @pytest.mark.parametrize(
@@ -239,7 +261,8 @@ def test_figure_names_kappas_and_hides_no_row_under_its_equal():
 def test_kappas_that_end_at_one_place_are_named_together():
   def point(kappa, kl, verdict):
     return figure_4_plane.Point(
-      *('geco', kappa, kl, None, 2.0, kappa, 0.0, 1.0, verdict, 0.02, 1)
+      *('geco', kappa, kl, None, 2.0, kappa, 0.0, 1.0, verdict, 0.02),
+      trained=[(2_000, 0)],
     )
 
   shown = [

@@ -7,6 +7,8 @@ from PIL import Image
 import pytest
 
 from experiments import figure_5
+from experiments.shared.runs import Result
+from geco_jax.errors import UserError
 
 
 def made_row(elbo_kl=300.0, geco_kl=200.0, geco_rmse=0.0302, verdict='met'):
@@ -56,6 +58,14 @@ def test_figure_has_a_column_per_data_set_which_seeds_share(tmp_path):
   assert 'cifar10\n$\\kappa$ = 0.03, 0.03, not met by 1 of 2 seeds' in titles
   canvas.savefig(tmp_path / 'figure.png', dpi=50)
   assert np.asarray(Image.open(tmp_path / 'figure.png')).std() > 0
+
+
+def test_a_run_that_has_lost_its_log_is_named(tmp_path):
+  run = figure_5.elbo_run('digits')
+  folder = str(tmp_path / run.name)
+  lost = Result(run, *[None] * 5, folder=folder)
+  with pytest.raises(UserError, match=f'{folder} has lost its log; delete it'):
+    figure_5.curve(lost)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 
+from absl import flags
 import numpy as np
 from PIL import Image
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from experiments import figure_3
 from experiments import information_plane
 from geco_jax.build import build
+from geco_jax.errors import UserError
 from geco_jax.io.logs import read_metrics
 from geco_jax.sweep import figures as sweep_figures
 from geco_jax.sweep import results as sweep_results
@@ -41,6 +43,20 @@ def test_figure_3_has_its_four_panels(quick, make_dataset, tmp_path):
   )
   assert len(figure.axes) == 5  # And the color bar.
   figure.savefig(tmp_path / 'figure.png')
+
+
+def test_figure_3_of_a_run_without_its_log_is_one_sentence(
+  quick, tmp_path, monkeypatch
+):
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  monkeypatch.setattr(figure_3.cli, 'config', lambda: quick)
+  monkeypatch.setattr(figure_3.cli, 'workdir', lambda: str(tmp_path))
+  figure_3.main([])
+  assert Image.open(tmp_path / 'figure_3.png').size[0] > 100
+  (tmp_path / 'run' / 'metrics.jsonl').unlink()
+  with pytest.raises(UserError, match='run has lost its log; delete it'):
+    figure_3.main([])
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The rival rules are their papers', and the comparison is what it says."""
 
+import contextlib
 import json
 
 from absl import flags
@@ -19,6 +20,7 @@ from experiments.shared.runs import Run
 from experiments.shared.small_png import write_small_png
 from geco_jax.errors import UserError
 from geco_jax.evaluation.measures import split_means
+from geco_jax.io import lock
 from geco_jax.rules import MULTIPLIERS
 from geco_jax.step import train_steps
 
@@ -352,7 +354,9 @@ def test_command_trains_compares_and_trains_nothing_twice(
 def test_rules_of_a_task_share_its_model_and_the_programs_that_evaluate_it(
   count_builds,
 ):
-  first, same, other, _ = multiplier_rules.jobs([TINY], ['geco', 'mdmm'])
+  listed, left_out = multiplier_rules.jobs([TINY], ['geco', 'mdmm'])
+  first, same, other, _ = listed
+  assert not left_out
   assert len(count_builds) == 2
   assert first.experiment is same.experiment
   assert first.experiment is not other.experiment
@@ -369,10 +373,11 @@ def test_rules_of_a_task_share_its_model_and_the_programs_that_evaluate_it(
 
 def test_what_cannot_be_trained_is_said(command, tmp_path, monkeypatch, capsys):
   mnist = TINY._replace(name='mnist_vae', data='mnist')
-  (first, _) = multiplier_rules.jobs(
+  (first, _), left_out = multiplier_rules.jobs(
     [mnist, TINY], ['geco'], data_dir=str(tmp_path)
   )
   assert first.task == TINY
+  assert [*left_out] == ['mnist_vae']
   assert 'mnist_vae is left out: ' in capsys.readouterr().out
   with pytest.raises(UserError, match='no task'):
     multiplier_rules.jobs([mnist], ['geco'], data_dir=str(tmp_path))
@@ -381,6 +386,28 @@ def test_what_cannot_be_trained_is_said(command, tmp_path, monkeypatch, capsys):
     raise UserError('the loss is not finite')
 
   monkeypatch.setattr('geco_jax.training.loop.train', fail)
-  with pytest.raises(UserError, match='all runs failed'):
+  named = f'geco/100/{RUN.name} failed: the loss'
+  with pytest.raises(UserError, match=named):
     command(rules=['geco'])
-  assert f'geco/100/{RUN.name} failed: the loss' in capsys.readouterr().out
+
+
+def test_a_failed_run_is_named_when_the_others_are_saved(
+  command, tmp_path, monkeypatch
+):
+  folder = tmp_path / 'runs' / f'geco/100/{RUN.name}'
+  folder.mkdir(parents=True)
+  with contextlib.closing(lock.Lock(str(folder))):
+    with pytest.raises(UserError, match=f'{RUN.name} failed: .*in use'):
+      command(rules=['geco'])
+  file = tmp_path / 'runs' / 'multiplier_rules.json'
+  (saved,) = json.loads(file.read_text())['runs']
+  assert saved['run'] == 'geco/100/digits_vae_geco_re_0.15'
+  assert file.with_suffix('.png').exists()
+  # A task whose network is not there counts if it was asked for by name.
+  monkeypatch.setenv('GECO_JAX_CACHE', str(tmp_path))
+  cla = TINY._replace(name='digits_cla', kappas=[{'cla': 0.9}])
+  monkeypatch.setitem(multiplier_rules.TASKS, 'digits_cla', cla)
+  monkeypatch.setitem(multiplier_rules.PRESETS, 'quick', (TINY, cla))
+  assert len(command(rules=['geco'])['runs']) == 2
+  with pytest.raises(UserError, match='digits_cla failed: no trained class'):
+    command(rules=['geco'], only=['digits_vae', 'digits_cla'])

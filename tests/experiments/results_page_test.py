@@ -55,9 +55,48 @@ def test_the_devices_of_runs_go_before_that_of_the_command(tmp_path):
 
 def test_what_was_not_run_is_said_with_its_command(tmp_path):
   text = results_page.page(str(tmp_path))
-  assert text.count('not run yet') == text.count('Not run yet') == len(CLAIMS)
-  for claim in CLAIMS:
+  listed = [claim for claim in CLAIMS if not claim.optional]
+  assert text.count('not run yet') == text.count('Not run yet') == len(listed)
+  for claim in listed:
     assert f'Not run yet: `{claim.command}`' in text
+
+
+def test_a_file_of_another_preset_is_listed_with_its_own(tmp_path):
+  row = {**row_of_figure_4(), 'preset': 'gpu'}
+  (tmp_path / 'figure_4_gpu.json').write_text(json.dumps({'mnist': row}))
+  for name in ('figure_6.json', 'figure_4.json'):
+    (tmp_path / name).write_text(json.dumps({'preset': 'paper', 'runs': []}))
+  claims = [
+    claim._replace(check=lambda _: [])
+    if claim.file == 'figure_4.json'
+    else claim
+    for claim in CLAIMS
+  ]
+  text = results_page.page(str(tmp_path), claims)
+  assert '| Figure 4, gpu: the KL | 1 of 1 |' in text
+  for command in (
+    'figure_4 --preset=gpu --objectives=elbo,geco',
+    'figure_4 --preset=paper --workdir=runs/figures',
+    'figure_6 --preset=paper --workdir=runs/figures',
+  ):
+    assert f'`python -m experiments.{command}' in text
+  assert 'figure_4 --preset=quick' not in text
+  # One command does not write two presets.
+  rows = {preset: {'preset': preset} for preset in ('mnist', 'digits')}
+  (tmp_path / 'figure_8.json').write_text(json.dumps(rows))
+  (claim,) = [claim for claim in CLAIMS if claim.file == 'figure_8.json']
+  text = results_page.page(str(tmp_path), [claim._replace(check=lambda _: [])])
+  start, end = claim.command.split('--preset=digits')
+  digits, mnist = (f'{start}--preset={p}{end}' for p in ('digits', 'mnist'))
+  assert f'`{digits}`, `{mnist}`; preset: digits, mnist' in text
+
+
+@pytest.mark.parametrize('content', ['{"runs": [', '', None])
+def test_a_damaged_file_of_results_is_named(tmp_path, content):
+  path = tmp_path / 'figure_6.json'
+  path.mkdir() if content is None else path.write_text(content)
+  with pytest.raises(UserError, match=f'{path} cannot be read: '):
+    results_page.page(str(tmp_path))
 
 
 def test_a_failed_claim_is_said_plainly_with_where_its_numbers_are_from(
@@ -228,16 +267,66 @@ def test_rows_of_figure_4_without_an_elbo_or_geco_are_passed_over():
   row = row_of_figure_4()
   elbo, _, *gecos = row['runs']
   longer = [{**elbo, 'steps': 9 * elbo['steps']}, *gecos]
-  for kept in ([elbo], gecos, longer, []):
+  seeds = [*({**elbo, 'seed': seed} for seed in (2, 0, 1)), *gecos]
+  # One kappa alone has another seed.
+  seed = [elbo, *gecos, {**gecos[0], 'seed': 1}]
+  missing = 'not run yet: `--only=mnist`'
+  for kept, reason in (
+    ([elbo], missing),
+    (gecos, missing),
+    ([], missing),
+    (
+      longer,
+      'ELBO took 18000 steps (seed 0), GECO 2000 steps (seed 0): not compared',
+    ),
+    (
+      seeds,
+      'ELBO took 2000 steps (seed 0, 1, 2), GECO 2000 steps (seed 0): not '
+      'compared',
+    ),
+    (
+      seed,
+      'ELBO took 2000 steps (seed 0), GECO 2000 steps (seed 0, 1): not '
+      'compared',
+    ),
+  ):
     content = {'mnist': {**row, 'runs': kept}}
     lines = [*figure_4_findings.kl(content)]
     assert len(lines) == len(ROWS)
-    assert 'not run yet: `--only=mnist`' in [line.ours for line in lines]
+    assert reason in [line.ours for line in lines if line.what == 'mnist']
     for check in FIGURE_4:
       needs_both = check in (figure_4_findings.kl, figure_4_findings.nll)
-      has_geco = kept in (gecos, longer)
-      expected = [True] if has_geco and not needs_both else []
+      expected = [True] if kept not in ([], [elbo]) and not needs_both else []
       assert verdicts(check(content)) == expected
+
+
+def test_steps_are_those_of_the_runs_that_are_compared():
+  row = row_of_figure_4()
+  annealed = row['runs'][1]
+  assert annealed['objective'] == 'annealed_beta'
+  annealed['steps'] = 24_000
+  (finding, *_) = figure_4_findings.kl({'mnist': row})
+  assert finding.what.startswith('mnist, 2000 steps: ELBO 900.0 nats')
+
+
+def test_one_kappa_is_no_fall():
+  row = row_of_figure_4()
+  row['runs'] = row['runs'][:3]
+  (finding,) = figure_4_findings.monotone({'mnist': row})
+  assert finding.holds is None
+  report = {'violation': 0.0, 'verdict': 'met', 'tolerance': 0.02}
+
+  def swept(kappa, kl_nats):
+    evaluation = {'kl_nats': kl_nats, 'constraints': {'re': report}}
+    return {'kappa': kappa, 'infeasible': [], 'evaluation': evaluation}
+
+  one, two, three = swept(0.1, 9.0), swept(0.2, 8.0), swept(0.3, 8.5)
+  for content, expected in (
+    ([one], [True]),
+    ([one, two], [True, True]),
+    ([one, two, three], [True, False]),
+  ):
+    assert verdicts(findings.sweep(content)) == expected
 
 
 def test_rows_of_figure_4_that_lack_are_named():
@@ -265,6 +354,9 @@ def test_figure_5_compares_at_equal_rmse(changed, expected):
     ((290.0, 280.0, 285.0), True, '0.950, 0.909 to 0.991'),
     ((310.0, 320.0, 315.0), False, '1.050, 1.009 to 1.091'),
     ((310.0, 280.0, 300.0), None, '0.989, 0.862 to 1.115'),
+    ((270.0, 270.0, 270.0), True, '0.900, 0.900 to 0.900'),
+    ((330.0, 330.0, 330.0), False, '1.100, 1.100 to 1.100'),
+    ((300.0, 300.0, 300.0), None, '1.000, 1.000 to 1.000'),
   ],
 )
 def test_figure_5_is_decided_by_the_mean_over_seeds(kls, expected, ours):

@@ -154,6 +154,47 @@ def test_other_commands_or_lost_numbers_run_a_row_again(machine):
   assert machine.started == ['figure_4 mnist', 'figure_6']
 
 
+@pytest.mark.parametrize('by_row', [True, False])
+def test_rows_that_share_a_lost_file_are_all_run_again(machine, by_row):
+  rows = [row('figure_4', name, by_row=by_row) for name in ('a', 'b', 'c')]
+  everything = dict.fromkeys('abc', {'kl': 1})
+  session(machine, 4, rows)
+  (machine.workdir / 'figure_4.json').unlink()
+  machine.started.clear()
+  session(machine, 0.5, rows)
+  assert read(machine, 'figure_4.json').keys() >= {'a'}
+  session(machine, 4, rows)  # It goes on where the hours were over.
+  assert machine.started == ['figure_4 a', 'figure_4 b', 'figure_4 c']
+  assert read(machine, 'figure_4.json') == everything
+  assert read(machine, 'figure_4.json', '.') == everything
+
+
+def test_a_row_that_its_file_lacks_is_run_again(machine):
+  session(machine, 4, ROWS[:2])
+  machine.started.clear()
+  (machine.workdir / 'figure_4.json').write_text('{"mnist": {"kl": 2}}')
+  session(machine, 4, ROWS[:2])
+  assert machine.started == ['figure_4 cifar10']
+  assert read(machine, 'figure_4.json')['mnist'] == {'kl': 2}
+
+
+def test_rows_of_a_damaged_file_are_not_done(machine):
+  session(machine, 4, ROWS[:2])
+  machine.started.clear()
+  (machine.workdir / 'figure_4.json').write_text('{"mnist"')
+  machine.write = lambda _: None
+  names = ['figure_4 mnist', 'figure_4 cifar10']
+  machine.codes = dict.fromkeys(names, 2)  # Their command refuses to go on.
+  assert [*session(machine, 4, ROWS[:2]).failed] == machine.started == names
+
+
+def test_other_rows_of_a_file_may_be_another_presets(machine):
+  path = machine.workdir / 'figure_4.json'
+  path.write_text('{"celeb_a": {"preset": "quick"}, "mnist, seed 1": {}}')
+  session(machine, 4, ROWS[:1])
+  assert [*read(machine, 'figure_4.json')] == ['mnist, seed 1', 'mnist']
+
+
 @pytest.mark.parametrize('content', ['', '[]', '{"figure_4 mnist": 3}', '{'])
 def test_a_damaged_list_of_what_is_done_costs_a_run(machine, content):
   session(machine, hours=4)

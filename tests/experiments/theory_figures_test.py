@@ -1,5 +1,6 @@
 """The figures of the theory, and the table of propositions, small."""
 
+import itertools
 import json
 
 import numpy as np
@@ -75,6 +76,20 @@ def test_every_proposition_has_its_numbers(tmp_path, capsys):
   assert len(read(tmp_path / 'propositions.json')['claims']) == len(rows)
   assert [row for row in rows if not row.holds] == []
   assert '<= 1.01 L' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('factor', [1.0, 1.05, -1.0, 0.0])
+def test_proposition_1_holds_for_the_optimal_encoder_alone(monkeypatch, factor):
+  optimal = propositions.propositions.optimal_logits
+  monkeypatch.setattr(
+    propositions.propositions, 'optimal_logits', lambda *a: factor * optimal(*a)
+  )
+  # The first two are of the start, where the decoder's is not 0.
+  encoder, decoder, *stationary = itertools.islice(propositions.claims(), 4)
+  assert decoder.holds
+  for claim in (encoder, *stationary):
+    assert claim.proposition == 1
+    assert claim.holds == (factor == 1.0), claim
 
 
 @pytest.mark.parametrize(

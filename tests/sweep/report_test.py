@@ -267,6 +267,25 @@ def scalars(path):
 
 
 @pytest.mark.usefixtures('_undrawn')
+def test_the_page_names_every_model_data_set_and_tolerance(
+  tiny_config, tmp_path
+):
+  config = tiny_config()
+  config.sweep = (
+    {'tolerance': [0.1, 0.02]},
+    {'dataset.name': ['digits', 'mnist']},
+    {'model.name': ['mlp_vae', 'conv_draw']},
+  )
+  grid = points(config)
+  for point in grid:
+    write_run(tmp_path / point.name, point)
+  write_report(grid, str(tmp_path))
+  page = (tmp_path / 'report.html').read_text()
+  assert '<h1>mlp_vae, conv_draw on digits, mnist</h1>' in page
+  assert "at most its run's\ntolerance, 0.02 or 0.1. " in page
+
+
+@pytest.mark.usefixtures('_undrawn')
 def test_tensorboard_has_every_run_once_with_its_evaluation(grid, sweep):
   for _ in range(2):
     write_report(grid, str(sweep))

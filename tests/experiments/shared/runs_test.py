@@ -3,8 +3,12 @@
 from concurrent import futures
 import json
 import os
+import shutil
 import types
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from PIL import Image
 import pytest
 
@@ -16,10 +20,15 @@ from experiments import figure_11
 from experiments.shared import panels
 from experiments.shared import runs
 from experiments.shared.runs import Run
+from geco_jax.classifiers import pretrained
+from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.errors import UserError
+from geco_jax.evaluation import sample_quality
+from geco_jax.evaluation.checkpoints import evaluate
 from geco_jax.io import files
 from geco_jax.sweep import local
 from geco_jax.sweep import throughput
+from geco_jax.training.loop import train
 
 FIGURES = (figure_6, figure_9, figure_10, figure_11)
 RUNS = (
@@ -177,7 +186,7 @@ def test_rows_saved_at_the_same_time_are_all_kept(tmp_path):
   assert os.listdir(tmp_path) == ['figure_4.json']
 
 
-def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch, draw_once):
+def test_runs_are_trained_once_told_and_drawn(tmp_path, draw_once):
   results = runs.train_all(RUNS, str(tmp_path), num_steps=100)
   text = runs.table(results).splitlines()
   assert len(text) == 3
@@ -222,15 +231,77 @@ def test_runs_are_trained_once_told_and_drawn(tmp_path, monkeypatch, draw_once):
   assert 'device' not in runs.records(again)[0]
   assert with_it['sample_quality'] == measured
   assert 'sample_quality' not in without
-  asked = []
 
-  def estimate(folder, network, *, data_dir, experiment):
-    asked.append((folder, network, data_dir, experiment))
-    return measured
 
-  monkeypatch.setattr(runs.sample_quality, 'estimate', estimate)
-  assert runs.with_sample_quality(again, None, 'd') == again
-  both = runs.with_sample_quality(again, 'digits_cnn', 'd')
-  assert [r.sample_quality for r in both] == [measured, measured]
-  second = str(tmp_path / RUNS[1].name)  # The first has its file.
-  assert asked == [(second, 'digits_cnn', 'd', again[1].experiment)]
+def save_network(folder, seed):
+  """Save a classifier of 4x4 images, with 3 features; return its path."""
+  folder.mkdir()
+  model = {'name': 'cnn', 'kwargs': {'channels': [4], 'hidden_size': 3}}
+  classifier = CLASSIFIERS['cnn'](10, **model['kwargs'])
+  image = jnp.zeros((1, 4, 4, 1))
+  params, state = classifier.init(jax.random.key(seed), image)
+  (_, features), _ = classifier.apply(params, state, image, is_training=False)
+  pretrained.save(
+    str(folder),
+    model=model,
+    image_shape=(4, 4, 1),
+    num_classes=10,
+    params=params,
+    state=state,
+    feature_stddevs={k: np.ones(v.shape[-1]) for k, v in features.items()},
+  )
+  return str(folder)
+
+
+def test_samples_of_runs_are_measured_by_one_network_in_one_way(
+  tiny_config, build_once, tmp_path
+):
+  config = tiny_config()
+  experiment = build_once(config)
+  first, second = (str(tmp_path / name) for name in ('first', 'second'))
+  train(config, first, experiment=experiment, show_progress=False)
+  evaluate(first, ('test',), experiment=experiment, show_progress=False)
+  shutil.copytree(first, second)
+  results = [
+    runs.Result(
+      RUNS[0], config, experiment, *({}, [], None, None, None), folder
+    )
+    for folder in (first, second)
+  ]
+  network, other = (save_network(tmp_path / f'{i}', i) for i in (1, 2))
+
+  def ways(results):
+    for result in results:
+      stored = sample_quality.read(result.folder, config.num_steps)
+      assert result.sample_quality == stored
+    return [
+      tuple(
+        result.sample_quality['frechet'][name]
+        for name in ('network', 'layer', 'num_samples')
+      )
+      for result in results
+    ]
+
+  results = runs.with_sample_quality(results, network, None)
+  assert ways(results) == [(network, 'hidden', 13)] * 2
+  assert runs.with_sample_quality(results, None, None) == results
+  assert runs.with_sample_quality(results, network, None) == results
+  # What another network measured is no distance of this one's.
+  mixed = runs.with_sample_quality(results[:1], other, None) + results[1:]
+  assert ways(mixed) == [(other, 'hidden', 13), (network, 'hidden', 13)]
+  assert ways(runs.with_sample_quality(mixed, other, None)) == (
+    [(other, 'hidden', 13)] * 2
+  )
+  fewer = sample_quality.estimate(
+    *(first, other), sizes=sample_quality.Sizes(12), experiment=experiment
+  )
+  one = [results[0]._replace(sample_quality=fewer), results[1]]
+  both = runs.with_sample_quality(one, other, None)
+  assert ways(both) == [(other, 'hidden', 12)] * 2
+  assert both[0] == one[0]
+  differing = [both[0], mixed[0]._replace(folder=second)]
+  assert ways(runs.with_sample_quality(differing, other, None)) == (
+    [(other, 'hidden', 13)] * 2
+  )
+  with pytest.raises(UserError, match='no trained classifier at'):
+    runs.with_sample_quality(results, str(tmp_path / 'nowhere'), None)
