@@ -4,10 +4,12 @@ from typing import Any
 
 import jax
 
+IMPL = 'threefry2x32'  # Whatever JAX's default generator is.
+
 
 def key_of(seed: Any) -> jax.Array:
-  """Return a seed's key, whatever JAX's default generator is."""
-  return jax.random.key(seed, impl='threefry2x32')
+  """Return a seed's key."""
+  return jax.random.key(seed, impl=IMPL)
 
 
 def per_example_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:

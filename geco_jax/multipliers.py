@@ -114,10 +114,11 @@ def geco(
       is 4 / (1 - decay).
     violation_clip: if given, > 0: the extrapolated error is clipped to
       [-violation_clip, violation_clip] (rate limiting), r to 20 times that.
-    natural_multiplier: lambda0 > 0, a number or a pytree like the multipliers,
-      above which growth ends softly (anti-wind-up): D / (2 budget) for a
-      constraint on a squared error in D dimensions. It lowers `violation_clip`,
-      which must not be None then. None is no such bound.
+    natural_multiplier: lambda0 > 0, a number or a pytree like the multipliers
+      (in `optax.partition` with any number for what it masks, as in `(1.0,
+      {'re': 50.0})`), above which growth ends softly (anti-wind-up): D / (2
+      budget) for a constraint on a squared error in D dimensions. It lowers
+      `violation_clip`, which must not be None then. None is no such bound.
     log_multiplier_range: (lowest, highest) log lambda, in that order, finite.
 
   Returns:
@@ -164,9 +165,9 @@ def geco(
     lead = _LEAD if damping is None else damping * weight
 
     def move(constraint, average, residual, log_multiplier, natural):
-      finite = jnp.isfinite(constraint)
-      c = jnp.where(finite, constraint, 0).astype(average.dtype)
-      e = ERRORS[error](c)
+      c = constraint.astype(average.dtype)  # It may be infinite only there.
+      finite = jnp.isfinite(c)
+      e = ERRORS[error](jnp.where(finite, c, 0))
       old = jnp.where(jnp.isinf(average), e, average)
       new = (old + weight * (e - old)).astype(average.dtype)
       speed, rest = new + lead * (e - old), residual
@@ -285,7 +286,9 @@ def scheduled(schedule: optax.Schedule) -> optax.GradientTransformation:
     log_lambda = jnp.log(jnp.asarray(value))
 
     def move(log_multiplier):
-      change = (log_lambda - log_multiplier).astype(log_multiplier.dtype)
+      wide = _widened(log_multiplier)
+      change = log_lambda.astype(wide.dtype) - wide
+      change = change.astype(log_multiplier.dtype)
       if not checks.is_traced(value):
         return change
       return jnp.where(jnp.isfinite(log_lambda), change, 0)
@@ -330,10 +333,14 @@ def _naturals(natural_multiplier, log_multipliers):
   try:
     naturals = jax.tree.broadcast(natural_multiplier, log_multipliers)
   except ValueError as error:
+    structure = jax.tree.structure(log_multipliers)
+    hint = ''
+    if optax.MaskedNode.__name__ in str(structure):
+      hint = '; in optax.partition any number stands for a MaskedNode'
     raise ValueError(
-      'natural_multiplier must be a number or structured like the '
-      f'log-multipliers, {jax.tree.structure(log_multipliers)}, got '
-      f'{jax.tree.structure(natural_multiplier)}'
+      f'natural_multiplier must be a number or structured like the '
+      f'log-multipliers, {structure}, got '
+      f'{jax.tree.structure(natural_multiplier)}{hint}'
     ) from error
 
   def check(natural, log_multiplier):
@@ -392,12 +399,9 @@ def _compensated(init, update) -> optax.GradientTransformation:
   below a 256th of log lambda, and so all of GECO's last approach.
   """
 
-  def widen(leaf):
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-
   def init_wide(log_multipliers):
     log_multipliers = jax.tree.map(jnp.asarray, log_multipliers)
-    wide = jax.tree.map(widen, log_multipliers)
+    wide = jax.tree.map(_widened, log_multipliers)
     if _dtypes(wide) == _dtypes(log_multipliers):
       return init(log_multipliers)
     return CompensatedState(init(wide), jax.tree.map(jnp.zeros_like, wide))
@@ -406,12 +410,12 @@ def _compensated(init, update) -> optax.GradientTransformation:
     if not isinstance(state, CompensatedState):
       return update(constraints, state, log_multipliers)
     wide = jax.tree.map(
-      lambda m, rest: widen(m) + rest, log_multipliers, state.remainder
+      lambda m, rest: _widened(m) + rest, log_multipliers, state.remainder
     )
     updates, wide_state = update(constraints, state.wide, wide)
 
     def narrow(log_multiplier, target):
-      old = widen(log_multiplier)
+      old = _widened(log_multiplier)
       change = _rounded(target - old, log_multiplier.dtype)
       new = _rounded(old + change, log_multiplier.dtype)
       return change.astype(log_multiplier.dtype), target - new
@@ -425,6 +429,11 @@ def _compensated(init, update) -> optax.GradientTransformation:
     )
 
   return optax.GradientTransformation(init_wide, update_wide)
+
+
+def _widened(leaf):
+  """Return an array in float32 if it is narrower."""
+  return leaf if jnp.finfo(leaf.dtype).bits >= 32 else leaf.astype(jnp.float32)
 
 
 def _rounded(value, dtype):

@@ -7,6 +7,7 @@ imports; each enters its constraints, models and so on in the package's dicts
 
 from collections.abc import Iterable, Mapping
 import difflib
+import functools
 import importlib
 import os
 import pkgutil
@@ -84,6 +85,8 @@ class Registry(dict[str, _T]):
 def _origin(part) -> str:
   """Return where a part's function was defined."""
   function = getattr(part, 'make', part)
+  while isinstance(function, functools.partial):
+    function = function.func
   name = getattr(function, '__qualname__', type(function).__qualname__)
   return f'{function.__module__}.{name}'
 

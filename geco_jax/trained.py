@@ -24,6 +24,8 @@ from geco_jax.io import logs
 from geco_jax.io import run_folder
 from geco_jax.io.paths import local_path
 from geco_jax.io.paths import output_path
+from geco_jax.keys import IMPL
+from geco_jax.keys import key_of
 from geco_jax.models.base import Model
 from geco_jax.step import TrainState
 
@@ -153,7 +155,7 @@ class TrainedRun:
     Args:
       num: how many.
       context: [num, ...], for conditional models.
-      key: of the draws; None is `jax.random.key(0)`.
+      key: of the draws; None is that of seed 0.
     """
     num = _at_least(1, 'num', num)
     keys = jax.random.split(_checked_key(key), num)
@@ -195,7 +197,7 @@ class TrainedRun:
     Args:
       images: [n, ...]; floats are rounded to the nearest level.
       context: [n, ...], for conditional models.
-      key: of the draws of z; None is `jax.random.key(0)`.
+      key: of the draws of z; None is that of seed 0.
       num_draws: draws of z per image, over which the mean is taken.
       stddev: sigma of p(x|z); None is the evaluation's sigma_opt.
 
@@ -210,7 +212,9 @@ class TrainedRun:
           'of stddev; run geco-jax evaluate, or give one'
         )
       stddev = evaluation['sigma_opt']
-    is_number = isinstance(stddev, (int, float, np.number, jax.Array))
+    is_number = isinstance(
+      stddev, (int, float, np.number, np.ndarray, jax.Array)
+    )
     if not (is_number and np.ndim(stddev) == 0 and 0 < stddev < np.inf):
       raise UserError(f'stddev must be a number > 0, got {stddev!r}')
     images = self._images(images)
@@ -266,7 +270,7 @@ class TrainedRun:
 
     def program(*values):
       values = (
-        jax.random.wrap_key_data(x) if x.dtype == jnp.uint32 else x
+        jax.random.wrap_key_data(x, impl=IMPL) if x.dtype == jnp.uint32 else x
         for x in values
       )
       return self._call[name](params, *values)
@@ -382,9 +386,9 @@ def _checked_evaluation(content: Any) -> Mapping[str, Any]:
 
 
 def _checked_key(key: Any) -> jax.Array:
-  """Return a random key, `jax.random.key(0)` for None; refuse anything else."""
+  """Return a random key, that of seed 0 for None; refuse anything else."""
   if key is None:
-    return jax.random.key(0)
+    return key_of(0)
   try:
     is_one = jnp.ndim(jax.random.split(key, 1)) in (1, 2)  # Raw ones are [2].
   except (TypeError, ValueError):

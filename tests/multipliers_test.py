@@ -549,3 +549,55 @@ def test_annealed_beta_may_rise_too(step):
   np.testing.assert_allclose(
     annealed_beta(0.5, 1.0, 10)(step), 1 / beta, rtol=1e-6
   )
+
+
+def test_each_multiplier_has_its_natural_one_beside_a_partition():
+  naturals = {'cla': 3.0, 're': 2.0}
+  constraints = {'cla': jnp.float32(9.0), 're': jnp.float32(9.0)}
+  start = jax.tree.map(jnp.log, jax.tree.map(jnp.float32, naturals))
+  alone = geco(0.1, natural_multiplier=naturals)
+  expected, _ = alone.update(constraints, alone.init(start), start)
+  labels = ('model', 'multiplier')
+
+  def beside(natural_multiplier):
+    rules = {
+      'model': optax.sgd(0.1),
+      'multiplier': geco(0.1, natural_multiplier=natural_multiplier),
+    }
+    both = optax.partition(rules, labels)
+    params = (jnp.zeros(2), start)
+    gradients = (jnp.ones(2), constraints)
+    return both.update(gradients, both.init(params), params)[0][1]
+
+  assert beside((1.0, naturals)) == expected
+  assert expected == pytest.approx({'cla': 0.05, 're': 0.05}, rel=1e-5)
+  with pytest.raises(ValueError, match='any number stands for a MaskedNode'):
+    beside(naturals)
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float32'])
+@pytest.mark.parametrize('make', [lambda: geco(0.1), UPDATES['scheduled']])
+def test_strict_promotion_gives_the_same_update(make, dtype):
+  rule = make()
+
+  def update():
+    log_multiplier = jnp.zeros([], dtype)
+    state = rule.init(log_multiplier)
+    return rule.update(jnp.ones([], dtype), state, log_multiplier)[0]
+
+  expected = update()
+  with jax.numpy_dtype_promotion('strict'):
+    actual = update()
+  assert actual == expected and actual.dtype == dtype
+
+
+def test_what_is_infinite_in_the_states_dtype_is_passed_over():
+  rule = geco(0.1)
+  with jax.enable_x64(True):
+    log_multiplier = jnp.zeros([], jnp.float32)
+    state = rule.init(log_multiplier)
+    for value in (1e39, 0.5):
+      update, state = rule.update(jnp.float64(value), state, log_multiplier)
+      log_multiplier = optax.apply_updates(log_multiplier, update)
+      assert (log_multiplier == 0) == (value > 1)
+  assert 0 < log_multiplier < 0.1

@@ -1,6 +1,7 @@
 """Own parts: found from any process, refused in a sentence, never silent."""
 
 import contextlib
+import functools
 import os
 import re
 import subprocess
@@ -239,6 +240,9 @@ def test_a_name_is_entered_once_by_every_way_and_by_its_own_function_again():
     ):
       with pytest.raises(UserError, match='is there already'):
         enter()
+    MODELS['partial'] = functools.partial(again)
+    with pytest.raises(UserError, match='is there already'):
+      MODELS['partial'] = functools.partial(reconstruction_error)
     for name in ('a+b', 'a.b', '', 3):
       with pytest.raises(UserError, match='letters, digits'):
         MODELS[name] = again

@@ -171,6 +171,18 @@ def test_an_exported_function_is_that_of_the_run(trained, name, tmp_path):
   np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_keys_are_the_same_whatever_the_default_generator(workdir_of, tmp_path):
+  run = geco_jax.load(workdir_of('mlp_vae'))
+  path = tmp_path / 'function.bin'
+  expected = np.asarray(run.sample(2))
+  with jax.default_prng_impl('rbg'):
+    np.testing.assert_array_equal(run.sample(2), expected)
+    run.export('sample', str(path))
+  function = jax.export.deserialize(bytearray(path.read_bytes())).call
+  keys = jax.random.key_data(jax.random.split(jax.random.key(0), 2))
+  np.testing.assert_allclose(function(keys), expected, atol=1e-5)
+
+
 def test_elbo_of_the_training_split_is_that_of_the_evaluation(
   workdir_of, tmp_path
 ):

@@ -15,7 +15,7 @@ from geco_jax.evaluation import verdicts
 from geco_jax.evaluation.restored import open_run
 from geco_jax.evaluation.restored import restore_state
 from geco_jax.experiment import Experiment
-from geco_jax.io import files
+from geco_jax.io import by_products
 from geco_jax.io import manifest
 
 
@@ -68,7 +68,8 @@ def evaluate(
   widths = manifest.runs_at_once(workdir, int(state.step))
   evaluation['runs_at_once'] = widths[0] if len(widths) == 1 else widths or None
   if parallel.is_main_process():
-    files.write_json(os.path.join(workdir, 'evaluation.json'), evaluation)
+    path = os.path.join(workdir, 'evaluation.json')
+    by_products.write_sealed(path, evaluation)
     are_met = _are_met(evaluation)
     for split in splits:
       images = experiment.dataset.splits[split]

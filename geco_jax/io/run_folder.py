@@ -23,8 +23,8 @@ DATA = 'data.json'  # What `datasets.shapes` records.
 _CONFIG = 'config.json'
 _ABANDONED = 'abandoned'
 _GROUPS = ('multipliers', 'optimizer', 'learning_rate', 'dataset', 'model')
-# Keys on which no number of the training depends. The data are known by their
-# SHA-256, wherever they lie.
+# Keys on which no number of the training depends but by rounding. The data are
+# known by their SHA-256, wherever they lie.
 _FREE = (
   *('checkpoint_every', 'tolerance', 'imports', 'dataset.placement'),
   'dataset.kwargs.path',

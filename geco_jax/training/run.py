@@ -16,6 +16,8 @@ from geco_jax.io import logs
 from geco_jax.io import provenance
 from geco_jax.io import run_folder
 
+_TIMES = 'seconds'  # What each step took, among the metrics of the steps.
+
 
 class Run(abc.ABC):
   """A run while it is being trained: its folder, checkpoints and log.
@@ -82,7 +84,6 @@ class Run(abc.ABC):
       if restored.step < self.config.num_steps:
         console.say(f'continuing from step {restored.step} in {self.workdir}')
     self.step = int(self.state.step)
-    self._timed = 0, 0.0  # Steps noted since the last line, and seconds.
     self._text = ''
     self._writes = parallel.is_main_process()
     if self._writes:
@@ -140,15 +141,16 @@ class Run(abc.ABC):
       UserError: if the loss is not finite.
     """
     num_steps = len(next(iter(per_step.values())))
+    times: np.ndarray = np.full(num_steps, seconds / num_steps)
+    metrics: dict[str, np.ndarray] = {**per_step, _TIMES: times}
     self._unlogged = {
       name: np.concatenate([self._unlogged.get(name, values[:0]), values])
-      for name, values in per_step.items()
+      for name, values in metrics.items()
     }
-    self._timed = self._timed[0] + num_steps, self._timed[1] + seconds
     if step % self.config.steps_per_dispatch == 0:
       whole, self._unlogged = self._unlogged, {}
-      (timed_steps, seconds), self._timed = self._timed, (0, 0.0)
-      self._text = self.log(step, whole, timed_steps / seconds)
+      times = whole.pop(_TIMES)
+      self._text = self.log(step, whole, len(times) / times.sum())
     return self._text
 
   def save(self, state: Any) -> None:

@@ -1,7 +1,6 @@
 """Full-split means against plain NumPy, and what is derived from them."""
 
 import functools
-import json
 import math
 
 import jax
@@ -17,6 +16,7 @@ from geco_jax.evaluation import checkpoints
 from geco_jax.evaluation import measures
 from geco_jax.evaluation import pictures
 from geco_jax.evaluation import restored
+from geco_jax.io import by_products
 from geco_jax.io import run_folder
 
 
@@ -87,7 +87,8 @@ def test_evaluate_builds_one_experiment_for_what_it_restores_and_reports(
   ((workdir, step, like),) = calls
   assert (workdir, step) == (str(tmp_path), None)
   assert jax.tree.map(jnp.shape, like) == jax.tree.map(jnp.shape, state)
-  assert json.loads((tmp_path / 'evaluation.json').read_text()) == record
+  written = by_products.read(str(tmp_path / 'evaluation.json'), dict)
+  assert written == record
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ BY_PRODUCTS = (
   'best.json',
   'data.json',
 )
-# Files made from the logs of a sweep's runs, whose lines have no digests.
+# Files made from what runs keep beside their numbers: logs, whose lines have no
+# digests, and the device.
 DRAWN = {
   *('constraints.png', 'multipliers.png', 'report.html'),
   'information_plane.json',
@@ -87,7 +88,7 @@ def outcome(damaged: pathlib.Path, path: str, commands: list[Command], whole):
   assert 'Traceback' not in printed, printed
   left = left_in(damaged)
   wrong = differences(left, whole.left)
-  drawn = DRAWN if path.endswith('metrics.jsonl') else set()
+  drawn = DRAWN if path.endswith(('metrics.jsonl', 'run.json')) else set()
   others = [other for other in wrong if other not in {unit(path), *drawn}]
   assert not others, f'{others} differ: {printed}'
   if not wrong:

@@ -11,11 +11,13 @@ import pytest
 
 from geco_jax import multipliers
 from geco_jax.build import run_inputs
+from geco_jax.config_tree import without_sweep
 from geco_jax.io.logs import read_metrics
 from geco_jax.rules import MULTIPLIERS
 from geco_jax.rules import Multipliers
 from geco_jax.training import loop
 from geco_jax.training.recorder import final_multipliers
+from geco_jax.training.recorder import Recorder
 from geco_jax.training.recorder import score
 
 
@@ -140,3 +142,24 @@ def test_a_logged_value_is_that_of_the_mean_violation(
     logged['re/value'], kappa * np.sqrt(1 + logged['re/violation']), rtol=1e-5
   )
   np.testing.assert_allclose(logged['re/value'], logged['rmse'], rtol=1e-5)
+
+
+def test_a_line_that_two_sessions_share_has_the_rate_of_both(
+  tiny_config, build_once, tmp_path
+):
+  config = without_sweep(tiny_config('geco'))  # A line is of 5 steps.
+  experiment = build_once(config)
+  inputs = run_inputs(config, experiment)
+  for first, last, seconds in ((0, 2, 4.0), (2, 5, 1.0)):
+    recorder = Recorder(config, str(tmp_path), experiment, inputs)
+    assert recorder.step == first
+    per_step = dict.fromkeys(
+      ('loss', 'kl_nats', 'mse', 're/violation', 're/log_multiplier'),
+      np.ones(last - first),
+    )
+    recorder.note(last, per_step, seconds)
+    recorder.step = last
+    recorder.save(recorder.state._replace(step=np.int32(last)))
+    recorder.close()
+  (rate,) = read_metrics(str(tmp_path))['steps_per_second']
+  assert rate == pytest.approx(5 / (4 + 1))
