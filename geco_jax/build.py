@@ -1,5 +1,6 @@
 """From a config to the parts of a run that it names."""
 
+from collections.abc import Callable
 import copy
 import functools
 import json
@@ -14,6 +15,7 @@ from geco_jax import base_config
 from geco_jax import choices
 from geco_jax import config_schema
 from geco_jax import parallel
+from geco_jax import rules
 from geco_jax.choices import COMPOSITIONS
 from geco_jax.choices import OPTIMIZERS
 from geco_jax.choices import SCHEDULES
@@ -187,7 +189,7 @@ def build(
     choices.policy(config.policy),
     **config.model.kwargs,
   )
-  _check_is('model', model, Model)
+  config_schema.check_is('model', model, Model)
   if model.conditional and dataset.context_shape is None:
     raise UserError(
       'config.model is conditional, but config.dataset has no contexts: '
@@ -291,21 +293,12 @@ def build_dataset(config: ConfigDict, data_dir: str | None = None) -> Dataset:
   else:
     constructors = choices.image_sets(name, data_dir)
     images = choices.construct('dataset', constructors, name, **kwargs)
-    _check_is('dataset', images, ImageSet)
+    config_schema.check_is('dataset', images, ImageSet)
     check_images(images.name, images.splits)
     dataset = as_dataset(images)
-  _check_is('dataset', dataset, Dataset)
+  config_schema.check_is('dataset', dataset, Dataset)
   check_images(dataset.name, dataset.splits)
   return dataset._replace(placement=choices.placement(config))
-
-
-def _check_is(where: str, part: Any, kind: type) -> None:
-  """Refuse the return value of an own part unless it is of a kind."""
-  if not isinstance(part, kind):
-    raise UserError(
-      f'config.{where}: its function must return a {kind.__module__}.'
-      f'{kind.__name__}, got {type(part).__name__}'
-    )
 
 
 def _kappas(config):
@@ -333,7 +326,7 @@ def _constraint(
   if 'network' in options:
     options['network'] = pretrained.load(options['network'])
   constraint = entry.make(dataset.image_shape, **options)
-  _check_is(f'constraints.{name}', constraint, Constraint)
+  config_schema.check_is(f'constraints.{name}', constraint, Constraint)
   if entry.needs_labels:
     check_labels(
       f'config.constraints.{name}: {dataset.name}',
@@ -410,26 +403,33 @@ def _kwargs_at(config, kind, step_sizes):
 def _multipliers(config, step_sizes, kappas, constraints, dataset):
   """Return the start and the update of a run's multipliers."""
   num_dims = dataset.num_dims
+  natural = {name: natural_multiplier for name in constraints}
   naturals = {
-    name: natural_multiplier(constraint, kappas[name], num_dims)
+    name: choices.construct(
+      f'constraints.{name}', natural, name, constraint, kappas[name], num_dims
+    )
     for name, constraint in constraints.items()
   }
-  return choices.construct(
+  rule = choices.construct(
     'multipliers',
     MULTIPLIERS,
     config.multipliers.name,
     naturals,
     **_kwargs_at(config, 'multipliers', step_sizes),
   )
+  rules.check(rule, constraints)
+  return rule
 
 
 def _learning_rate(config, step_sizes):
-  return choices.construct(
+  schedule = choices.construct(
     'learning_rate',
     SCHEDULES,
     config.learning_rate.name,
     **_kwargs_at(config, 'learning_rate', step_sizes),
   )
+  config_schema.check_is('learning_rate', schedule, Callable)
+  return schedule
 
 
 def _optimizer(config, step_sizes):

@@ -25,6 +25,7 @@ from geco_jax.datasets import image_folder
 from geco_jax.datasets import sources
 from geco_jax.datasets.batches import Dataset
 from geco_jax.datasets.images import ImageSet
+from geco_jax.errors import OWN_PARTS
 from geco_jax.errors import UserError
 from geco_jax.own_parts import Registry
 
@@ -186,7 +187,15 @@ def check_dataset_group(config: Any) -> None:
   config_schema.check_leaves('config.dataset', config.dataset)
   config_schema.check_group('dataset', config.dataset, ('placement',))
   placement(config)
-  choices = {**image_sets(config.dataset.name, None), **composed_sets(None)}
+  name, known = config.dataset.name, {*IMAGE_SETS, *COMPOSITIONS}
+  choices = {**image_sets(name, None), **composed_sets(None)}
+  taken = config_schema.parameters(choices[name], 0)
+  if name not in known and (unfit := {*config.dataset.kwargs} - {*taken}):
+    raise UserError(
+      f'config.dataset: unknown name {name!r}'
+      f'{config_schema.hint(name, known)}; a set of TFDS takes no '
+      f'{min(unfit)!r}; choose from {", ".join(sorted(known))}, {OWN_PARTS}'
+    )
   config_schema.check_choice(
     'dataset', config.dataset, choices, 0, ('placement',)
   )
@@ -285,7 +294,7 @@ def check_constraints(groups: Mapping[str, Any]) -> None:
       raise UserError(
         f'config.{where}: unknown name {name!r}'
         f'{config_schema.hint(name, CONSTRAINTS)}; choose from '
-        f'{", ".join(sorted(CONSTRAINTS))}, {config_schema.OWN_PARTS}'
+        f'{", ".join(sorted(CONSTRAINTS))}, {OWN_PARTS}'
       )
     entry = CONSTRAINTS[name]
     known = config_schema.parameters(_kappa_of, 0)

@@ -8,9 +8,9 @@ pixel, and the rate of a Gaussian with the data's covariance (`gaussian_rate`),
 which the KL of a good model stays below. The reconstructions are those of a
 principal component analysis, the last component shrunk; the data stand above.
 
-Only the config's data set counts. Writes choose_kappa.png and
-choose_kappa.json. Seconds for small images; for 12,288 pixels times channels
-the covariance's eigenvalues take minutes.
+Only the config's data set and the kappa of its `re` count. Writes
+choose_kappa.png and choose_kappa.json. Seconds for small images; for 12,288
+pixels times channels the covariance's eigenvalues take minutes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ import os
 from typing import Any
 
 from absl import flags
+from ml_collections.config_dict import ConfigDict
 import numpy as np
 
 from geco_jax import cli
@@ -112,21 +113,30 @@ def define_flags() -> None:
   """Define the command's flags."""
   flags.DEFINE_list(
     'kappas',
-    [f'{kappa:g}' for kappa in PAPER_KAPPAS],
-    "RMSEs per pixel; by default the paper's.",
+    None,
+    "RMSEs per pixel; by default the paper's and that of the config's re.",
   )
+
+
+def _default_kappas(config: ConfigDict) -> list[float]:
+  """Return the paper's kappas and the config's own, ascending."""
+  constraints = config.get('constraints', {})
+  own = [constraints.re.kappa] if 're' in constraints else []
+  return sorted({*PAPER_KAPPAS, *own})
 
 
 def main(argv: Sequence[str]) -> None:
   """Describe the kappas that the flags name."""
   del argv
   config, workdir = cli.config(), cli.workdir()
-  try:
-    kappas = sorted(float(text) for text in flags.FLAGS.kappas)
-  except ValueError as error:
-    raise UserError(
-      f'--kappas must be numbers, got {",".join(flags.FLAGS.kappas)}'
-    ) from error
+  kappas = _default_kappas(config)
+  if (texts := flags.FLAGS.kappas) is not None:
+    try:
+      kappas = sorted(map(float, texts))
+    except ValueError as error:
+      raise UserError(
+        f'--kappas must be numbers, got {",".join(texts)}'
+      ) from error
   if not kappas:
     raise UserError('--kappas is empty; name at least one')
   if not all(0 < kappa < math.inf for kappa in kappas):

@@ -120,9 +120,30 @@ def _load(argument: str, path: str, variant: Sequence[str]) -> Any:
     frames = traceback.extract_tb(error.__traceback__)
     places = [frame.lineno for frame in frames if frame.filename == path]
     where = f' (line {places[-1]})' if places else ''
-    # A ValueError is how our own configs refuse a variant.
-    kind = '' if type(error) is ValueError else f'{type(error).__name__}: '
-    raise UserError(f'--config={argument}: {kind}{error}{where}') from error
+    raise UserError(
+      f'--config={argument}: {_in_words(error)}{where}'
+    ) from error
+
+
+def _in_words(error: BaseException) -> str:
+  """Return what went wrong in a config file."""
+  match = re.search(  # How a ConfigDict refuses a value of another type.
+    r"field '(?P<key>.*?)'.*\. (?P<value>.*) is of original type <class "
+    r"'(?P<type>.*?)'> .* to type <class '(?P<wanted>.*?)'>",
+    str(error),
+    re.DOTALL,
+  )
+  if match and type(error) is TypeError:
+    wanted = match['wanted'].rpartition('.')[2]
+    if wanted == 'ConfigDict':
+      wanted = 'group, base_config.group(name, ...)'
+    return (
+      f'config.{match["key"]} must be of type {wanted}, got {match["value"]} '
+      f'({match["type"].rpartition(".")[2]})'
+    )
+  # A ValueError is how our own configs refuse a variant.
+  kind = '' if type(error) is ValueError else f'{type(error).__name__}: '
+  return f'{kind}{error}'
 
 
 def _complete(config: ConfigDict) -> None:

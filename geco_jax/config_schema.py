@@ -18,11 +18,11 @@ from ml_collections.config_dict import FrozenConfigDict
 from geco_jax.config_types import is_group
 from geco_jax.config_types import kind_of
 from geco_jax.config_types import shown
+from geco_jax.errors import OWN_PARTS
 from geco_jax.errors import UserError
 
 _F = TypeVar('_F', bound=Callable[..., Any])
 Parameters = dict[str, inspect.Parameter]
-OWN_PARTS = 'or name the module of your own one in config.imports'
 
 # The range of float32, and of integers: seeds are the largest.
 _SMALLEST, _LARGEST = 1.2e-38, 3.4e38
@@ -412,3 +412,16 @@ def _check_type(where, value, annotation):
 
 def _in_float32(value):
   return math.isfinite(value) and _SMALLEST <= abs(value) <= _LARGEST
+
+
+def check_is(where: str, part: Any, kind: Any) -> None:
+  """Refuse the return value of an own part unless it is of a kind.
+
+  Raises:
+    UserError: if it is of another type; names the config's group.
+  """
+  if not isinstance(part, kind):
+    raise UserError(
+      f'config.{where}: its function must return a {kind.__module__}.'
+      f'{kind.__name__}, got {type(part).__name__}'
+    )

@@ -144,7 +144,10 @@ def natural_multiplier(
     kappa: its tolerance.
     num_dims: D, the number of values of an image.
   """
-  return num_dims / (2 * constraint.slack(kappa))
+  slack = constraint.slack(kappa)
+  if isinstance(slack, numbers.Real) and not slack > 0:
+    raise ValueError(f'its budget must be > 0, got {slack} at kappa {kappa}')
+  return num_dims / (2 * slack)
 
 
 def squared_error(batch: Batch, output: ModelOutput) -> jax.Array:

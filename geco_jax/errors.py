@@ -2,6 +2,9 @@
 
 import signal
 
+# How messages end that list what a config can name.
+OWN_PARTS = 'or name the module of your own one in config.imports'
+
 
 class UserError(Exception):
   """Bad input: says what is wrong, what was given and what is allowed."""

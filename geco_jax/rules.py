@@ -4,7 +4,7 @@ Each constructor takes the constraints' natural multipliers by name
 (`constraints.natural_multiplier`) and the arguments of the config's group.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import math
 from typing import Any, NamedTuple
 
@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from geco_jax import multipliers
+from geco_jax.config_schema import check_is
 from geco_jax.config_schema import passes_to
+from geco_jax.errors import UserError
 from geco_jax.own_parts import Registry
 
 # Where GECO's multipliers start, in natural ones, if the config does not say.
@@ -31,6 +33,27 @@ class Multipliers(NamedTuple):
   relative: bool = True  # Whether it is fed C / budget, not C.
   highest_log_multiplier: float = math.inf  # Its upper clip.
   moved_by_constraints: bool = True  # Or by the steps, or by nothing.
+
+
+def check(update: Any, constraints: Collection[str]) -> None:
+  """Refuse what a constructor of one's own returned if it is of another form.
+
+  Args:
+    update: must be `Multipliers`.
+    constraints: their names.
+
+  Raises:
+    UserError: if it is not, or has no start for each constraint.
+  """
+  check_is('multipliers', update, Multipliers)
+  check_is('multipliers', update.transformation, optax.GradientTransformation)
+  names = sorted(update.initial_log_multipliers)
+  if names != sorted(constraints):
+    raise UserError(
+      'config.multipliers: its function must return an initial log-multiplier '
+      f'for each of {", ".join(sorted(constraints))}, got '
+      f'{", ".join(map(str, names)) or "none"}'
+    )
 
 
 @passes_to(multipliers.geco, filled_in=('natural_multiplier',))

@@ -90,6 +90,10 @@ def main(argv: Sequence[str]) -> None:
   """Draw what the flags ask for."""
   del argv
   values = flags.FLAGS
+  if not values.output.lower().endswith('.png'):
+    raise UserError(
+      f'--output must be the path of a .png, got {values.output!r}'
+    )
   output = output_path(values.output)  # Fails here, not after a minute.
   run = load(cli.workdir(), step=values.step, data_dir=cli.DATA_DIR.value)
   images = draw(run, values.num, values.seed, values.interpolate)

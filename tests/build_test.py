@@ -10,10 +10,12 @@ from configs import digits_vae
 from geco_jax.base_config import group
 from geco_jax.build import build
 from geco_jax.build import build_dataset
+from geco_jax.build import check_config
 from geco_jax.build import experiment_key
 from geco_jax.build import MODELS
 from geco_jax.build import run_inputs
 from geco_jax.choices import COMPOSITIONS
+from geco_jax.choices import SCHEDULES
 from geco_jax.classifiers import pretrained
 from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.constraints import CONSTRAINTS
@@ -278,6 +280,77 @@ def test_an_unknown_data_set_is_named_with_close_ones(tiny_config):
   config.dataset.name = 'mnistt'
   with pytest.raises(UserError, match="unknown data set 'mnistt'.*mnist"):
     build_dataset(config)
+
+
+@pytest.mark.parametrize(
+  ('name', 'hint'),
+  [('blobs', ''), ('image_foldr', r' \(did you mean image_folder\?\)')],
+)
+def test_options_of_an_unknown_data_set_do_not_hide_its_name(
+  name, hint, tiny_config
+):
+  config = tiny_config()
+  config.dataset = group(name, path='pictures', image_size=8)
+  with pytest.raises(
+    UserError,
+    match=f"unknown name '{name}'{hint}; a set of TFDS takes no 'path'; choose "
+    'from .*image_folder.* or name the module of your own one',
+  ):
+    check_config(config)
+
+
+def _rule(change):
+  """Return a constructor of multipliers, changed."""
+  return lambda naturals: change(MULTIPLIERS['fixed'](naturals))
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda rule: None, 'must return a geco_jax.rules.Multipliers, got None'),
+    (lambda rule: tuple(rule), 'must return a .*Multipliers, got tuple'),
+    (
+      lambda rule: rule._replace(transformation=3),
+      'must return a .*GradientTransformation, got int',
+    ),
+    (
+      lambda rule: rule._replace(initial_log_multipliers={'fre': 0.0}),
+      'an initial log-multiplier for each of nll, got fre',
+    ),
+  ],
+)
+def test_a_rule_of_another_form_is_refused(
+  change, message, tiny_config, make_dataset, monkeypatch
+):
+  monkeypatch.setitem(MULTIPLIERS, 'own', _rule(change))
+  config = tiny_config('elbo')
+  config.multipliers = group('own')
+  with pytest.raises(UserError, match=f'config.multipliers: .*{message}'):
+    build(config, make_dataset())
+
+
+def test_a_schedule_that_is_no_function_is_refused(
+  tiny_config, make_dataset, monkeypatch
+):
+  monkeypatch.setitem(SCHEDULES, 'own', lambda: 3)
+  config = tiny_config()
+  config.learning_rate = group('own')
+  with pytest.raises(UserError, match='learning_rate: .*Callable, got int'):
+    build(config, make_dataset())
+
+
+def test_a_constraint_that_nothing_can_violate_is_refused(
+  tiny_config, make_dataset, monkeypatch
+):
+  entry = CONSTRAINTS['re']
+  own = entry._replace(
+    make=lambda shape: entry.make(shape)._replace(scale=lambda kappa: 0.0)
+  )
+  monkeypatch.setitem(CONSTRAINTS, 'own', own)
+  config = tiny_config()
+  config.constraints = {'own': {'kappa': 0.2}}
+  with pytest.raises(UserError, match='constraints.own: its budget must be >'):
+    build(config, make_dataset())
 
 
 def test_digits_are_built_without_options(tiny_config):

@@ -83,6 +83,20 @@ FILES = {
     'config.model.kwargs.hidden_sizes = (64.0, 32.0)',
     'hidden_sizes must be a list of values, each an integer',
   ),
+  'type_of_a_value': (
+    'from configs import digits_vae\n'
+    'def get_config():\n'
+    '  config = digits_vae.get_config()\n'
+    '  config.num_steps = 100.0\n',
+    'config.num_steps must be of type int, got 100.0 (float) (line 4)',
+  ),
+  'text_for_a_group': (
+    'from configs import digits_vae\n'
+    'def get_config():\n'
+    '  digits_vae.get_config().dataset = "digits"\n',
+    'config.dataset must be of type group, base_config.group(name, ...), got '
+    'digits (str)',
+  ),
   'computed_of_text': (
     'config.num_steps = "x"',
     "could not convert string to float: 'x'",

@@ -81,6 +81,13 @@ def check_images(name: str, splits: Mapping[str, Images]) -> None:
       raise UserError(
         f'{name} has no {split} split; it has {", ".join(splits)}'
       )
+    for part, array in splits[split]._asdict().items():
+      if not hasattr(array, 'dtype'):
+        raise UserError(
+          f'{name}: {part} of the {split} split must be an array, got '
+          f'{type(array).__name__}'
+        )
+  for split in SPLITS:
     image, label = splits[split]
     subject = f'{name}: images of the {split} split'
     check_stored(subject, image)
@@ -96,10 +103,13 @@ def check_images(name: str, splits: Mapping[str, Images]) -> None:
         f'{name}: images of the {split} split are {image.shape[1:]}, those of '
         f'{SPLITS[0]} {shape}; all must have one shape'
       )
-    if not np.issubdtype(label.dtype, np.integer) or len(label) != len(image):
+    is_integer = np.issubdtype(label.dtype, np.integer)
+    if not is_integer or label.shape != image.shape[:1] or label.min() < -1:
+      lowest = f' from {label.min()} on' if is_integer and label.size else ''
       raise UserError(
         f'{name}: the {split} split needs an integer label for each of its '
         f'{len(image)} images (-1 is none), got {label.dtype} {label.shape}'
+        f'{lowest}'
       )
 
 

@@ -26,8 +26,10 @@ from geco_jax.io.paths import existing_path
 
 _PICTURES = ('.png', '.jpg', '.jpeg')
 _OTHER_PICTURES = (
-  *('.avif', '.bmp', '.gif', '.heic', '.jfif', '.jp2', '.jxl', '.pgm', '.ppm'),
-  *('.tga', '.tif', '.tiff', '.webp'),
+  *('.apng', '.avif', '.bmp', '.dib', '.dng', '.exr', '.gif', '.heic', '.heif'),
+  *('.ico', '.j2k', '.jfif', '.jp2', '.jpe', '.jpf', '.jpx', '.jxl', '.pbm'),
+  *('.pcx', '.pgm', '.pnm', '.ppm', '.psd', '.qoi', '.svg', '.tga', '.tif'),
+  *('.tiff', '.webp', '.xbm', '.xpm'),
 )
 # Top-level folders that are splits, not classes, if there are no others.
 _SPLIT_FOLDERS = {name: name for name in SPLITS} | {'val': 'validation'}

@@ -121,7 +121,7 @@ def check_values(subject: str, images: np.ndarray) -> None:
   if not (lowest >= 0 and highest <= 1):  # NaN is neither.
     raise UserError(
       f'{subject} must be within [0, 1] where they are floats, got '
-      f'[{lowest:g}, {highest:g}]'
+      f'[{lowest:.9g}, {highest:.9g}]'
     )
   _check_scale(subject, images, WHITE, 'floats')
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from geco_jax.datasets import scratch
 from geco_jax.datasets.images import Images
+from geco_jax.errors import OWN_PARTS
 from geco_jax.errors import UserError
 from geco_jax.io.system_errors import reason
 
@@ -223,9 +224,9 @@ def _unknown(name: str) -> str:
   base = re.split('[/:]', name)[0]
   names = [*_BUILT_IN, *tfds.list_builders(with_community_datasets=False)]
   close_names = difflib.get_close_matches(base, names)
-  guess = f', did you mean {" or ".join(close_names)}?' if close_names else ''
+  guess = f' (did you mean {" or ".join(close_names)}?)' if close_names else ''
   return (
-    f'unknown data set {name!r}{guess} Known: digits (built in, nothing to '
+    f'unknown data set {name!r}{guess}; known are digits (built in, nothing to '
     'prepare), image_folder and npz (your own), mnist, cifar10, celeb_a and '
-    "TFDS's other image sets"
+    f"TFDS's other image sets, {OWN_PARTS}"
   )

@@ -75,9 +75,19 @@ def test_splits_must_all_be_there_and_agree(make_images):
     check_images('odd', {'train': images, 'validation': images})
   with pytest.raises(UserError, match=r'\(4, 4, 3\), those of train \(4, 4, 1'):
     check_images('odd', {**splits_of(images), 'test': others})
-  for label in (images.label[:3], images.label.astype(float)):
+  for label in (
+    *(images.label[:3], images.label.astype(float)),
+    images.label[:, np.newaxis],  # As Keras has them.
+    images.label - 12,
+  ):
     with pytest.raises(UserError, match='needs an integer label for each of'):
       check_images('odd', splits_of(Images(images.image, label)))
+  few = Images(images.image[:3], images.label[:3])  # Compared with the others.
+  with pytest.raises(UserError, match='has no test split; it has train, val'):
+    check_images('odd', {'train': few, 'validation': few})
+  listed = few._replace(image=few.image.tolist())
+  with pytest.raises(UserError, match='image of the test .* got list'):
+    check_images('odd', {**splits_of(few), 'test': listed})
 
 
 @pytest.mark.parametrize('level', [0, 255])

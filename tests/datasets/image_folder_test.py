@@ -163,7 +163,10 @@ def flipped():
     ('x.png', flipped(), 'is no image that can be read: broken'),
     ('x.png', truncated('GIF'), 'is no image that can be read: no PNG'),
     ('x.gif', b'', 'is no PNG or JPEG: convert it, or move it out'),
-    ('sub/x.webp', b'', 'is no PNG or JPEG: convert it, or move it out'),
+    *(
+      (f'sub/x.{suffix}', b'', 'is no PNG or JPEG: convert it, or move it out')
+      for suffix in ('webp', 'jpe', 'apng', 'pnm', 'heif', 'ico', 'svg')
+    ),
   ],
 )
 def test_a_damaged_picture_or_another_is_named(folder, name, content, message):

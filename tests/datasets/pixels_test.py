@@ -68,6 +68,8 @@ def test_bool_is_black_and_white(route, tmp_path):
     (lambda x: x // 16, 'reach 15 of 255 only.* 0 to 15 by 17 .*white=15'),
     (lambda x: x / 255 / 255, 'reach 0.0039.* of 1 only.* 255 twice'),
     (lambda x: x * 1.0, r'within \[0, 1\] where they are floats, got \[0, 255'),
+    (lambda x: x / 255 + 1e-7, r'within .* got \[1e-07, 1.0000001\]'),
+    (lambda x: x / 255 + 1e-7, r'within .* got \[1e-07, 1.0000001\]'),
     (lambda x: x / 255 - 0.1, r'within \[0, 1\].* got \[-0.1, 0.9\]'),
     (lambda x: np.where(x > 9, x / 255, np.nan), r'within \[0, 1\].*nan'),
     (lambda x: np.where(x > 9, x / 255, np.inf), r'within \[0, 1\].*inf'),

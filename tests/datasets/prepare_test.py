@@ -53,7 +53,7 @@ def test_set_prepared_as_tfrecord_is_left_alone_with_a_hint(
 def test_command_reports_an_unknown_set_in_one_line(tmp_path):
   code, _, err = _run('--dataset=mnst', f'--data_dir={tmp_path}')
   assert code != 0
-  assert err.startswith("error: unknown data set 'mnst', did you mean ")
+  assert err.startswith("error: unknown data set 'mnst' (did you mean ")
   assert err.count('\n') == 1
 
 
