@@ -4,7 +4,8 @@ A program is pmapped over all devices of all processes. State and data are
 replicated; a device tells its share of the global batch by `device_index`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import os
 import socket
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 from geco_jax.errors import UserError
 
 _AXIS = 'devices'
+_ELSEWHERE = 'another process of this run failed, which says why'
 
 
 def initialize_distributed(
@@ -320,6 +322,34 @@ def is_main_process() -> bool:
 def any_process(flag: bool) -> bool:
   """Return whether any process passed True; all must call it."""
   return bool(highest(flag))
+
+
+def failures_of_all(
+  failures: Sequence[Exception | None],
+) -> list[Exception | None]:
+  """Return failures, those of other processes too; all must call it."""
+  return [
+    UserError(_ELSEWHERE) if any_process(f is not None) and f is None else f
+    for f in failures
+  ]
+
+
+@contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+  """Raise in all processes if one of them raises within; all must enter it.
+
+  Else the others would wait for the one.
+
+  Raises:
+    UserError: if another process raised, which says why.
+  """
+  error = None
+  try:
+    yield
+  except Exception as raised:
+    error = raised
+  if any_process(error is not None):
+    raise error or UserError(_ELSEWHERE)
 
 
 def highest(value: float) -> float:

@@ -288,6 +288,29 @@ def test_two_processes_equal_one_with_the_same_devices(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_one_of_two_processes_refuses_ends_both_in_a_sentence(tmp_path):
+  code, _, err = run(
+    'geco_jax.train', *QUICK, '--config.seed=1', f'--workdir={tmp_path}'
+  )
+  assert code == 0, err
+  port = 20_000 + os.getpid() % 20_000
+  processes = [
+    start(
+      *('geco_jax.train', *QUICK, f'--workdir={tmp_path}', '--distributed'),
+      *(f'--coordinator=localhost:{port}', '--num_processes=2'),
+      f'--process_id={index}',
+    )
+    for index in range(2)
+  ]
+  for process, words in zip(
+    processes, ('seed was 1, is 0', 'another process of this run'), strict=True
+  ):
+    _, err = process.communicate()
+    assert process.returncode == 2, err
+    assert words in err and 'Traceback' not in err
+
+
+@pytest.mark.slow
 def test_sigterm_saves_and_says_so(tmp_path):
   process = start(
     'geco_jax.train',

@@ -115,11 +115,13 @@ class Checkpointer:
     self._saved: tuple[int, Any] | None = None
     manifest.steps(self._workdir)  # Refuses anything but a folder.
     with contextlib.ExitStack() as opened:
-      if not read_only and parallel.is_main_process():
-        paths.check_for_checkpoints(self._workdir)
-        self._lock = lock.Lock(self._workdir)
-        opened.callback(self._lock.close)
-        claim()
+      if not read_only:
+        with parallel.failing_together():
+          if parallel.is_main_process():
+            paths.check_for_checkpoints(self._workdir)
+            self._lock = lock.Lock(self._workdir)
+            opened.callback(self._lock.close)
+            claim()
       self._run = {} if read_only else run_folder.identity(self._workdir)
       _quiet_orbax()
       with files.writing(self._directory):

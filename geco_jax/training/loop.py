@@ -324,6 +324,7 @@ class _Loop:
 
   def _active(self) -> list[int]:
     """Return which runs go on. The others' numbers are ignored."""
+    self._failures[:] = parallel.failures_of_all(self._failures)
     return [
       index
       for index, run in enumerate(self._runs)
