@@ -118,6 +118,10 @@ PRESETS = {
       *('cifar10', 'conv_draw', _re(0.06, 0.1, 0.175), (1_500,), 'quick'),
     ),
     Task(
+      'mnist_triplets_conv_draw',
+      *('mnist_triplets', 'conv_draw', _re(0.1), (4_000,), 'quick'),
+    ),
+    Task(
       'cifar10_conv_draw_fre',
       *('cifar10', 'conv_draw', [{'fre': 0.5}], (1_500,), 'quick'),
     ),
