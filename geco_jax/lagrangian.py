@@ -24,7 +24,7 @@ def lagrangian(
       shapes.
 
   Returns:
-    The Lagrangian [], in which the objective counts once.
+    The Lagrangian [].
 
   Raises:
     ValueError: if the objective is not one real number, or constraints and
@@ -37,20 +37,9 @@ def lagrangian(
     raise ValueError(f'{objective_is}, got shape {jnp.shape(objective)}')
   checks.check_reals("the Lagrangian's constraints", constraints)
   checks.check_reals("the Lagrangian's log-multipliers", log_multipliers)
-
-  structures = tuple(map(jax.tree.structure, (constraints, log_multipliers)))
-  if structures[0] != structures[1]:
-    raise ValueError(
-      'every constraint needs a log-multiplier, got constraints '
-      f'{structures[0]} and log-multipliers {structures[1]}'
-    )
+  checks.check_pairs('the Lagrangian', constraints, log_multipliers)
 
   def weighted(constraint, log_multiplier):
-    if jnp.shape(constraint) != jnp.shape(log_multiplier):
-      raise ValueError(
-        'constraints must have the shape of their log-multipliers, got '
-        f'{jnp.shape(constraint)} for {jnp.shape(log_multiplier)}'
-      )
     multiplier = jnp.exp(jax.lax.stop_gradient(log_multiplier))
     return jnp.sum(multiplier * constraint)
 

@@ -104,6 +104,34 @@ def check_naturals(naturals: Any, violation_clip: Any) -> None:
     )
 
 
+def check_pairs(name: str, constraints: Any, log_multipliers: Any) -> None:
+  """Refuse trees unless each constraint is of its log-multiplier's shape.
+
+  Args:
+    name: what needs them.
+    constraints: pytree of arrays or numbers.
+    log_multipliers: likewise.
+
+  Raises:
+    ValueError: if they differ in structure or in a leaf's shape.
+  """
+  structures = [*map(jax.tree.structure, (constraints, log_multipliers))]
+  if structures[0] != structures[1]:
+    raise ValueError(
+      f'{name} needs a constraint for each log-multiplier, got constraints '
+      f'{structures[0]} and log-multipliers {structures[1]}'
+    )
+  leaves = jax.tree.leaves_with_path(constraints)
+  pairs = zip(leaves, jax.tree.leaves(log_multipliers), strict=True)
+  for (path, constraint), log_multiplier in pairs:
+    shapes = jnp.shape(constraint), jnp.shape(log_multiplier)
+    if shapes[0] != shapes[1]:
+      raise ValueError(
+        f'{name} needs constraints of the shape of their log-multipliers, got '
+        f"{shapes[0]} for {shapes[1]}{at(path)}; take the batch's mean first"
+      )
+
+
 def checked_state(rule: str, state: Any, expected: Any) -> Any:
   """Return a state as arrays; raise ValueError unless it is as expected.
 

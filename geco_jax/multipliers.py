@@ -364,21 +364,7 @@ def _checked(name, transformation) -> optax.GradientTransformation:
       raise ValueError(f'{name}.update{arguments} needs the log-multipliers')
     checks.check_reals(f"{name}.update's constraints", constraints)
     checks.check_reals(f"{name}.update's log-multipliers", params, 'floats')
-    structures = [*map(jax.tree.structure, (constraints, params))]
-    if structures[0] != structures[1]:
-      raise ValueError(
-        f'{name}.update needs a constraint for each log-multiplier, got '
-        f'constraints {structures[0]} and log-multipliers {structures[1]}'
-      )
-    leaves = jax.tree.leaves_with_path(constraints), jax.tree.leaves(params)
-    for (path, constraint), log_multiplier in zip(*leaves, strict=True):
-      shapes = jnp.shape(constraint), jnp.shape(log_multiplier)
-      if shapes[0] != shapes[1]:
-        raise ValueError(
-          f'{name}.update needs constraints of the shape of their '
-          f'log-multipliers, got {shapes[0]} for {shapes[1]}{checks.at(path)}; '
-          "take the batch's mean first"
-        )
+    checks.check_pairs(f'{name}.update', constraints, params)
     constraints, params = jax.tree.map(jnp.asarray, (constraints, params))
     expected = jax.eval_shape(transformation.init, params)
     state = checks.checked_state(name, state, expected)

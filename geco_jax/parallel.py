@@ -1,7 +1,8 @@
-"""Everything that knows which and how many devices and processes there are.
+"""Placement on devices, and communication among devices and processes.
 
-A program is pmapped over all devices of all processes. State and data are
-replicated; a device tells its share of the global batch by `device_index`.
+A program is pmapped over all devices of all processes. In the layout `SHARED`
+state and data are replicated, and a device tells its share of the global batch
+by `device_index`; in `SPREAD` each device trains whole runs.
 """
 
 from collections.abc import Callable, Iterator, Sequence

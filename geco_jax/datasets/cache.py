@@ -49,15 +49,15 @@ def load_or_build(
   An entry that is damaged, or of another format, is built again with a
   warning; a folder that cannot be written to costs a warning and the cache.
 
-  Returns:
-    Arrays by name, not to be written to.
-
   Args:
     folder: where all entries live; made if it is not there.
     label: what a person calls the entry; part of its folder's name.
     key: everything that the arrays depend on, as JSON values.
     build: makes the arrays when there is no sound entry; large ones should
       come from `scratch`.
+
+  Returns:
+    Arrays by name, not to be written to.
   """
   entry = pathlib.Path(folder) / f'{label}-{_digest(key)}'
   if os.path.lexists(entry):

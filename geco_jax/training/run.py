@@ -135,7 +135,7 @@ class Run(abc.ABC):
       seconds: that the steps took.
 
     Returns:
-      The numbers that matter, for people.
+      The text of the progress bar.
 
     Raises:
       UserError: if the loss is not finite.
