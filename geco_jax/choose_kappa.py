@@ -36,7 +36,7 @@ from geco_jax.io.run_folder import create
 _COLUMNS = 12  # Images in a row of the picture.
 
 
-def summary(
+def describe(
   dataset: Dataset, spectrum: Spectrum, kappas: Sequence[float]
 ) -> dict[str, Any]:
   """Describe a data set and each kappa on it.
@@ -73,7 +73,7 @@ def summary(
 
 
 def table(description: Mapping[str, Any]) -> str:
-  """Return the summary as text, a line per kappa."""
+  """Return a description as text, a line per kappa."""
   lines = [
     f'{description["dataset"]}: {description["num_examples"]} training images '
     f'of {description["num_dims"]} numbers; the mean image has RMSE '
@@ -146,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
   dataset = build_dataset(config, cli.DATA_DIR.value)
   create(workdir)  # Fails here, not after minutes.
   spectrum = gaussian_rate.spectrum(dataset)
-  description = summary(dataset, spectrum, kappas)
+  description = describe(dataset, spectrum, kappas)
   print(table(description))
   numbers = os.path.join(workdir, 'choose_kappa.json')
   write_json(numbers, description)

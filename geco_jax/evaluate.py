@@ -18,7 +18,7 @@ from geco_jax.datasets.images import SPLITS
 from geco_jax.evaluation.checkpoints import evaluate
 
 
-def summary(evaluation: Mapping[str, Any]) -> str:
+def table(evaluation: Mapping[str, Any]) -> str:
   """Return the evaluation as a table, a line per split."""
   records = [evaluation, *evaluation['other_splits'].values()]
   lines = [
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     step=flags.FLAGS.step,
     show_progress=flags.FLAGS.progress,
   )
-  print(summary(evaluation))
+  print(table(evaluation))
   if 'train' not in splits:
     print('\nno verdict: constraints are about the train split')
   print(f'\nwrote evaluation.json and pictures to {cli.workdir()}')

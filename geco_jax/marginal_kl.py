@@ -19,7 +19,7 @@ from geco_jax.evaluation.aggregate_posterior import DATA_TILE
 from geco_jax.evaluation.aggregate_posterior import estimate
 
 
-def summary(result: Mapping[str, Any]) -> str:
+def table(result: Mapping[str, Any]) -> str:
   """Return the result as a table."""
   lines = [
     f'{result["num_samples"]} samples, n = {result["num_data"]} examples'
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
     tiles=choose_tiles(flags.FLAGS.sample_tile, flags.FLAGS.data_tile),
     data_dir=cli.DATA_DIR.value,
   )
-  print(summary(result))
+  print(table(result))
   print(f'\nwrote {os.path.join(workdir, "marginal_kl.json")}')
 
 

@@ -28,7 +28,7 @@ _ROWS = {
 }
 
 
-def summary(result: Mapping[str, Any]) -> str:
+def table(result: Mapping[str, Any]) -> str:
   """Return the result as a table."""
   distances, likelihood = result['frechet'], result['importance']
   lines = [
@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
     data_dir=cli.DATA_DIR.value,
     show_progress=values.progress,
   )
-  print(summary(result))
+  print(table(result))
   print(f'\nwrote {os.path.join(workdir, FILE)}')
 
 

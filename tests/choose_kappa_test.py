@@ -36,7 +36,7 @@ def test_channels_that_are_images_stand_side_by_side():
 def test_rate_falls_and_fewer_components_are_kept_as_kappa_grows(make_dataset):
   dataset = make_dataset()
   spectrum = gaussian_rate.spectrum(dataset)
-  summary = choose_kappa.summary(dataset, spectrum, [0.05, 0.1, 0.2, 0.9])
+  summary = choose_kappa.describe(dataset, spectrum, [0.05, 0.1, 0.2, 0.9])
   for name in ('rate_nats', 'components'):
     values = [row[name] for row in summary['kappas']]
     assert values == sorted(values, reverse=True)

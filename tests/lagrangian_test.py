@@ -127,7 +127,7 @@ def test_shapes_that_do_not_fit_are_refused(objective, constraint, shown):
 
 
 def test_different_structures_are_refused():
-  with pytest.raises(ValueError, match="needs a constraint for each log-m.*'re'.*'cla'"):
+  with pytest.raises(ValueError, match="a constraint for each .*'re'.*'cla'"):
     lagrangian(
       jnp.float32(0.0), {'re': jnp.float32(1.0)}, {'cla': jnp.float32(0.0)}
     )

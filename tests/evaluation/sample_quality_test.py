@@ -98,7 +98,7 @@ def test_of_a_run_it_is_written_beside_it(
   assert likelihood['nll_nats'] < -likelihood['elbo_nats']
   bits = likelihood['nll_nats'] / 16 / np.log(2)
   assert likelihood['nll_bits_per_dim'] == pytest.approx(bits)
-  table = command.summary(result)
+  table = command.table(result)
   for number in (
     *(f'{measured[k]:.4f}' for k in ('samples', 'reconstructions', 'train')),
     f'{likelihood["nll_nats"]:.2f} nats',
@@ -159,7 +159,7 @@ def test_conditional_models_are_given_the_test_splits_contexts(
   result = importance_nll(experiment, {}, 0.1, None, 100, 0)
   assert result is None
   measured = {'frechet': distances(experiment, network), 'importance': result}
-  table = command.summary(measured)
+  table = command.table(measured)
   assert 'NLL: none, for q(z|x) depends on a context' in table
 
 

@@ -93,7 +93,7 @@ def test_whoever_prints_a_verdict_prints_the_same_of_one_folder(
   expected = [verdicts.MET, verdicts.VIOLATED, verdicts.INFEASIBLE]
   assert warnings.count('constraint re is infeasible in this run') == 1
   for result, verdict in zip(results, expected, strict=True):
-    train, test = evaluate.summary(result.evaluation).splitlines()[1:]
+    train, test = evaluate.table(result.evaluation).splitlines()[1:]
     assert words(test) == set() and 'C/scale' in test
     (cells,) = sweep_results.table([result])
     for text in (
