@@ -225,13 +225,24 @@ def image_sets(
 
   Args:
     name: left to TFDS, to know or refuse, if no other set has it.
-    data_dir: TFDS data directory.
+    data_dir: TFDS data directory, for those that have such an argument.
   """
-  return {
-    name: functools.partial(sources.tfds_images, name, data_dir=data_dir),
+  functions = {
+    name: functools.partial(sources.tfds_images, name),
     **IMAGE_SETS,
-    'celeb_a': functools.partial(sources.celeb_a, data_dir=data_dir),
   }
+  return {k: _in_data_dir(data_dir, f) for k, f in functions.items()}
+
+
+def _in_data_dir(data_dir, function):
+  """Give a function TFDS's directory, unless it has a default of its own."""
+  parameter = inspect.signature(function).parameters.get('data_dir')
+  if parameter is None:
+    return function
+  has_own = parameter.default not in (None, inspect.Parameter.empty)
+  if data_dir is None and has_own:
+    return function
+  return functools.partial(function, data_dir=data_dir)
 
 
 def composed_sets(data_dir: str | None) -> Mapping[str, Callable[..., Dataset]]:

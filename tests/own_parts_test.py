@@ -26,6 +26,7 @@ from geco_jax.classifiers import pretrained
 from geco_jax.constraints import CONSTRAINTS
 from geco_jax.constraints import Entry
 from geco_jax.constraints import reconstruction_error
+from geco_jax.datasets import sources
 from geco_jax.errors import UserError
 from geco_jax.evaluation import evaluate
 from geco_jax.io import run_folder
@@ -249,6 +250,23 @@ def test_a_name_is_entered_once_by_every_way_and_by_its_own_function_again():
     with pytest.raises(UserError, match='must be a function, got int'):
       MODELS['number'] = 3
   assert 'again' not in CONSTRAINTS
+
+
+def test_a_data_set_with_an_argument_data_dir_gets_that_of_the_command():
+  seen = []
+
+  def own(data_dir='mine'):
+    seen.append(data_dir)
+    return sources.digits()
+
+  def required(data_dir):
+    return own(data_dir)
+
+  with new_process():
+    choices.IMAGE_SETS.update(own=own, required=required)
+    for name, data_dir in (('own', None), ('own', 'x'), ('required', 'y')):
+      choices.image_sets(name, data_dir)[name]()
+  assert seen == ['mine', 'x', 'y']
 
 
 def test_a_folder_that_is_searched_hides_nothing_that_is_found_already():
