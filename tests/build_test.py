@@ -500,3 +500,29 @@ def test_what_a_rule_of_ones_own_is_given_may_be_compiled(monkeypatch):
           keys.append(experiment_key(config))
     assert keys[0] == keys[1]
     assert keys[2] != keys[3]
+
+
+def test_the_largest_seed_and_number_of_examples_are_those_of_32_bits(
+  tiny_config,
+):
+  config = tiny_config()
+  config.seed = 2**32 - 1
+  config.steps_per_dispatch = config.checkpoint_every = 1
+  config.num_steps, config.batch_size = 2**28 - 1, 8
+  check_config(config)
+  config.num_steps = 2**28
+  with pytest.raises(UserError, match=r'stay below 2\*\*31 examples'):
+    check_config(config)
+  config.num_steps, config.seed = 1, 2**32
+  with pytest.raises(UserError, match=r'seed must be in \[0, 2\*\*32\)'):
+    check_config(config)
+
+
+def test_where_images_are_placed_is_a_program_of_its_own():
+  """On a device they are, where a config does not say so."""
+  config = digits_vae.get_config()
+  key = experiment_key(config)
+  for placement, is_same in (('device', True), ('host', False)):
+    with config.dataset.unlocked():
+      config.dataset.placement = placement
+    assert (experiment_key(config) == key) == is_same

@@ -24,6 +24,7 @@ from geco_jax.classifiers.base import Network
 from geco_jax.errors import UserError
 from geco_jax.evaluation.checkpoints import evaluate
 from geco_jax.feed import fixed_examples
+from geco_jax.io import lock
 from geco_jax.training.loop import train
 
 # As many channels as Winograd's form asks for.
@@ -446,3 +447,26 @@ def test_functions_of_images_can_be_transformed(digits_run):
   assert gradient.shape == images.shape and np.any(gradient)
   with pytest.raises(UserError, match='int32'):
     jax.jit(digits_run.encode)(np.zeros((2, 8, 8, 1), np.int32))
+
+
+def test_a_run_is_read_while_another_process_trains_it(workdir_of, tmp_path):
+  """And nothing in its folder changes, whoever reads."""
+  workdir = tmp_path / 'run'
+  shutil.copytree(workdir_of('mlp_vae'), workdir)
+  unfinished = workdir / 'checkpoints' / '40.orbax-checkpoint-tmp'
+  unfinished.mkdir()
+  live = lock.Lock(str(workdir))
+  before = sorted(workdir.rglob('*'))
+  assert geco_jax.load(str(workdir)).step == 20
+  assert sorted(workdir.rglob('*')) == before
+  live.close()
+
+
+def test_each_draw_of_an_elbo_is_another(digits_run):
+  images = np.random.default_rng(0).integers(256, size=(3, 8, 8)).astype('u1')
+  one, both = (
+    digits_run.elbo(images, key=jax.random.key(1), num_draws=num, stddev=0.1)
+    for num in (1, 2)
+  )
+  second = 2 * both - one
+  assert (np.abs(second - one) > 1e-3 * np.abs(one)).all()

@@ -349,3 +349,26 @@ def test_a_path_that_is_none_is_refused(path, message):
 def test_options_out_of_range_are_refused(folder, kwargs, message):
   with pytest.raises(ValueError, match=message):
     image_folder(folder(), **kwargs)
+
+
+def test_a_folder_that_is_read_in_several_ways_is_cached_in_as_many(folder):
+  path = folder(pixels=_GRAY // 128)  # Levels 0 and 1.
+  ways = [
+    ({'white': 1}, 255, (6, 8, 1)),
+    ({'white': 2}, 128, (6, 8, 1)),
+    ({'white': 1, 'channels': 3}, 255, (6, 8, 3)),
+    ({'white': 1, 'channels': 3, 'image_size': 6}, 255, (6, 6, 3)),
+  ]
+  for way, brightest, shape in ways * 2:
+    image, _ = everything(image_folder(path, **way))
+    assert (image.max(), image.shape[1:]) == (brightest, shape)
+
+
+def test_classes_that_are_renamed_to_splits_are_read_anew(folder):
+  path = folder(*(f'{name}/{i}.png' for name in 'ab' for i in range(20)))
+  assert {*everything(image_folder(path))[1]} == {0, 1}
+  for old, new in (('a', 'test'), ('b', 'train')):
+    os.rename(os.path.join(path, old), os.path.join(path, new))
+  splits = image_folder(path).splits
+  assert len(splits['test'].image) == 20
+  assert {*everything(image_folder(path))[1]} == {-1}

@@ -145,3 +145,30 @@ def test_nothing_is_divided_by_255_twice():
   image = jnp.asarray(_LEVELS[..., None])
   with pytest.raises(UserError, match='to decode must be uint8, got float32'):
     decode(decode(image))
+
+
+@pytest.mark.parametrize('num', [1_023, 1_024, 1_025, 2_050])
+def test_any_number_of_images_is_converted_whole(num):
+  levels = np.arange(num * 4).reshape(num, 2, 2) % 256
+  images = pixels.as_uint8('x', levels / 255)
+  np.testing.assert_array_equal(images[..., 0], levels)
+
+
+def test_the_first_images_of_many_may_be_dark():
+  images = np.full((110, 6, 6), 40, np.uint8)
+  images[105] = 200
+  for stored in (images, images / 255):
+    assert pixels.as_uint8('x', stored).max() == 200
+
+
+def test_levels_are_scaled_to_the_nearest():
+  levels = np.arange(101, dtype=np.uint8).reshape(1, 101, 1)
+  taken = pixels.as_uint8('x', levels, white=100).ravel()
+  assert np.abs(taken - 2.55 * levels.ravel()).max() <= 0.5
+
+
+def test_a_split_is_too_dark_beside_one_that_reaches_a_fourth_of_white():
+  dark = np.full((1, 2, 2, 1), 63, np.uint8)
+  pixels.check_same_scale('x', dark, 63)
+  with pytest.raises(UserError, match='x reach 63 of 255 only, .* splits 64'):
+    pixels.check_same_scale('x', dark, 64)

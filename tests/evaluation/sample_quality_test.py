@@ -219,3 +219,16 @@ def test_wrong_numbers_of_images_are_refused(make_dataset, num_images):
   experiment.model = experiment.model._replace(posterior=())
   with pytest.raises(ValueError, match=f'at most 13, .* got {num_images}'):
     importance_nll(experiment, {}, 0.1, num_images, 100, 0)
+
+
+def test_the_likelihood_is_of_the_step_that_was_evaluated(
+  tiny_config, tmp_path, network, build_once
+):
+  """Since sigma is the evaluation's."""
+  config, workdir = tiny_config(), str(tmp_path)
+  kwargs = dict(experiment=build_once(config), show_progress=False)
+  train(config, workdir, **kwargs)
+  evaluate(workdir, ('test',), **kwargs)
+  with pytest.raises(UserError, match='no evaluation of step 10, .*evaluate'):
+    estimate(workdir, network, step=10, **kwargs)
+  assert not (tmp_path / 'sample_quality.json').exists()

@@ -173,3 +173,22 @@ def test_an_infeasible_run_says_whether_its_posterior_has_collapsed(
   (sentence,) = verdicts.infeasibility_sentences({'re': report}, logged)
   assert 'the best RMSE per pixel in its log is 0.271' in sentence
   assert ('collapsed onto the prior (KL 0.02 nats)' in sentence) == collapsed
+
+
+@pytest.mark.parametrize('tolerance', [0.0, 0.02])
+def test_a_constraint_holds_up_to_its_tolerance_and_not_beyond(tolerance):
+  beyond = np.nextafter(tolerance, 1.0)
+  assert verdicts.is_met(tolerance, tolerance)
+  assert not verdicts.is_met(beyond, tolerance)
+  violations = np.array([-1.0, tolerance, beyond, np.nan])
+  answers = verdicts.is_met(violations, tolerance)
+  np.testing.assert_array_equal(answers, [True, True, False, False])
+
+
+def test_a_sentence_on_a_constraint_is_on_no_other_whose_name_begins_alike():
+  report = {'holds': False}  # Earlier versions stored no verdict.
+  evaluation = {'constraints': {'fre': report, 'fre_stats': report}}
+  sentences = ['constraint fre_stats is infeasible in this run: ...']
+  assert verdicts.read(evaluation, 'fre', sentences) == verdicts.VIOLATED
+  other = verdicts.read(evaluation, 'fre_stats', sentences)
+  assert other == verdicts.INFEASIBLE

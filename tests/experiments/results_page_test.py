@@ -501,3 +501,42 @@ def test_figure_7_judges_constrained_slopes_alone():
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
   with pytest.raises(UserError, match='nowhere is no folder'):
     results_page.page(str(tmp_path / 'nowhere'))
+
+
+def test_what_stays_as_it_is_does_not_fall():
+  assert findings.falls([3.0, 2.0, 1.0])
+  for values in ([3.0, 2.0, 2.0], [3.0, 1.0, 2.0]):
+    assert findings.falls(values) is False
+
+
+def test_an_average_kl_far_below_ln_7_is_no_tight_fit():
+  def run(name, average):
+    kl = {'average_kl_nats': average, 'marginal_kl_nats': 0.0}
+    marginal = {'ln_n_nats': 1.9459, **kl}
+    return {'run': f'micro_mnist_nvp_{name}', 'marginal': marginal}
+
+  runs = [run('elbo', 9.0), run('geco_re_0.05', 1.5), run('geco_re_0.5', 0.0)]
+  first, *_ = findings.figure_8({'digits': {'runs': runs}})
+  assert first.what.startswith('digits: average KL at kappa 0.05')
+  assert first.holds is False
+
+
+def test_of_a_sweep_the_largest_violation_is_told_whatever_its_kappa():
+  def row(kappa, violation, kl_nats):
+    report = {'violation': violation, 'holds': violation <= 0.02}
+    evaluation = {'constraints': {'re': report}, 'kl_nats': kl_nats}
+    return {'kappa': kappa, 'infeasible': [], 'evaluation': evaluation}
+
+  rows = [row(0.06, 0.5, 9.0), row(0.08, 0.01, 8.0), row(0.1, -0.1, 7.0)]
+  for content in (rows, rows[1:] + rows[:1]):
+    first, _ = findings.sweep(content)
+    assert (first.ours, first.holds) == ('+50.00%', False)
+
+
+@pytest.mark.parametrize(
+  ('geco_rmse', 'holds'),
+  [(0.0293, False), (0.0295, None), (0.0305, None), (0.0307, False)],
+)
+def test_figure_5_wants_an_rmse_neither_larger_nor_smaller(geco_rmse, holds):
+  first, *_ = findings.figure_5({'mnist': row_of_figure_5(geco_rmse=geco_rmse)})
+  assert first.holds is holds

@@ -13,6 +13,7 @@ from experiments import run_all
 from experiments.shared.planning import Command
 from experiments.shared.planning import Row
 from geco_jax.errors import UserError
+from geco_jax.io import lock
 from geco_jax.sweep.grid import Point
 from tests import cli_test
 from tests.experiments.shared.watched_test import wait_for
@@ -414,3 +415,52 @@ def test_a_signal_reaches_the_run_and_the_same_command_goes_on(tmp_path):
   assert code == 0
   assert '[1 of 2] figure_3: stopped and saved' in err
   assert 'left when the hours were over: figure_3, propositions' in out
+
+
+def test_rows_whose_names_begin_alike_have_their_own_numbers(machine):
+  path = machine.workdir / 'figure_4.json'
+  path.write_text('{"mnist_sum": {"kl": 2}, "mnist_sum, seed 1": {"kl": 3}}')
+  machine.write = lambda _: None  # Nothing has made those of `mnist` yet.
+  session(machine, 4, ROWS[:1])
+  assert not (machine.workdir / 'results' / 'figure_4.json').exists()
+  machine.started.clear()
+  session(machine, 4, ROWS[:1])
+  assert machine.started == ['figure_4 mnist']
+
+
+def test_a_command_that_ends_well_as_it_is_stopped_is_done(machine):
+  start = machine.start
+
+  def end_at_once(*args):
+    return 0, start(*args)[1] or True
+
+  machine.start = end_at_once
+  done = session(machine, 4, ROWS[:1])
+  assert not done.left and not done.failed
+  machine.started.clear()
+  session(machine, 4, ROWS[:1])
+  assert not machine.started
+
+
+def test_a_row_that_ended_between_its_commands_goes_on_with_the_second(machine):
+  session(machine, 1.5)  # Its numbers are there, of the first command alone.
+  assert (machine.workdir / 'arithmetic.json').exists()
+  machine.started.clear()
+  session(machine, 4)
+  assert machine.started == ['arithmetic', 'arithmetic', 'figure_6']
+
+
+def test_a_second_session_in_a_folder_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(run_all, 'Session', None)  # It would write there.
+  monkeypatch.setattr(run_all.cli, 'workdir', lambda: str(tmp_path))
+  monkeypatch.setattr(run_all.plan, 'asked', lambda workdir: (2.0, ROWS))
+  monkeypatch.setattr(
+    run_all.cli, 'DATA_DIR', type('Flag', (), {'value': None})
+  )
+  monkeypatch.setattr(
+    run_all.flags, 'FLAGS', type('Flags', (), {'results': None, 'at_once': 1})
+  )
+  first = lock.Lock(str(tmp_path))
+  with pytest.raises(lock.InUse, match='in use by process'):
+    run_all.main([])
+  first.close()

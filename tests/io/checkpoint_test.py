@@ -509,3 +509,26 @@ def test_a_folder_may_have_any_name(tmp_path, name):
   assert not checkpointer.steps()
   checkpointer.close()
   assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_readers_leave_what_another_process_is_writing(tmp_path):
+  save(tmp_path, {10: 1.0})
+  unfinished = tmp_path / 'checkpoints' / '20.orbax-checkpoint-tmp'
+  (unfinished / 'state').mkdir(parents=True)
+  checkpointer = Checkpointer(tmp_path, read_only=True)
+  assert checkpointer.restore(make_state(0)).step == 10
+  checkpointer.close()
+  assert (unfinished / 'state').is_dir()
+  save(tmp_path, {30: 1.0})  # The next writer removes what killed ones left.
+  assert not unfinished.exists()
+
+
+def test_a_manifest_without_its_seal_is_damage(tmp_path):
+  """Only those of an earlier version, the digest alone, never had one."""
+  save(tmp_path, {10: 1.0, 20: 2.0})
+  path = folder_of(tmp_path, 20) / 'manifest' / 'metadata'
+  content = json.loads(path.read_text())
+  del content['seal']
+  path.write_text(json.dumps(content))
+  assert list(manifest.runs(tmp_path)) == [10]
+  assert restore(tmp_path).step == 10

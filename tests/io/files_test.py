@@ -132,3 +132,23 @@ def test_a_link_to_a_file_is_one(tmp_path):
   logs.MetricsWriter(str(tmp_path), 1).close()
   np.testing.assert_array_equal(logs.read_metrics(str(tmp_path))['step'], [1])
   assert (tmp_path / 'metrics.jsonl').is_symlink()
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+  """Else a power failure could leave an empty file in the place of a whole."""
+  path, calls = tmp_path / 'numbers.json', []
+  fsync, replace = os.fsync, os.replace
+
+  def sync(handle):
+    fsync(handle)
+    calls.append(('synced', os.fstat(handle).st_size))
+
+  def rename(source, target):
+    calls.append(('renamed', os.stat(source).st_size))
+    replace(source, target)
+
+  monkeypatch.setattr(os, 'fsync', sync)
+  monkeypatch.setattr(os, 'replace', rename)
+  files.write_json(path, [1])
+  size = path.stat().st_size
+  assert calls == [('synced', size), ('renamed', size)]

@@ -192,3 +192,19 @@ def test_tensorboard_gets_scalars_pictures_and_hyperparameters(tmp_path):
   writer.close()
   tags = {v.tag for event in events(tmp_path) for v in event.summary.value}
   assert {'loss', 'grid', 'kl', '_hparams_/experiment'} <= tags
+
+
+def test_a_run_that_goes_on_hides_what_tensorboard_has_after_its_step(tmp_path):
+  """TensorBoard drops steps from that of SessionLog.START on, not before."""
+  MetricsWriter(str(tmp_path), 20).close()
+  starts = [e for e in events(tmp_path) if e.HasField('session_log')]
+  assert [event.step for event in starts] == [21]
+
+
+def test_a_line_is_in_the_file_as_soon_as_it_is_written(tmp_path):
+  """A process that is killed loses none of what it logged."""
+  writer = MetricsWriter(str(tmp_path), 0)
+  for step in (10, 20):
+    writer.scalars(step, {'loss': 1.0})
+    assert read_metrics(str(tmp_path))['step'][-1] == step
+  writer.close()

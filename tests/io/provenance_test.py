@@ -83,3 +83,13 @@ def test_a_commit_is_that_of_the_package_s_own_checkout(tmp_path, monkeypatch):
   assert commit() is None  # Whatever checkout is around it.
   (tmp_path / '.git').write_text('damaged')
   assert commit() is None
+
+
+@pytest.mark.parametrize('name', ['LIBTPU_INIT_ARGS', 'NVIDIA_TF32_OVERRIDE'])
+def test_variables_of_devices_that_change_numbers_are_recorded(
+  name, monkeypatch
+):
+  monkeypatch.setenv(name, '0')
+  assert provenance.environment()['variables'][name] == '0'
+  monkeypatch.delenv(name)
+  assert name not in provenance.environment()['variables']

@@ -3,6 +3,7 @@
 import json
 import os
 
+import jax
 from ml_collections.config_dict import ConfigDict
 import numpy as np
 import pytest
@@ -367,3 +368,71 @@ def test_a_file_in_the_place_of_checkpoints_is_no_run_that_is_held(tmp_path):
   """So that it fails where it is trained, and a sweep's others do not."""
   (tmp_path / 'checkpoints').write_text('not a folder')
   assert not run_folder.holds_run(str(tmp_path))
+
+
+def test_a_try_that_was_moved_half_way_is_moved_whole_later(
+  tmp_path, monkeypatch
+):
+  """Its config goes last, so that the rest is never taken for the next's."""
+  run_folder.claim(str(tmp_path), make_config())
+  for name in ('data.json', 'metrics.jsonl', 'run.json'):
+    (tmp_path / name).write_text('{"sessions": []}')
+  rename, renamed = os.rename, []
+
+  def rename_one(source, target):
+    if renamed:
+      raise KeyboardInterrupt
+    renamed.append(source)
+    rename(source, target)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, 'rename', rename_one)
+    with pytest.raises(KeyboardInterrupt):
+      run_folder.claim(str(tmp_path), make_config(seed=1))
+  run_folder.claim(str(tmp_path), make_config(seed=1))
+  assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
+    'config.json'
+  }
+  assert run_folder.read_config(str(tmp_path)).seed == 1
+
+
+def test_of_several_checkpoints_the_latest_knows_the_config(tmp_path):
+  begin(tmp_path)
+  config = make_config(checkpoint_every=5)
+  run_folder.claim(str(tmp_path), config)
+  save(tmp_path, 15)
+  (tmp_path / 'config.json').unlink()
+  assert run_folder.read_config(str(tmp_path)) == config
+
+
+def test_the_file_says_which_data_where_the_checkpoints_do_not(tmp_path):
+  begin(tmp_path)  # Without its file, so that the checkpoint knows nothing.
+  assert manifest.runs(tmp_path)[10]['data'] is None
+  (tmp_path / run_folder.DATA).write_text(json.dumps({'sha256': 64 * 'a'}))
+  run_folder.check_data(str(tmp_path), 'pictures', 64 * 'a')
+  with pytest.raises(UserError, match='was trained on other data'):
+    run_folder.check_data(str(tmp_path), 'pictures', 64 * 'b')
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('jax_enable_x64', True),
+    ('jax_threefry_partitionable', False),
+    ('jax_default_matmul_precision', 'float32'),
+  ],
+)
+def test_every_setting_of_jax_that_changes_numbers_is_recorded(
+  tmp_path, name, value
+):
+  """They change the random stream, or arithmetic."""
+  begin(tmp_path)
+  before = getattr(jax.config, name)
+  assert before != value
+  jax.config.update(name, value)
+  try:
+    with pytest.raises(UserError, match=f'{name}={before}, now it is {value}'):
+      run_folder.claim(str(tmp_path), make_config())
+  finally:
+    jax.config.update(name, before)
+  run_folder.claim(str(tmp_path), make_config())

@@ -10,7 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from geco_jax.base_config import group
 from geco_jax.build import build
+from geco_jax.build import experiment_key
 from geco_jax.errors import Interrupted
 from geco_jax.errors import UserError
 from geco_jax.evaluation.checkpoints import evaluate
@@ -475,3 +477,68 @@ def test_what_no_number_depends_on_may_change_but_not_the_tolerance(
   assert completion.check_same(point, str(tmp_path))
   with pytest.raises(UserError, match='tolerance was 0.02, is 0.1'):
     sweep(tmp_path, {'seed': [0, 1]}, tolerance=0.1)
+
+
+@pytest.mark.parametrize(
+  'swept',
+  [
+    {'constraints.pncc.patch_size': [2, 3]},
+    {'policy': ['float32', 'bfloat16']},
+  ],
+)
+def test_runs_of_other_constraints_or_policies_are_evaluated_by_their_own(
+  swept, tiny_config, make_dataset, monkeypatch
+):
+  """Else the second would be judged by the first one's constraint."""
+  monkeypatch.setattr(local, 'build_dataset', lambda *_: make_dataset())
+  config = tiny_config()
+  with config.unlocked():
+    config.constraints = {'pncc': dict(kappa=0.5, patch_size=2, stride=1)}
+  config.sweep = (swept,)
+  first, other = local.build_experiments(points(config)).values()
+  for programs in (lambda e: split_means(e, likelihood=True), row_programs):
+    assert programs(first) is not programs(other)
+
+
+def test_runs_on_other_options_of_a_data_set_have_its_images(
+  tiny_config, make_dataset, monkeypatch
+):
+  def build_dataset(config, data_dir):
+    del data_dir
+    read.append(config.dataset.kwargs.path)
+    return make_dataset()._replace(name=read[-1])
+
+  read = []
+  monkeypatch.setattr(local, 'build_dataset', build_dataset)
+  config = tiny_config()
+  with config.unlocked():
+    config.dataset = group('npz', path='')
+  config.sweep = ({'dataset.kwargs.path': ['a', 'b']}, {'seed': [0, 1]})
+  grid = points(config)
+  experiments = local.build_experiments(grid)
+  for point in grid:
+    experiment = experiments[experiment_key(point.config)]
+    assert experiment.dataset.name == point.config.dataset.kwargs.path
+  assert read == ['a', 'b']  # Each once.
+
+
+@pytest.mark.parametrize('num_finished', [0, 1])
+def test_runs_that_began_together_go_on_together(
+  num_finished, sweep, tmp_path, monkeypatch
+):
+  """Finished ones keep their places: the rounding depends on how many."""
+  together = []
+
+  def train_together(configs, *, width, **kwargs):
+    del kwargs
+    together.append(([os.path.basename(folder) for folder in configs], width))
+    return dict.fromkeys(configs)
+
+  monkeypatch.setattr(local, 'latest_step', lambda _: 10)  # Half of them.
+  monkeypatch.setattr(
+    completion, 'unfinished', lambda grid, *_: grid[num_finished:]
+  )
+  monkeypatch.setattr(loop, 'train_together', train_together)
+  monkeypatch.setattr(local, 'evaluate', lambda *_, **__: None)
+  assert sweep(tmp_path, {'seed': [0, 1]}, width=2)[1] == []
+  assert together == [(['seed_0', 'seed_1'], 2)]

@@ -505,3 +505,42 @@ def test_folders_in_the_places_of_files_are_set_aside(grid, sweep):
   write_report(grid, str(sweep))
   for name in places:
     assert (sweep / name).is_file() and (sweep / f'{name}.set_aside').is_dir()
+
+
+def test_a_curve_is_made_anew_where_the_kappas_are_others(
+  grid, make_dataset, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(curves, 'build_dataset', lambda *_: make_dataset())
+  curves.curves(grid, str(tmp_path))
+  for point in grid:
+    point.config.constraints.re.kappa *= 2
+  for _ in range(2):
+    (curve,) = curves.curves(grid, str(tmp_path)).values()
+    np.testing.assert_allclose(curve.kappas, [0.2, 0.4, 0.6])
+    monkeypatch.setattr(curves, 'build_dataset', None)  # Is not called again.
+
+
+def test_an_evaluation_of_other_splits_is_not_final(grid, tmp_path):
+  """Such as an experiment or `geco-jax evaluate --split=test` writes."""
+  for point in grid[:3]:
+    write_run(tmp_path / point.name, point)
+  whole, train_alone, test_first = (
+    tmp_path / point.name / 'evaluation.json' for point in grid[:3]
+  )
+  train = json.loads(whole.read_text())
+  test = train['other_splits']['test']
+  write_json(str(train_alone), {**train, 'other_splits': {}})
+  swapped = {**test, 'other_splits': {'train': train, 'test': test}}
+  write_json(str(test_first), swapped)
+  results = sweep_results.read(grid, str(tmp_path))
+  assert [result.point for result in results] == grid[:1]
+  alone = completion.read_evaluation(grid[1], str(tmp_path), ('train',))
+  assert alone is not None
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_steps(grid):
+  rates = np.array([5.0, np.nan, 10.0, 2.5])  # NaN, of a validation.
+  assert grid[0].config.steps_per_dispatch == 5
+  result = sweep_results.Result(grid[0], '', {}, {'steps_per_second': rates})
+  assert sweep_results.seconds(result) == 1.0 + 0.5 + 2.0
+  assert sweep_results.seconds(result._replace(logged={})) == 0.0

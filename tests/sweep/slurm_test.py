@@ -1,10 +1,12 @@
 """Jobs are submitted once, waited for, and explained where they die."""
 
 import os
+import signal
 
 import pytest
 
 from geco_jax.errors import UserError
+from geco_jax.io import lock
 from geco_jax.sweep import completion
 from geco_jax.sweep import local
 from geco_jax.sweep import slurm
@@ -171,3 +173,31 @@ def test_a_missing_cluster_and_unknown_options_are_one_sentence(
   with pytest.raises(UserError, match=message) as refusal:
     slurm.run_jobs(grid, str(tmp_path), cluster, options)
   assert '\n' not in str(refusal.value)
+
+
+def test_a_second_sweep_of_jobs_in_a_folder_is_refused(
+  grid, executor, tmp_path
+):
+  first = lock.Lock(str(tmp_path))
+  with pytest.raises(UserError, match='in use by process'):
+    slurm.run_jobs(grid, str(tmp_path), 'local')
+  first.close()
+  assert not executor.jobs
+
+
+def test_a_terminal_s_ctrl_c_does_not_reach_the_jobs(
+  grid, executor, tmp_path, monkeypatch
+):
+  """Local ones are in its group, and inherit what is ignored."""
+  handlers, submit = [], executor.submit
+
+  def submit_and_look(function):
+    handlers.append(signal.getsignal(signal.SIGINT))
+    return submit(function)
+
+  before = signal.getsignal(signal.SIGINT)
+  monkeypatch.setattr(executor, 'submit', submit_and_look)
+  monkeypatch.setattr(local, 'run_here', lambda *_, **__: None)
+  slurm.run_jobs(grid, str(tmp_path), 'local')
+  assert handlers == [signal.SIG_IGN] * 2
+  assert signal.getsignal(signal.SIGINT) is before

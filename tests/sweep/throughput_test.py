@@ -170,3 +170,55 @@ def test_an_accelerator_takes_whole_dispatches(paced, monkeypatch):
   monkeypatch.setattr(throughput.parallel, 'on_accelerator', lambda: True)
   throughput.speed(EXPERIMENT, [None], seconds=0.1)
   assert paced == [5, 5, 5, 5, 5]
+
+
+def test_all_runs_at_once_stay_all_when_a_sweep_goes_on(monkeypatch, tmp_path):
+  choices = iter([3, 1])
+  monkeypatch.setattr(throughput, 'fastest_width', lambda *_: next(choices))
+  experiment = types.SimpleNamespace(key='{"batch_size": 8}')
+  for _ in range(2):
+    choose = throughput.remembered_width(str(tmp_path))
+    assert choose(experiment, [None] * 3) == 3
+
+
+def test_choices_of_others_are_kept_also_those_made_meanwhile(
+  monkeypatch, tmp_path
+):
+  """Figures that run side by side share a folder."""
+  ours, others, before = (types.SimpleNamespace(key=k) for k in 'abc')
+
+  def width(experiment, points):
+    if experiment is ours:  # While this measures, another process has chosen.
+      throughput.remembered_width(str(tmp_path))(others, points)
+    return {'a': 1, 'b': 2, 'c': 3}[experiment.key]
+
+  monkeypatch.setattr(throughput, 'fastest_width', width)
+  expected = {before.key: 3, ours.key: 1, others.key: 2}
+  for experiment in (before, ours):
+    throughput.remembered_width(str(tmp_path))(experiment, [None] * 3)
+  monkeypatch.setattr(throughput, 'fastest_width', None)  # Is not called again.
+  for experiment in (before, ours, others):
+    choose = throughput.remembered_width(str(tmp_path))
+    assert choose(experiment, [None] * 3) == expected[experiment.key]
+
+
+def test_another_number_of_devices_has_a_choice_of_its_own(
+  monkeypatch, tmp_path
+):
+  experiment = types.SimpleNamespace(key='{"batch_size": 8}')
+  monkeypatch.setattr(
+    throughput, 'fastest_width', lambda *_: throughput.parallel.num_devices()
+  )
+  for num_devices in (1, 2, 1):
+    monkeypatch.setattr(
+      throughput.parallel, 'num_devices', lambda num=num_devices: num
+    )
+    choose = throughput.remembered_width(str(tmp_path))
+    assert choose(experiment, [None] * 3) == num_devices
+
+
+def test_no_runs_at_once_is_no_choice(chosen, caplog):
+  choose_again, path, key = chosen
+  path.write_text(json.dumps({key: 0}))
+  assert choose_again() == 2
+  assert f'{path} is damaged' in caplog.text

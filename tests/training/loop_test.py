@@ -20,6 +20,7 @@ from geco_jax.datasets import ahead
 from geco_jax.errors import UserError
 from geco_jax.evaluation import checkpoints
 from geco_jax.evaluation.restored import restore_state
+from geco_jax.experiment import data_sha256
 from geco_jax.io import manifest
 from geco_jax.io import provenance
 from geco_jax.io import run_folder
@@ -686,3 +687,19 @@ def test_a_run_on_data_that_moved_goes_on_from_any_folder(
       saved.write_text(content.replace(str(before), str(tmp_path)))
     with pytest.raises(UserError, match='was trained on other data'):
       again()
+
+
+def test_a_run_that_begins_anew_records_its_own_data(
+  tiny_config, tmp_path, build_once
+):
+  config, run = tiny_config(), str(tmp_path / 'run')
+  experiment = build_once(config)
+  loop._open(config, run, experiment).close()
+  config.seed = 1
+  second = loop._open(config, run, experiment)
+  second.step = 5
+  second.save(second.state._replace(step=np.int32(5)))
+  second.close()
+  sha256 = data_sha256(experiment)
+  assert manifest.runs(run)[5]['data'] == sha256
+  assert run_folder.recorded_sha256(run) == sha256

@@ -220,3 +220,28 @@ def test_of_a_log_without_it_the_learning_rate_is_the_schedules(
   np.testing.assert_allclose(
     metrics['learning_rate'], 1e-3 * cosine(log['step'] / 20), atol=1e-9
   )
+
+
+def test_five_lines_in_the_last_fifth_decide_and_four_do_not():
+  for num_lines, decides in ((25, True), (20, False)):
+    log = series(100.0)
+    few = {name: values[:num_lines] for name, values in log.items()}
+    assert rest.rested(few) == decides
+
+
+@pytest.mark.parametrize('move', [0.019, 0.021])
+def test_a_log_that_has_lost_its_first_lines_decides_as_the_whole(move):
+  """The first line that is left stands for all the steps up to it."""
+  whole = series(lambda x: 1 + move * (np.maximum(x, 0.8) - 0.9) / 0.2)
+  late = {name: values[60:] for name, values in whole.items()}
+  assert rest.rested(late) == rest.rested(whole) == (move < 0.02)
+
+
+def test_a_run_that_is_not_finished_does_not_rest_whatever_its_log_says(
+  tmp_path, monkeypatch
+):
+  log = series(100.0, rate=np.ones_like)
+  assert rest.rested(log)
+  monkeypatch.setattr(rest, 'read_metrics', lambda _: log)
+  points = rest.points(RUNS, str(tmp_path), None, 100, {}, 400)
+  assert len(points) == 3 * 3 + 1

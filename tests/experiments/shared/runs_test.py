@@ -305,3 +305,27 @@ def test_samples_of_runs_are_measured_by_one_network_in_one_way(
   )
   with pytest.raises(UserError, match='no trained classifier at'):
     runs.with_sample_quality(results, str(tmp_path / 'nowhere'), None)
+
+
+def test_runs_at_kappas_that_are_close_have_folders_of_their_own():
+  kappas = [0.1, 0.105, 0.1051, 0.125]
+  names = {Run('digits', 'geco', {'re': kappa}).name for kappa in kappas}
+  assert len(names) == len(kappas)
+
+
+def test_a_row_replaces_the_one_before_unless_its_runs_are_to_stay(tmp_path):
+  path = str(tmp_path / 'figure.json')
+  earlier, later = ({'preset': None, 'runs': [{'run': x}]} for x in 'ab')
+  runs.save_row(path, 'row', earlier)
+  assert runs.save_row(path, 'row', later) == {'row': later}
+  kept = runs.save_row(path, 'row', earlier, keep=True)
+  assert [record['run'] for record in kept['row']['runs']] == ['b', 'a']
+  assert runs.written(path) == kept
+
+
+@pytest.mark.parametrize('num', [1, 4, 5, 9, 10, 11])
+def test_thinned_values_are_at_equal_distances_up_to_the_last(num):
+  thinned = runs.thinned(np.arange(num), 4)
+  assert 1 <= len(thinned) <= 4
+  assert thinned[-1] == num - 1
+  assert len({*np.diff(thinned)}) <= 1

@@ -106,3 +106,13 @@ def test_it_ends_with_a_parent_that_was_killed(tmp_path):
   parent.kill()
   parent.wait()
   wait_for(lambda: not is_alive(child))
+
+
+def test_a_log_keeps_the_output_of_the_commands_before(tmp_path):
+  log = tmp_path / 'log'
+  for content in ('1', '2'):
+    path = tmp_path / f'{content}.json'
+    path.write_text(content)
+    words = ['json.tool', str(path)]
+    assert watched.run(words, INF, log=str(log)) == (0, False)
+  assert log.read_text() == '1\n2\n'
