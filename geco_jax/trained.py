@@ -202,7 +202,7 @@ class TrainedRun:
       stddev: sigma of p(x|z); None is the evaluation's sigma_opt.
 
     Raises:
-      UserError: if there is no stddev, for want of an evaluation.
+      UserError: if there is no stddev, for want of an evaluation of this step.
     """
     if stddev is None:
       evaluation = self.evaluation
@@ -210,6 +210,12 @@ class TrainedRun:
         raise UserError(
           f'{self.workdir} has no evaluation, whose sigma_opt is the default '
           'of stddev; run geco-jax evaluate, or give one'
+        )
+      if evaluation['step'] != self.step:
+        raise UserError(
+          f'the evaluation in {self.workdir}, whose sigma_opt is the default '
+          f'of stddev, is of step {evaluation["step"]}, this is step '
+          f'{self.step}; give a stddev'
         )
       stddev = evaluation['sigma_opt']
     is_number = isinstance(
@@ -379,6 +385,7 @@ def _functions(model: Model) -> dict[str, Callable]:
 def _checked_evaluation(content: Any) -> Mapping[str, Any]:
   """Return what evaluation.json holds; refuse anything but an evaluation."""
   by_products.check(content, dict, 'the content')
+  by_products.check(content['step'], int, 'step')
   by_products.check(content['sigma_opt'], (int, float), 'sigma_opt')
   if not 0 < content['sigma_opt'] < np.inf:
     raise ValueError(f'sigma_opt is {content["sigma_opt"]}')

@@ -282,6 +282,17 @@ def test_a_damaged_evaluation_is_none(content, digits_run):
     path.unlink()
 
 
+def test_another_step_s_evaluation_gives_no_stddev(digits_run):
+  path = pathlib.Path(digits_run.workdir, 'evaluation.json')
+  path.write_text('{"step": 10, "sigma_opt": 0.1}')
+  try:
+    with pytest.raises(UserError, match='is of step 10, this is step 20; give'):
+      digits_run.elbo(np.zeros((2, 8, 8)))
+    digits_run.elbo(np.zeros((2, 8, 8)), stddev=0.1)
+  finally:
+    path.unlink()
+
+
 @pytest.mark.parametrize('path', [None, 3, ['run'], b'run', 'a\0b'])
 def test_what_is_no_path_is_refused(path):
   config = digits_vae.get_config()

@@ -703,3 +703,29 @@ def test_a_run_that_begins_anew_records_its_own_data(
   sha256 = data_sha256(experiment)
   assert manifest.runs(run)[5]['data'] == sha256
   assert run_folder.recorded_sha256(run) == sha256
+
+
+def test_the_last_step_is_saved_where_no_interval_ends_too(
+  train, tiny_config, tmp_path, build_once
+):
+  config = tiny_config()
+  config.checkpoint_every = 15
+  final = train(config, tmp_path)
+  assert manifest.steps(tmp_path) == [15, 20]
+  saved = restore_state(str(tmp_path), build_once(config))
+  assert_equal_bit_for_bit(saved, final)
+
+
+def test_a_signal_in_the_last_save_is_not_lost(
+  train, tiny_config, tmp_path, monkeypatch
+):
+  """What comes after the run is not begun, though the run is whole."""
+  close = Recorder.close
+
+  def close_and_signal(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    close(self)
+
+  monkeypatch.setattr(Recorder, 'close', close_and_signal)
+  with pytest.raises(loop.Interrupted, match='SIGTERM, saved at step 20'):
+    train(tiny_config(), tmp_path)
