@@ -499,3 +499,37 @@ def test_no_gaussian_source_needs_more_than_the_natural_multiplier():
       eigenvalues, share * eigenvalues.sum()
     )
     assert exact <= natural * (1 + 1e-6)
+
+
+@pytest.mark.parametrize('kappa', [-2e6, 2e6])
+def test_kappas_beyond_a_million_are_refused_on_either_side(kappa):
+  with pytest.raises(ValueError, match='kappa must be within 1e'):
+    CONSTRAINTS['nll'].check_kappa(kappa)
+  CONSTRAINTS['nll'].check_kappa(kappa / 2)
+
+
+def test_an_error_that_rounding_brings_below_zero_is_zero():
+  """A mean that is recovered from C may be -1e-9."""
+  assert reconstruction_error(SHAPE).measure(-1e-9) == 0
+
+
+@pytest.mark.parametrize('name', ['fre_stats', 'pncc'])
+def test_digits_of_64_pixels_are_cut_into_patches_of_half_the_side(name):
+  entry = CONSTRAINTS[name]
+  sides = entry.defaults['patch_size'], entry.digits['patch_size']
+  assert sides[1] == sides[0] / 2
+
+
+def test_a_channel_that_hardly_varies_does_not_outweigh_all_others():
+  """A standard deviation of 1e-12 counts as if it were 1e-6."""
+  own = network(LARGE)
+  batch = digits()
+  output = as_output(batch.image / 2)
+  statistics = []
+  for stddev in (1e-12, 1e-6):
+    dull = own._replace(
+      feature_stddevs={'halved': np.full(1, stddev, np.float32)}
+    )
+    constraint = feature_error(LARGE, network=dull, layer='halved')
+    statistics.append(statistic_of(constraint, batch, output))
+  np.testing.assert_allclose(*statistics, rtol=1e-5)

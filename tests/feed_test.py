@@ -151,3 +151,11 @@ def test_eight_devices_one_run_or_nine_are_the_same_on_the_host():
     check=True,
   )
   assert ended.stdout == b'the same\n'
+
+
+def test_examples_come_again_after_a_period():
+  dataset = dataset_of('plain')
+  images = dataset.splits['test']
+  batches = feed.fixed_batches(dataset, 5, 2)(images, 3, 23, 7)
+  label = np.concatenate([parallel.unreplicate(b)[1].ravel() for b in batches])
+  np.testing.assert_array_equal(label, images.label[np.arange(3, 23) % 7])

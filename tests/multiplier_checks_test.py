@@ -542,3 +542,12 @@ def test_refusals_name_their_own_rule(name):
 def test_integers_are_refused_as_log_multipliers():
   with pytest.raises(ValueError, match='must be floats, got int32'):
     geco(1e-2).init({'re': 0})
+
+
+@pytest.mark.parametrize('value', [0.0, 1000.0])
+def test_the_ends_of_a_step_size_s_range_are_allowed_where_it_is_traced(value):
+  rates = jnp.full(1, value)
+  rule = algorithm_1(lambda count: rates[count], log_multiplier_range=(0, 2e3))
+  log = jnp.float32(0.0)
+  change, _ = jax.jit(rule.update)(jnp.float32(1.0), rule.init(log), log)
+  assert change == value

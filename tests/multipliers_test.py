@@ -601,3 +601,73 @@ def test_what_is_infinite_in_the_states_dtype_is_passed_over():
       log_multiplier = optax.apply_updates(log_multiplier, update)
       assert (log_multiplier == 0) == (value > 1)
   assert 0 < log_multiplier < 0.1
+
+
+@pytest.mark.parametrize('clip', [0.25, 3.0])
+def test_a_clip_scales_all_that_is_linear(clip):
+  """Speed, its bound and what is held back: in units of the clip."""
+  constraints = np.random.default_rng(0).normal(0.0, 1.0, 400)
+  constraints[:60] += 5.0  # They hold back more than the residual's bound.
+  rules = (geco(0.01, error='linear', violation_clip=c) for c in (1.0, clip))
+  with jax.enable_x64(True):
+    unit, scaled = (
+      trajectory(rule, c * constraints)
+      for rule, c in zip(rules, (1.0, clip), strict=True)
+    )
+  np.testing.assert_allclose(scaled, clip * unit, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize('clip', [0.25, 3.0])
+def test_at_its_natural_multiplier_growth_is_half_the_clip(clip):
+  update = geco(0.01, violation_clip=clip, natural_multiplier=20.0)
+  start = jnp.log(jnp.float32(20.0))
+  change, _ = update.update(jnp.float32(1e6), update.init(start), start)
+  np.testing.assert_allclose(change, 0.01 * clip / 2, rtol=1e-4)
+
+
+def test_a_step_size_above_one_leaves_no_average():
+  """1 - step_size would weigh the past negatively: a is the last error."""
+  errors = np.random.default_rng(0).normal(0.0, 0.1, 50)
+  speeds = errors + 4 * np.diff(errors, prepend=errors[0])
+  update = geco(2.5, error='linear', violation_clip=None)
+  np.testing.assert_allclose(
+    trajectory(update, errors), 2.5 * np.cumsum(speeds), atol=1e-4
+  )
+
+
+@pytest.mark.parametrize('make', [shared_geco, scheduled])
+def test_updates_are_counted_without_an_overflow(make):
+  """A negative count would be the start of every schedule once more."""
+  update = make(lambda count: 0.5)
+  last = jnp.int32(2**31 - 1)
+  state = update.init(jnp.float32(0.0))._replace(count=last)
+  _, state = update.update(jnp.float32(0.5), state, jnp.float32(0.0))
+  assert state.count == last
+
+
+def test_algorithm_1_averages_over_a_hundred_steps_unless_told():
+  constraints = np.random.default_rng(0).normal(0.2, 1.0, 300)
+  np.testing.assert_allclose(
+    trajectory(algorithm_1(1e-2), constraints),
+    literal(constraints, 1e-2, 0.99),
+    rtol=1e-4,
+    atol=1e-6,
+  )
+
+
+@pytest.mark.parametrize('decay', [0.5, 0.99])
+def test_damping_counts_steps_whatever_the_step_size(decay):
+  """Over the average's time constant, 1 / (1 - decay), it is a gain of 4."""
+  constraints = np.random.default_rng(0).normal(0.0, 0.1, 50)
+  by_default = trajectory(geco(0.2, decay), constraints)
+  damped = geco(0.2, decay, damping=4 / (1 - decay))
+  by_damping = trajectory(damped, constraints)
+  np.testing.assert_allclose(by_damping, by_default, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('make', [shared_geco, shared_algorithm_1])
+@pytest.mark.parametrize('sign', [-1, 1])
+def test_log_multipliers_stay_within_20_or_what_is_asked(make, sign):
+  for asked, end in (({}, 20.0), ({'log_multiplier_range': (-3, 3)}, 3.0)):
+    logs = trajectory(make(1.0, **asked), np.full(40, sign * 1e3))
+    assert logs[-1] == sign * end

@@ -85,3 +85,33 @@ def test_correlation_of_flat_patches():
 def test_patches_must_fit(size, stride, message):
   with pytest.raises(ValueError, match=message):
     patches.count((6, 9, 3), size, stride)
+
+
+def test_deviations_keep_their_digits_far_from_black():
+  """Squares of 1,000 would round variances of 1/12 off by a half."""
+  x = images((8, 8, 1))
+  (_, expected), (mean, stddev) = (
+    patches.mean_and_stddev(jnp.asarray(y), 4, 4, EPSILON)
+    for y in (x, x + 1_000)
+  )
+  np.testing.assert_allclose(stddev, expected, rtol=2e-3)
+  np.testing.assert_allclose(
+    mean, cut(x + 1_000, 4, 4).mean(axis=(3, 4)), rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize('level', [1.0, 1e3])
+def test_flat_patches_of_any_level_have_finite_statistics(level):
+  """Also where rounding makes variances negative, by more than epsilon."""
+  squares = level * images((8, 8, 1))
+  x = jnp.asarray(squares.repeat(3, axis=1).repeat(3, axis=2))
+
+  @jax.jit
+  @jax.value_and_grad
+  def total(x):
+    _, stddev = patches.mean_and_stddev(x, 3, 3, EPSILON)
+    return stddev.sum() + correlation(x, x[:, ::-1], 3, 3).sum()
+
+  value, gradient = total(x)
+  assert np.isfinite(value)
+  assert np.isfinite(gradient).all()

@@ -1,5 +1,6 @@
 """The training step: one for all objectives, any number of devices."""
 
+import dataclasses
 import functools
 import os
 from unittest import mock
@@ -15,7 +16,10 @@ from geco_jax.base_config import group
 from geco_jax.base_config import OBJECTIVES
 from geco_jax.build import build
 from geco_jax.build import run_inputs
+from geco_jax.choices import COMPOSITIONS
+from geco_jax.datasets import sources
 from geco_jax.distributions import gaussian_nll
+from geco_jax.errors import UserError
 from geco_jax.feed import fixed_examples
 from geco_jax.io import manifest
 from tests import processes
@@ -251,3 +255,128 @@ def test_eight_devices_equal_one(tmp_path):
   assert one.keys() == eight.keys()
   for name, values in one.items():
     np.testing.assert_allclose(values, eight[name], rtol=2e-4, atol=2e-5)
+
+
+def test_every_step_draws_noise_of_its_own(tiny_config, make_dataset):
+  """With equal images and parameters at rest only noise moves the error."""
+  config, dataset = tiny_config(), make_dataset()
+  config.learning_rate.kwargs.init_value = 0.0
+  equal = {
+    name: images._replace(image=images.image[[0] * len(images.image)])
+    for name, images in dataset.splits.items()
+  }
+  _, metrics = take_steps(config, dataset._replace(splits=equal), 6)
+  assert len(np.unique(metrics['mse'])) == 6
+
+
+def test_examples_are_composed_anew_in_every_epoch(tiny_config):
+  dataset = COMPOSITIONS['color_mnist'](sources.digits())
+  experiment = build(tiny_config(), dataset)
+  label = jax.numpy.asarray(dataset.splits['train'].label)
+  positions = np.arange(2 * len(label), dtype=np.int32)
+  chosen = jax.jit(functools.partial(step.examples_at, experiment))(
+    label, np.uint32(0), positions
+  )
+  first, second = (
+    epoch[np.argsort(epoch[:, 0])] for epoch in np.split(np.asarray(chosen), 2)
+  )
+  np.testing.assert_array_equal(first[:, 0], second[:, 0])
+  assert (first[:, 1:] != second[:, 1:]).mean() > 0.99
+
+
+def test_multipliers_are_fed_violations_in_units_of_the_budget(
+  tiny_config, make_dataset
+):
+  """With a single patch pNCC has the scale 1 and the budget 1 - kappa."""
+  config = tiny_config()
+  with config.unlocked():
+    config.constraints = {'pncc': {'kappa': 0.9, 'patch_size': 4}}
+    config.multipliers = group('algorithm_1', step_size=0.01)
+  state, metrics = take_steps(config, make_dataset(), 1)
+  moved = 0.01 * metrics['pncc/violation'][0] / (1 - 0.9)
+  assert state.log_multipliers['pncc'] == pytest.approx(moved, rel=1e-4)
+
+
+def test_violations_are_shown_in_units_of_the_scale(tiny_config, make_dataset):
+  """With a single patch C / scale is kappa less a correlation."""
+  config = tiny_config()
+  with config.unlocked():
+    config.constraints = {'pncc': {'kappa': 0.99, 'patch_size': 4}}
+  _, metrics = take_steps(config, make_dataset(), 5)
+  assert np.abs(0.99 - metrics['pncc/violation']).max() <= 1
+  assert np.ptp(metrics['pncc/violation']) > 0
+
+
+def test_the_kl_of_each_of_several_steps_is_shown(tiny_config, make_dataset):
+  config = tiny_config()
+  with config.unlocked():
+    config.model = group(
+      'conv_draw',
+      num_steps=2,
+      hidden_channels=2,
+      latent_channels=1,
+      kernel_size=1,
+    )
+  _, metrics = take_steps(config, make_dataset(), 1)
+  by_step = metrics['kl_nats_by_step/00'] + metrics['kl_nats_by_step/01']
+  np.testing.assert_allclose(by_step, metrics['kl_nats'], rtol=1e-5)
+  _, metrics = take_steps(tiny_config(), make_dataset(), 1)
+  assert not any('by_step' in name for name in metrics)  # There is one.
+
+
+def test_seeds_see_the_examples_in_orders_of_their_own(
+  tiny_config, make_dataset
+):
+  dataset = make_dataset()
+  label = jax.numpy.asarray(dataset.splits['train'].label)
+  examples = functools.partial(
+    step.examples_at, build(tiny_config(), dataset), label
+  )
+  one, other = (
+    jax.jit(examples)(np.uint32(seed), np.arange(45)) for seed in (0, 1)
+  )
+  np.testing.assert_array_equal(np.sort(one), np.sort(other))
+  assert (one != other).mean() > 0.5
+
+
+def test_seeds_start_at_parameters_of_their_own(tiny_config, make_dataset):
+  config = tiny_config()
+  experiment = build(config, make_dataset())
+  inputs = run_inputs(config, experiment)
+  one, other = (
+    step.init_state(experiment, inputs._replace(seed=seed)).params
+    for seed in (0, 1)
+  )
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    assert np.array_equal(a, b) == (a.ndim == 1)  # Biases are 0.
+
+
+@pytest.mark.parametrize(
+  ('field', 'message'),
+  [
+    ('kl', r'the kl of config.model must be \(6,\), got \(1,\)'),
+    ('reconstruction', r'must be \(6, 4, 4, 1\), got \(1, 4, 4, 1\)'),
+  ],
+)
+def test_outputs_that_would_be_broadcast_are_refused(
+  field, message, tiny_config, make_dataset
+):
+  config = tiny_config()
+  experiment = build(config, make_dataset())
+  inputs = run_inputs(config, experiment)
+  state = step.state_like(experiment)
+  model = experiment.model
+
+  def apply(*args):
+    output = model.apply(*args)
+    return output._replace(**{field: getattr(output, field)[:1]})
+
+  other = dataclasses.replace(experiment, model=model._replace(apply=apply))
+  examples = fixed_examples(experiment.dataset)
+  batch = examples(experiment.dataset.splits['train'], np.arange(6))
+  keys = jax.random.split(jax.random.key(0), 6)
+  with pytest.raises(UserError, match=message):
+    jax.eval_shape(
+      functools.partial(step.loss_and_metrics, other),
+      *(state.params, state.log_multipliers, inputs.kappas, keys, batch),
+    )

@@ -250,3 +250,34 @@ def test_triplets_of_real_mnist_add_up():
   np.testing.assert_array_equal(labels[:, 2], labels[:, :2].sum(axis=1) % 10)
   assert batch.image.shape == (256, 28, 28, 3)
   assert len(np.unique(labels[:, 0])) == 10
+
+
+def test_a_triplets_second_and_third_digit_are_drawn_independently():
+  """Which image of its label the third is says nothing of the second."""
+  codes, _ = batch_of('mnist_triplets', num_examples=64_000)
+  # The base's labels are its images' numbers mod 10: eight of each.
+  pairs = np.zeros((80, 8), int)
+  np.add.at(pairs, (codes[:, 1, 0], codes[:, 2, 0] // 10), 1)
+  assert uniform(pairs)
+
+
+def test_how_far_a_digit_is_turned_says_nothing_of_which_it_is():
+  """Each of 110 digits has ten others: draws modulo both would agree."""
+  sizes = {'train': 110, 'validation': 20, 'test': 20}
+  dataset = compositions.mnist_rotate(coded_base(sizes))
+  label = jnp.asarray(dataset.splits['train'].label)
+  numbers = jnp.arange(64_000)
+  keys = per_example_keys(jax.random.key(0), numbers)
+  chosen = jax.jit(dataset.choose)(label, numbers % 110, keys)
+  first, second, result = np.asarray(chosen).T
+  pairs = np.zeros((110, 11), int)
+  np.add.at(pairs, (second, (result - first) % 11), 1)
+  assert not pairs[:, 0].any()
+  assert uniform(pairs[:, 1:])
+
+
+def test_micro_mnist_never_takes_a_digit_twice():
+  """A base of ten images would show it."""
+  base = coded_base({'train': 10, 'validation': 10, 'test': 10})
+  for images in compositions.micro_mnist(base).splits.values():
+    assert len(np.unique(images.label)) == 7

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from geco_jax.datasets import splits as splits_lib
+from geco_jax.errors import UserError
 
 
 def test_a_fingerprint_changes_with_whatever_changes(make_images, monkeypatch):
@@ -59,3 +60,32 @@ def test_validation_of_a_fixed_size_leaves_half_of_the_training_images(
   order = splits_lib.fixed_permutation(num_images)
   first = splits_lib.take(images, order[: sizes[1]])
   np.testing.assert_array_equal(got['validation'].image, first.image)
+
+
+def test_carved_splits_are_random_parts_of_sorted_images():
+  order = splits_lib.fixed_permutation(10_000)
+  np.testing.assert_array_equal(np.sort(order), np.arange(10_000))
+  # Means of a random tenth are normal with stddev 10,000 / sqrt(12 * 1,000).
+  assert abs(order[:1_000].mean() - 4_999.5) < 4 * 10_000 / np.sqrt(12_000)
+
+
+def test_a_fingerprint_is_of_names_shapes_and_types_too(make_images):
+  """All of these have the same bytes in the same order."""
+  one, other = (make_images(12, (4, 4, 1), seed) for seed in (0, 1))
+  splits = {'test': one, 'train': other}
+  same_bytes = [
+    splits,
+    {'validation': other, 'test': one},
+    {**splits, 'test': one._replace(image=one.image.reshape(12, 2, 8, 1))},
+    {**splits, 'test': one._replace(label=one.label.view(np.uint32))},
+  ]
+  assert len({*map(splits_lib.fingerprint, same_bytes)}) == 4
+
+
+def test_fewer_than_ten_images_have_no_tenth(make_images):
+  with pytest.raises(UserError, match='too few .*9.* so it needs 10 at least'):
+    splits_lib.with_missing_splits('set', {'train': make_images(9, (2, 2, 1))})
+  got = splits_lib.with_missing_splits(
+    'set', {'train': make_images(10, (2, 2, 1))}
+  )
+  assert [len(own.label) for own in got.values()] == [8, 1, 1]

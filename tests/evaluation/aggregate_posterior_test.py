@@ -288,3 +288,51 @@ def test_conditional_models_have_none(tiny_config, make_dataset, tmp_path):
   experiment = build(run_folder.read_config(str(tmp_path)), conditional)
   with pytest.raises(UserError, match='no marginal KL'):
     estimate(str(tmp_path), 20, experiment=experiment, show_progress=False)
+
+
+def test_a_seed_draws_samples_of_its_own():
+  one, other = (run(num_samples=50, seed=seed) for seed in (0, 1))
+  assert one == run(num_samples=50, seed=0)
+  assert one.average_kl != pytest.approx(other.average_kl, rel=1e-3)
+
+
+def test_sums_of_other_tiles_begin_anew(tmp_path, caplog):
+  path = str(tmp_path / 'partial.npz')
+  sums = np.zeros((2, 4), np.float32)
+  files.write_npz(path, {'log_sums': sums, 'start': 5, 'key': 'a'})
+  restored, start = aggregate_posterior._restore(path, 'a', (4, 2))
+  assert start == 0 and restored.shape == (4, 2)
+  assert (restored == -np.inf).all()
+  assert 'is of other tiles: the estimate begins anew' in caplog.text
+
+
+def test_an_estimate_never_goes_on_with_the_sums_of_another(
+  tiny_config, tmp_path, build_once, monkeypatch
+):
+  """Whatever makes its samples, q(z) or its terms is in the sums' key."""
+  config = tiny_config()
+  experiment = build_once(config)
+  train(config, str(tmp_path), experiment=experiment, show_progress=False)
+  keys = []
+
+  def interrupted(*args, resume_key, **kwargs):
+    keys.append(resume_key)
+    raise ValueError('interrupted')
+
+  monkeypatch.setattr(aggregate_posterior, 'marginal_kl', interrupted)
+  changes = (
+    dict(split='test'),
+    dict(step=config.checkpoint_every),
+    dict(seed=1),
+    dict(num_samples=21),
+    dict(num_data=7),
+  )
+  for change in ({}, {}, *changes):
+    with pytest.raises(UserError, match='interrupted'):
+      estimate(
+        str(tmp_path),
+        **{'num_samples': 20, 'experiment': experiment, **change},
+        show_progress=False,
+      )
+  assert keys[0] == keys[1]
+  assert len(set(keys)) == 1 + len(changes)

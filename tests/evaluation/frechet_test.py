@@ -171,3 +171,10 @@ def test_gray_images_and_colored_networks_meet():
 def test_what_a_network_cannot_see_is_refused(own, layer, shape, message):
   with pytest.raises(ValueError, match=message):
     extractor(own, layer, shape)
+
+
+def test_rounding_brings_no_distance_below_zero():
+  rng = np.random.default_rng(0)
+  own = [moments(1e3 * rng.normal(size=(n, 6))) for n in (5, 20, 100)]
+  assert all(distance(m, m) >= 0 for m in own)
+  assert min(distance(m, m) for m in own) == 0

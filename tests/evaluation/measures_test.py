@@ -1,5 +1,6 @@
 """Full-split means against plain NumPy, and what is derived from them."""
 
+import dataclasses
 import functools
 import math
 
@@ -10,7 +11,14 @@ import pytest
 
 from geco_jax import parallel
 from geco_jax import step as steps
+from geco_jax.base_config import group
+from geco_jax.build import build
 from geco_jax.build import run_inputs
+from geco_jax.datasets import compositions
+from geco_jax.datasets import sources
+from geco_jax.datasets.batches import fixed_batch
+from geco_jax.datasets.images import Images
+from geco_jax.datasets.images import ImageSet
 from geco_jax.distributions import quantized_normal_log_prob
 from geco_jax.evaluation import checkpoints
 from geco_jax.evaluation import measures
@@ -211,3 +219,92 @@ def test_sigma_opt_is_the_best_sigma_of_a_gaussian(run):
   best = nll(record['sigma_opt'])
   assert best < nll(record['sigma_opt'] * 1.05)
   assert best < nll(record['sigma_opt'] * 0.95)
+
+
+def test_sums_are_added_up_in_float64(run, monkeypatch):
+  """In float32 ones would be lost beside 2^24."""
+  experiment, _, state = run
+  sums = {'kl_nats': np.array([2.0**24] + 29 * [1.0], np.float32)}
+  calls = [(30, parallel.replicate(sums))]
+  monkeypatch.setattr(
+    measures,
+    '_on_devices',
+    lambda *_: lambda *_: (30, iter(calls)),
+  )
+  experiment.programs.clear()
+  means = measures.split_means(experiment, likelihood=False)
+  total = means(state.params, None)['kl_nats'] * 30
+  experiment.programs.clear()
+  assert total == pytest.approx(2**24 + 29, abs=1e-6)
+
+
+def test_a_record_says_how_often_an_example_was_drawn(run):
+  record = measures.evaluate_state(*run, ['train', 'test'])
+  # 30 draws at least: 45 examples have one each, 13 have three.
+  test = record['other_splits']['test']
+  assert (record['draws_per_example'], test['draws_per_example']) == (1, 3)
+
+
+def test_the_kl_by_step_is_in_the_steps_order(
+  tiny_config, build_once, draw_once
+):
+  config = tiny_config()
+  with config.unlocked():
+    config.model = group(
+      'conv_draw',
+      num_steps=2,
+      hidden_channels=2,
+      latent_channels=1,
+      kernel_size=1,
+    )
+  experiment = build_once(config)
+  inputs = run_inputs(config, experiment)
+  state = jax.tree.map(np.asarray, steps.init_state(experiment, inputs))
+  record = measures.evaluate_state(experiment, inputs, state, ['test'])
+  images = experiment.dataset.splits['test']
+  image = images.image / np.float32(255)
+  keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(0)))(
+    np.arange(len(image))
+  )
+  output = jax.jit(experiment.model.apply)(state.params, keys, image)
+  by_step = np.asarray(output.kl_by_step).mean(axis=0)
+  assert by_step[0] != pytest.approx(by_step[1], rel=0.01)
+  np.testing.assert_allclose(record['kl_nats_by_step'], by_step, rtol=1e-4)
+
+
+def test_sigma_opt_is_the_training_split_s_whatever_is_asked(run):
+  sigmas = [
+    measures.evaluate_state(*run, splits)['sigma_opt']
+    for splits in (['train'], ['test', 'train'], ['test'])
+  ]
+  assert sigmas == [sigmas[0]] * 3
+
+
+def test_all_draws_of_an_example_are_of_one_composition(
+  tiny_config, monkeypatch
+):
+  """The squared error of black is that of the 40 examples, drawn thrice."""
+  monkeypatch.setattr(measures, 'MIN_DRAWS', 120)
+  digits = sources.digits()
+  few = Images(*(x[:40] for x in digits.splits['train']))
+  dataset = compositions.color_mnist(
+    ImageSet('few', dict.fromkeys(digits.splits, few))
+  )
+  experiment = build(tiny_config(), dataset)
+  model = experiment.model
+
+  def black(params, keys, image, context):
+    output = model.apply(params, keys, image, context)
+    return output._replace(reconstruction=jnp.zeros_like(image))
+
+  experiment = dataclasses.replace(
+    experiment, model=model._replace(apply=black), programs={}
+  )
+  state = steps.init_state(experiment, run_inputs(tiny_config(), experiment))
+  images = dataset.splits['train']
+  means = measures.split_means(experiment, likelihood=False)(
+    parallel.replicate(state.params), parallel.replicate(images)
+  )
+  image = np.asarray(fixed_batch(dataset, images, jnp.arange(40)).image)
+  expected = (image**2).sum(axis=(1, 2, 3)).mean()
+  assert means['squared_error'] == pytest.approx(expected, rel=1e-5)

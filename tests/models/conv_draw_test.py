@@ -315,3 +315,14 @@ def test_a_conditional_model_refuses_to_go_without_a_context():
   keys = jax.random.split(jax.random.key(0), 1)
   with pytest.raises(ValueError, match='needs a context, got None'):
     model.init(jax.random.key(0), keys, jnp.zeros((1, *SHAPE)))
+
+
+def test_a_canvas_to_which_nothing_is_written_is_of_the_learned_color():
+  model = conv_draw((8, 4, 3), FLOAT32, **SIZES)
+  keys, image = jax.random.split(jax.random.key(0), 1), jnp.zeros((1, 8, 4, 3))
+  params = jax.jit(model.init)(keys[0], keys, image)
+  color = jnp.array([0.1, 0.5, 0.9])
+  params['~']['initial_canvas'] = color
+  params['write'] = jax.tree.map(jnp.zeros_like, params['write'])
+  canvas = jax.jit(model.apply)(params, keys, image).reconstruction
+  np.testing.assert_array_equal(canvas, np.broadcast_to(color, image.shape))

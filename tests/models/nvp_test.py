@@ -173,3 +173,32 @@ def test_scales_are_bounded():
 def test_wrong_sizes_are_refused(kwargs, message):
   with pytest.raises(ValueError, match=message):
     make(**kwargs)
+
+
+def test_equals_the_textbook_flow():
+  """Couplings of tanh networks that change the halves in turn, in NumPy."""
+  kwargs = dict(num_couplings=3, hidden_sizes=(8, 12), log_scale_bound=0.5)
+  (condition, forward, *_), params = start(5, **kwargs)
+  rng = np.random.default_rng(1)
+  params = jax.tree.map(
+    lambda x: x + 0.5 * rng.standard_normal(x.shape, np.float32), params
+  )
+  own = {name.split('/')[-1]: group for name, group in params.items()}
+
+  def linear(name, x):
+    return x @ own[name]['w'] + own[name].get('b', 0.0)
+
+  x, u = features(64), noise(64, 5)
+  seen = linear('features', x).reshape(64, 3, 8)
+  halves, expected = [u[:, :2], u[:, 2:]], np.zeros(64)
+  for k in range(3):
+    kept, changed = halves[k % 2], halves[1 - k % 2]
+    hidden = np.tanh(linear(f'coupling_{k}_in', kept) + seen[:, k])
+    hidden = np.tanh(linear(f'coupling_{k}_1', hidden))
+    raw, shift = np.split(linear(f'coupling_{k}_out', hidden), 2, axis=1)
+    log_scale = 0.5 * np.tanh(raw / 0.5)
+    halves[1 - k % 2] = changed * np.exp(log_scale) + shift
+    expected += log_scale.sum(axis=1)
+  z, log_determinant = forward(params, None, u, condition(params, None, x))
+  np.testing.assert_allclose(z, np.concatenate(halves, axis=1), atol=1e-4)
+  np.testing.assert_allclose(log_determinant, expected, atol=1e-4)

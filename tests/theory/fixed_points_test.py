@@ -209,3 +209,31 @@ def test_bad_arguments_are_shown(change, shown):
     fixed_points.fixed_points(**arguments)
   with pytest.raises(ValueError, match='got 0 and 2'):
     fixed_points.grid(0, 2)
+
+
+def test_without_a_tolerance_all_steps_are_taken():
+  """Also where psi has come to rest: of one datum, at once."""
+  points = fixed_points.fixed_points(
+    DATA[:1], DATA[:1], [1.0], max_steps=5, tolerance=0.0
+  )
+  assert points.num_steps[0] == 5
+  assert points.last_step[0] == 0
+
+
+def test_the_start_s_noise_goes_both_ways():
+  centers = fixed_points.grid(32).centers
+  noise = fixed_points.initial_psi(centers, 0, 0.3) - centers
+  assert -0.3 <= noise.min() < -0.29 and 0.29 < noise.max() <= 0.3
+  assert abs(noise.mean()) < 4 * 0.3 / np.sqrt(3 * noise.size)
+
+
+def test_a_tile_without_mass_is_refused():
+  prior = np.r_[0.0, np.full(63, 1 / 63)]
+  with pytest.raises(ValueError, match='prior must be > 0 .* got least 0 '):
+    fixed_points.fixed_points(DATA, INITIAL, [0.1], prior)
+
+
+def test_a_prior_that_hardly_misses_one_is_refused():
+  prior = np.full(64, 1.001 / 64)
+  with pytest.raises(ValueError, match='sum to 1, got .* sum 1.001'):
+    fixed_points.fixed_points(DATA, INITIAL, [0.1], prior)

@@ -228,3 +228,27 @@ def test_bad_arguments_are_shown(target):
     lipschitz.pairs_within(TILES, 0.1)
   with pytest.raises(ValueError, match='got 0.0 and 1'):
     lipschitz.dual_ascent(*target, NEAR, 0.0, 1)
+
+
+def test_precisions_add_up_to_the_data_s(target):
+  """Each datum's masses on the tiles sum to 1: sum_a D_a = n / (2 beta)."""
+  _, precision = target
+  np.testing.assert_allclose(precision.sum(), len(DATA) / (2 * BETA), rtol=1e-4)
+
+
+@pytest.mark.parametrize('tiles_per_side', [3, 7, 10, 49])
+def test_a_radius_of_a_side_reaches_the_neighbors(tiles_per_side):
+  """Whatever rounding makes of their distance."""
+  tiles = fixed_points.grid(tiles_per_side, 1)
+  pairs = lipschitz.pairs_within(tiles, tiles.side)
+  np.testing.assert_array_equal(pairs.first, np.arange(tiles_per_side - 1))
+  np.testing.assert_array_equal(pairs.second, pairs.first + 1)
+
+
+def test_by_default_it_stops_at_rest_within_a_twentieth_of_l():
+  initial = fixed_points.initial_psi(TILES.centers, 0)
+  result = lipschitz.lipschitz_fixed_points(DATA, initial, BETA, NEAR, 1.0)
+  assert result.largest_slope == lipschitz.slopes(result.psi, NEAR).max()
+  assert result.largest_slope <= 1.05
+  assert result.num_steps < 400
+  assert result.trajectory is None

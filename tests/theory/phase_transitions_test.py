@@ -152,3 +152,16 @@ def test_count_distinct_counts_groups():
 def test_bad_arguments_are_refused(betas, u):
   with pytest.raises(ValueError, match='betas'):
     phase_transitions.critical_betas(betas, u)
+
+
+@pytest.mark.parametrize(('drop', 'count'), [(0.2, 0), (0.3, 1)])
+def test_a_transition_takes_a_quarter_of_a_dimension_at_least(drop, count):
+  """The drop is at a beta of the grid, so that one step has all of it."""
+  u = BETAS + drop * np.minimum(BETAS[60], BETAS)
+  result = phase_transitions.critical_betas(BETAS, u)
+  np.testing.assert_allclose(result.betas, [BETAS[60]] * count)
+
+
+def test_a_beta_of_zero_is_refused():
+  with pytest.raises(ValueError, match='betas must be > 0 and ascend'):
+    phase_transitions.curvature([0.0, 1.0, 2.0], [0.0, 1.0, 2.0])

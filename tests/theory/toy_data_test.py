@@ -39,3 +39,17 @@ def test_circles_are_round():
 def test_rectangle_has_its_variances():
   data = toy_data.rectangle((1.0, 0.5), 20_000, 0)
   np.testing.assert_allclose(data.var(axis=0), [1 / 12, 1 / 48], rtol=0.03)
+
+
+def test_all_three_circles_are_round():
+  data = toy_data.mixture_of_circles(300, 0)
+  circles = (((-0.22, -0.18), 0.19), ((0.24, -0.2), 0.13), ((0.02, 0.26), 0.16))
+  for number, (center, radius) in enumerate(circles):
+    distances = distance.cdist(data[number::3], [center])
+    np.testing.assert_allclose(distances, radius, atol=0.05)
+    np.testing.assert_allclose(distances.mean(), radius, atol=0.005)
+
+
+def test_clusters_have_their_standard_deviation():
+  data = toy_data.cluster_hierarchy((), 20_000, 0, 0.02)
+  np.testing.assert_allclose(data.std(axis=0), 0.02, rtol=0.03)
