@@ -106,7 +106,7 @@ def geco(
       the number of updates; in [0, 1000]. A schedule's traced value out of
       this range, or NaN, is a step of 0.
     decay: of the moving average a (a low-pass filter), in [0, 1); None is
-      1 - step_size.
+      1 - step_size, or 0 if that is negative.
     error: 'asinh', which compresses large violations as a logarithm does, or
       'linear', e = C, as in Algorithm 1.
     damping: in steps, in [0, 1e6]: how far ahead the average is extrapolated
