@@ -33,6 +33,7 @@ BY_PRODUCTS = (
   'reconstructions_test.png',
   'best.json',
   'data.json',
+  'run.json',
 )
 # Files made from what runs keep beside their numbers: logs, whose lines have no
 # digests, and the device.
