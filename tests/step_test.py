@@ -23,6 +23,7 @@ from geco_jax.errors import UserError
 from geco_jax.feed import fixed_examples
 from geco_jax.io import manifest
 from tests import processes
+from tests.small_networks import two_steps_of_conv_draw
 
 
 def take_steps(config, dataset, num_steps, num_calls=1):
@@ -310,13 +311,7 @@ def test_violations_are_shown_in_units_of_the_scale(tiny_config, make_dataset):
 def test_the_kl_of_each_of_several_steps_is_shown(tiny_config, make_dataset):
   config = tiny_config()
   with config.unlocked():
-    config.model = group(
-      'conv_draw',
-      num_steps=2,
-      hidden_channels=2,
-      latent_channels=1,
-      kernel_size=1,
-    )
+    config.model = two_steps_of_conv_draw()
   _, metrics = take_steps(config, make_dataset(), 1)
   by_step = metrics['kl_nats_by_step/00'] + metrics['kl_nats_by_step/01']
   np.testing.assert_allclose(by_step, metrics['kl_nats'], rtol=1e-5)

@@ -199,8 +199,8 @@ def check_same(workdir: str, config: ConfigDict) -> None:
   """
   config_there = read_config(workdir)
   if _has_saved(workdir):
-    old, new = map(_with_absolute_paths, (config_there, config))
-    _refuse_other(workdir, plain(old), new, _FREE_WITH_RESULTS)
+    new = _with_absolute_paths(config)
+    _refuse_other(workdir, plain(config_there), new, _FREE_WITH_RESULTS)
 
 
 def begins_anew(workdir: str, config: ConfigDict) -> bool:

@@ -2,35 +2,20 @@
 
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from geco_jax.classifiers import pretrained
-from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.errors import UserError
 from geco_jax.io import files
+from tests.small_networks import save_classifier
 
 
 @pytest.fixture(scope='module')
 def arrays(tmp_path_factory):
   """Return what the file of a small classifier holds."""
   folder = tmp_path_factory.mktemp('run')
-  model = {'name': 'cnn', 'kwargs': {'channels': [2], 'hidden_size': 3}}
-  classifier = CLASSIFIERS['cnn'](10, **model['kwargs'])
-  image = jnp.zeros((1, 8, 8, 1))
-  params, state = classifier.init(jax.random.key(0), image)
-  (_, features), _ = classifier.apply(params, state, image, is_training=False)
-  pretrained.save(
-    str(folder),
-    model=model,
-    image_shape=(8, 8, 1),
-    num_classes=10,
-    params=params,
-    state=state,
-    feature_stddevs={k: np.ones(v.shape[-1]) for k, v in features.items()},
-  )
+  save_classifier(folder, side=8, channels=2, seed=0)
   with np.load(folder / 'network.npz') as file:
     return dict(file)
 

@@ -11,7 +11,6 @@ import pytest
 
 from geco_jax import parallel
 from geco_jax import step as steps
-from geco_jax.base_config import group
 from geco_jax.build import build
 from geco_jax.build import run_inputs
 from geco_jax.datasets import compositions
@@ -26,6 +25,7 @@ from geco_jax.evaluation import pictures
 from geco_jax.evaluation import restored
 from geco_jax.io import by_products
 from geco_jax.io import run_folder
+from tests.small_networks import two_steps_of_conv_draw
 
 
 @pytest.fixture
@@ -250,13 +250,7 @@ def test_the_kl_by_step_is_in_the_steps_order(
 ):
   config = tiny_config()
   with config.unlocked():
-    config.model = group(
-      'conv_draw',
-      num_steps=2,
-      hidden_channels=2,
-      latent_channels=1,
-      kernel_size=1,
-    )
+    config.model = two_steps_of_conv_draw()
   experiment = build_once(config)
   inputs = run_inputs(config, experiment)
   state = jax.tree.map(np.asarray, steps.init_state(experiment, inputs))

@@ -10,7 +10,6 @@ import pytest
 
 from geco_jax import sample_quality as command
 from geco_jax.classifiers import pretrained
-from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.datasets import compositions
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
@@ -23,27 +22,14 @@ from geco_jax.evaluation.sample_quality import read
 from geco_jax.evaluation.sample_quality import Sizes
 from geco_jax.models.base import Model
 from geco_jax.training.loop import train
+from tests.small_networks import save_classifier
 
 
 @pytest.fixture(scope='module')
 def network(tmp_path_factory):
   """Return the path of a classifier of 4x4 images, with 3 features."""
-  folder = str(tmp_path_factory.mktemp('classifier'))
-  model = {'name': 'cnn', 'kwargs': {'channels': [4], 'hidden_size': 3}}
-  classifier = CLASSIFIERS['cnn'](10, **model['kwargs'])
-  image = jnp.zeros((1, 4, 4, 1))
-  params, state = classifier.init(jax.random.key(3), image)
-  (_, features), _ = classifier.apply(params, state, image, is_training=False)
-  pretrained.save(
-    folder,
-    model=model,
-    image_shape=(4, 4, 1),
-    num_classes=10,
-    params=params,
-    state=state,
-    feature_stddevs={k: np.ones(v.shape[-1]) for k, v in features.items()},
-  )
-  return folder
+  folder = tmp_path_factory.mktemp('classifier')
+  return save_classifier(folder, side=4, channels=4, seed=3)
 
 
 def experiment_of(dataset, apply=None, sample=None):

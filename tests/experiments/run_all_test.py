@@ -67,6 +67,17 @@ def machine(tmp_path):
   return Machine(tmp_path)
 
 
+def ask(monkeypatch, workdir, at_once):
+  """Give the command flags: two hours for `ROWS`, in a folder."""
+  monkeypatch.setattr(run_all.cli, 'workdir', lambda: str(workdir))
+  monkeypatch.setattr(run_all.plan, 'asked', lambda workdir: (2.0, ROWS))
+  monkeypatch.setattr(
+    run_all.cli, 'DATA_DIR', type('Flag', (), {'value': None})
+  )
+  values = {'results': None, 'at_once': at_once}
+  monkeypatch.setattr(run_all.flags, 'FLAGS', type('Flags', (), values))
+
+
 def session(machine, hours, rows=ROWS, results='results'):
   """Return a session that has run the rows."""
   started = run_all.Session(
@@ -380,14 +391,7 @@ def test_the_exit_code_says_whether_a_row_failed(
       assert rows == ROWS
 
   monkeypatch.setattr(run_all, 'Session', Stub)
-  monkeypatch.setattr(run_all.cli, 'workdir', lambda: str(tmp_path))
-  monkeypatch.setattr(run_all.plan, 'asked', lambda workdir: (2.0, ROWS))
-  monkeypatch.setattr(
-    run_all.cli, 'DATA_DIR', type('Flag', (), {'value': None})
-  )
-  monkeypatch.setattr(
-    run_all.flags, 'FLAGS', type('Flags', (), {'results': None, 'at_once': 4})
-  )
+  ask(monkeypatch, tmp_path, at_once=4)
   monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
   assert run_all.main([]) == code
   assert f'numbers: {tmp_path / "results"}' in capsys.readouterr().out
@@ -452,14 +456,7 @@ def test_a_row_that_ended_between_its_commands_goes_on_with_the_second(machine):
 
 def test_a_second_session_in_a_folder_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(run_all, 'Session', None)  # It would write there.
-  monkeypatch.setattr(run_all.cli, 'workdir', lambda: str(tmp_path))
-  monkeypatch.setattr(run_all.plan, 'asked', lambda workdir: (2.0, ROWS))
-  monkeypatch.setattr(
-    run_all.cli, 'DATA_DIR', type('Flag', (), {'value': None})
-  )
-  monkeypatch.setattr(
-    run_all.flags, 'FLAGS', type('Flags', (), {'results': None, 'at_once': 1})
-  )
+  ask(monkeypatch, tmp_path, at_once=1)
   first = lock.Lock(str(tmp_path))
   with pytest.raises(lock.InUse, match='in use by process'):
     run_all.main([])

@@ -6,8 +6,6 @@ import os
 import shutil
 import types
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -20,8 +18,6 @@ from experiments import figure_11
 from experiments.shared import panels
 from experiments.shared import runs
 from experiments.shared.runs import Run
-from geco_jax.classifiers import pretrained
-from geco_jax.classifiers.networks import CLASSIFIERS
 from geco_jax.errors import UserError
 from geco_jax.evaluation import sample_quality
 from geco_jax.evaluation.checkpoints import evaluate
@@ -29,6 +25,7 @@ from geco_jax.io import files
 from geco_jax.sweep import local
 from geco_jax.sweep import throughput
 from geco_jax.training.loop import train
+from tests.small_networks import save_classifier
 
 FIGURES = (figure_6, figure_9, figure_10, figure_11)
 RUNS = (
@@ -233,26 +230,6 @@ def test_runs_are_trained_once_told_and_drawn(tmp_path, draw_once):
   assert 'sample_quality' not in without
 
 
-def save_network(folder, seed):
-  """Save a classifier of 4x4 images, with 3 features; return its path."""
-  folder.mkdir()
-  model = {'name': 'cnn', 'kwargs': {'channels': [4], 'hidden_size': 3}}
-  classifier = CLASSIFIERS['cnn'](10, **model['kwargs'])
-  image = jnp.zeros((1, 4, 4, 1))
-  params, state = classifier.init(jax.random.key(seed), image)
-  (_, features), _ = classifier.apply(params, state, image, is_training=False)
-  pretrained.save(
-    str(folder),
-    model=model,
-    image_shape=(4, 4, 1),
-    num_classes=10,
-    params=params,
-    state=state,
-    feature_stddevs={k: np.ones(v.shape[-1]) for k, v in features.items()},
-  )
-  return str(folder)
-
-
 def test_samples_of_runs_are_measured_by_one_network_in_one_way(
   tiny_config, build_once, tmp_path
 ):
@@ -268,7 +245,10 @@ def test_samples_of_runs_are_measured_by_one_network_in_one_way(
     )
     for folder in (first, second)
   ]
-  network, other = (save_network(tmp_path / f'{i}', i) for i in (1, 2))
+  network, other = (
+    save_classifier(tmp_path / f'{i}', side=4, channels=4, seed=i)
+    for i in (1, 2)
+  )
 
   def ways(results):
     for result in results:
