@@ -33,6 +33,7 @@ from geco_jax.sweep import completion
 from geco_jax.sweep.grid import Point
 from geco_jax.sweep.grid import points as grid_points
 
+from .results.files import file_name
 from .results.paper import PAPER
 from .shared import planning
 from .shared import runs
@@ -116,7 +117,7 @@ def _below(folder: str, point: Point) -> Point:
 def _row(options, figure, name, own_flags, points, **fields) -> Row:
   """Return the row of a command that trains in the workdir by `runs`."""
   command = Command(f'.{figure}', [*own_flags, *options.shared_flags()])
-  numbers = {f'{figure}.json': f'{figure}.json'}
+  numbers = {f'{figure}.json': file_name(figure, options.sizes.variant)}
   return Row(figure, name, [command], points, **{'numbers': numbers, **fields})
 
 
@@ -131,7 +132,6 @@ def _figure_4(options: Options) -> Iterator[Row]:
   if options.max_steps is not None:
     own_flags.append(f'--max_steps={options.max_steps}')
   figure_4 = _module('figure_4')
-  numbers = {'figure_4.json': figure_4.figure_4_plane.results_file(variant)}
   for name, row in figure_4.ROWS.items():
     short = with_short and figure_4.is_short(row, variant)
     points = figure_4.points(
@@ -142,9 +142,7 @@ def _figure_4(options: Options) -> Iterator[Row]:
       max_steps=options.max_steps,
     )
     flags_ = [f'--only={name}', *own_flags]
-    yield _row(
-      *(options, 'figure_4', name, flags_, points), numbers=numbers, by_row=True
-    )
+    yield _row(options, 'figure_4', name, flags_, points, by_row=True)
 
 
 def _table_2(options: Options) -> Iterator[Row]:

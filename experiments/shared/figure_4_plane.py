@@ -50,11 +50,6 @@ class Point(NamedTuple):
   train_frechet: float | None = None
 
 
-def results_file(preset: str) -> str:
-  """Return the name in results/ of figure_4.json of a preset."""
-  return 'figure_4.json' if preset == 'quick' else f'figure_4_{preset}.json'
-
-
 def points(row: Mapping[str, Any]) -> list[Point]:
   """Return a row's points: ELBO, annealed beta, GECO with kappa ascending."""
   groups: dict[tuple, list] = {}

@@ -104,19 +104,16 @@ def test_results_are_the_files_that_the_page_of_claims_reads():
   }
 
 
+@pytest.mark.parametrize('figure', ['figure_4', 'table_2'])
 @pytest.mark.parametrize(
-  ('preset', 'file'),
-  [
-    ('quick', 'figure_4.json'),
-    ('full', 'figure_4.json'),
-    ('medium', 'figure_4_medium.json'),
-    ('paper', 'figure_4_paper.json'),
-  ],
+  ('preset', 'suffix'),
+  [('quick', ''), ('full', ''), ('medium', '_medium'), ('paper', '_paper')],
 )
-def test_figure_4_has_a_file_of_results_for_each_preset(preset, file):
+def test_presets_have_files_of_results_of_their_own(figure, preset, suffix):
+  file = f'{figure}{suffix}.json'
   claimed = [claim.command for claim in CLAIMS if claim.file == file]
-  for row in rows_of('figure_4', preset):
-    assert row.numbers == {'figure_4.json': file}
+  for row in rows_of(figure, preset):
+    assert row.numbers == {f'{figure}.json': file}
     (preset_flag,) = [
       flag for flag in row.commands[0].flags if flag.startswith('--preset=')
     ]
