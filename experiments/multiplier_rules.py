@@ -324,9 +324,14 @@ def main(argv: Sequence[str]) -> None:
     task_jobs = [*group]
     failed |= train(task_jobs, workdir)
     for job in task_jobs:
-      if job.name not in failed:
+      if job.name in failed:
+        continue
+      try:
         entry = record(job, workdir)
-        content = save(f'{path}.json', entry, values.preset)
+      except UserError as error:  # The others are still recorded.
+        failed[job.name] = str(error)
+        continue
+      content = save(f'{path}.json', entry, values.preset)
   if content:
     print(table(content))
     print(against(content))

@@ -52,7 +52,8 @@ def page(results: str, claims: Sequence[Claim] = CLAIMS) -> str:
     claims: in the page's order.
 
   Raises:
-    UserError: if there is no such folder, or a file in it is damaged.
+    UserError: if there is no such folder, or a file in it is damaged or of
+      another form.
   """
   if not os.path.isdir(results):
     raise UserError(f'--results={results} is no folder')
@@ -63,7 +64,8 @@ def page(results: str, claims: Sequence[Claim] = CLAIMS) -> str:
     if not (claim.optional and contents[claim.file] is None)
   ]
   findings = {
-    claim.title: _findings(claim, contents[claim.file]) for claim in claims
+    claim.title: _findings(results, claim, contents[claim.file])
+    for claim in claims
   }
   sections = [
     '\n'.join(_section(claim, contents[claim.file], findings[claim.title]))
@@ -85,8 +87,18 @@ def _read(results: str, name: str) -> Any:
     ) from error
 
 
-def _findings(claim: Claim, content: Any) -> list[Finding]:
-  return [] if content is None else [*claim.check(content)]
+def _findings(results: str, claim: Claim, content: Any) -> list[Finding]:
+  """Return what a file says of a claim, nothing if it is not there."""
+  if content is None:
+    return []
+  try:
+    return [*claim.check(content)]
+  except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+    path = os.path.join(results, claim.file)
+    raise UserError(
+      f'{path} is not what `{claim.command}` writes: '
+      f'{type(error).__name__}: {error}; copy it there again'
+    ) from error
 
 
 def _overview(claims: Sequence[Claim], findings: dict) -> str:

@@ -347,8 +347,11 @@ def test_command_trains_compares_and_trains_nothing_twice(
   )  # Is not called again.
   assert command(rules=['mdmm']) == content
   (tmp_path / 'runs' / first['run'] / 'metrics.jsonl').unlink()
-  with pytest.raises(UserError, match='has lost its log'):
+  file.unlink()
+  with pytest.raises(UserError, match=f'{first["run"]} failed: .*lost its log'):
     command(rules=['mdmm'])
+  (saved,) = json.loads(file.read_text())['runs']
+  assert saved['run'] == second['run']
 
 
 def test_rules_of_a_task_share_its_model_and_the_programs_that_evaluate_it(

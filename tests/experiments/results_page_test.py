@@ -99,6 +99,24 @@ def test_a_damaged_file_of_results_is_named(tmp_path, content):
     results_page.page(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+  ('name', 'content'),
+  [
+    ('figure_6.json', '{"preset": "medium"}'),
+    ('figure_6.json', '[]'),
+    ('table_2.json', '{"mnist": 1}'),
+    ('table_2.json', '{"celeb_a": {"data": "celeb_a", "steps": 10}}'),
+    ('rate_distortion.json', '{"runs": [{"update": "linear"}]}'),
+  ],
+)
+def test_results_of_another_form_are_named(tmp_path, name, content):
+  path = tmp_path / name
+  path.write_text(content)
+  named = f'{path} is not what `python -m experiments.{name[:-5]} .*` writes: '
+  with pytest.raises(UserError, match=named):
+    results_page.page(str(tmp_path))
+
+
 def test_a_failed_claim_is_said_plainly_with_where_its_numbers_are_from(
   tmp_path,
 ):
