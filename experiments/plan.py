@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 import importlib
 import math
 import os
+import tempfile
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -65,7 +66,7 @@ class Options(NamedTuple):
   """The options of the rows that are asked for."""
 
   preset: str
-  workdir: str  # Empty if there is none yet.
+  workdir: str
   num_steps: int | None = None
   num_seeds: int = 1
   data_dir: str | None = None
@@ -298,6 +299,7 @@ def _multiplier_rules(options: Options) -> Iterator[Row]:
     ]
     own_flags = [
       f'--only={task.name}',
+      f'--preset={options.sizes.rules}',
       f'--num_seeds={options.num_seeds}',
       *options.shared_flags(folder),
     ]
@@ -403,7 +405,7 @@ def asked(workdir: str) -> tuple[float, list[Row]]:
   """Return the hours and the rows that the flags ask for.
 
   Args:
-    workdir: directory of the runs, empty if there is none yet.
+    workdir: directory of the runs.
 
   Raises:
     UserError: if --hours is missing or not finite.
@@ -428,13 +430,14 @@ def asked(workdir: str) -> tuple[float, list[Row]]:
 def main(argv: Sequence[str]) -> None:
   """Measure, and print the plan."""
   del argv
-  workdir = cli.WORKDIR.value or ''
-  hours, listed = asked(workdir)
-  planner = planning.Planner(workdir, cli.DATA_DIR.value)
   costs = []
-  for row in listed:
-    say(f'timing {row.title}')
-    costs.append(planner.cost(row))
+  with tempfile.TemporaryDirectory() as empty:
+    workdir = cli.WORKDIR.value or empty
+    hours, listed = asked(workdir)
+    planner = planning.Planner(workdir, cli.DATA_DIR.value)
+    for row in listed:
+      say(f'timing {row.title}')
+      costs.append(planner.cost(row))
   device = runs.provenance(None)
   print(
     f'{device["device"]}, {device["num_devices"]} devices, '

@@ -150,7 +150,8 @@ class Session:
     """Run a row unless it is done, time is up or its data are missing."""
     if row.title in self._done:
       self._try(row, self._collect)  # The results may be in a new folder.
-      say(f'{place}: {self._outcome(row)} before')
+      before = '' if row.title in self.failed else ' before'
+      say(f'{place}: {self._outcome(row)}{before}')
     elif self._seconds_left() <= 0:
       self.left.append(row.title)
     elif self._is_at_hand(row, place):
@@ -162,7 +163,8 @@ class Session:
     try:
       action(row)
     except UserError as error:  # A damaged file of results, a full disk.
-      self.failed[row.title] = ' '.join(str(error).split())
+      reasons = [self.failed.get(row.title), ' '.join(str(error).split())]
+      self.failed[row.title] = '; '.join(filter(None, reasons))
 
   def _run_row(self, row: Row) -> None:
     """Run a row's commands; copy its numbers into the results."""
@@ -182,6 +184,9 @@ class Session:
         break
     self._collect(row)
     if row.title not in {*self.left, *self.failed}:
+      for source in row.numbers:
+        if self._numbers(row, source) is None:
+          raise UserError(f'it ended well but left no numbers in {source}')
       with lock.taking_turns(self._workdir):
         self._done[row.title] = _commands(row)
         files.write_json(os.path.join(self._workdir, _DONE), self._done)
@@ -275,8 +280,8 @@ def _read_done(workdir: str) -> dict[str, Any]:
 def summary(session: Session, num_rows: int) -> str:
   """Return how the rows ended, as text."""
   lost = {'failed': session.failed, 'left out': session.left_out}
-  num_done = num_rows - len(session.left) - sum(map(len, lost.values()))
-  lines = [f'{num_done} of {num_rows} rows are done']
+  undone = {*session.left, *session.failed, *session.left_out}
+  lines = [f'{num_rows - len(undone)} of {num_rows} rows are done']
   lines += [
     f'{word}: {title}: {reason}'
     for word, rows in lost.items()

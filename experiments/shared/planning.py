@@ -121,6 +121,7 @@ class Planner:
     run's.
     """
     num_steps, compile_seconds, train_seconds = 0, 0.0, 0.0
+    compiled = set()
     try:
       unfinished = [point for point in row.points if self._is_left(point, row)]
       todo = [p for p in unfinished if p.name not in self._planned]
@@ -130,11 +131,13 @@ class Planner:
         num_steps += steps
         train_seconds += steps / speed.steps_per_second
         if (key := experiment_key(point.config)) not in self._compiled:
-          self._compiled.add(key)
-          compile_seconds += speed.compile_seconds
+          if key not in compiled:
+            compile_seconds += speed.compile_seconds
+          compiled.add(key)
     except UserError as error:
       return Cost(row, missing=' '.join(str(error).split()))
     self._planned |= {point.name for point in row.points}
+    self._compiled |= compiled
     return Cost(
       row,
       num_finished=len(row.points) - len(unfinished),

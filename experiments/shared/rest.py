@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 import os
 from typing import Any
 
+from ml_collections.config_dict import ConfigDict
 import numpy as np
 
 from geco_jax.build import run_inputs
+from geco_jax.datasets.batches import MAX_EXAMPLES
 from geco_jax.errors import UserError
 from geco_jax.io.logs import read_metrics
 from geco_jax.sweep.completion import is_finished
@@ -73,14 +75,23 @@ def _slope(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
   return float(np.polyfit(x, y, 1, w=np.sqrt(weight))[0])
 
 
-def lengths(first: int, max_steps: int | None) -> list[int]:
+def lengths(
+  first: int, max_steps: int | None, batch_size: int = 1
+) -> list[int]:
   """Return the numbers of steps that are tried in turn.
 
   Args:
     first: the runs' own number of steps.
     max_steps: the cap; None is 16 times the first. The first is always tried.
+    batch_size: of the runs, which cannot train on 2**31 examples or more.
+
+  Raises:
+    UserError: if the first is no number of steps.
   """
+  if first < 1:
+    raise UserError(f'the number of steps must be >= 1, got {first}')
   cap = MAX_DOUBLING * first if max_steps is None else max_steps
+  cap = min(cap, (MAX_EXAMPLES - 1) // batch_size)
   tried = [first]
   while 2 * tried[-1] <= cap:
     tried.append(2 * tried[-1])
@@ -123,11 +134,11 @@ def train_until_rest(
       'trained until rest, GECO takes as many steps as the ELBO, which must be '
       f'among the objectives, got {", ".join(objectives)}'
     )
-  first = row_runs[0].config(preset, num_steps, changes).num_steps
+  config = row_runs[0].config(preset, num_steps, changes)
   results = {}
 
   def train(some, steps):
-    below = _folder(steps, first)
+    below = _folder(steps, config.num_steps)
     folder = os.path.join(workdir, below) if below else workdir
     trained = runs.train_all(some, folder, preset, steps, data_dir, changes)
     trained = [
@@ -139,7 +150,7 @@ def train_until_rest(
     results.update({result.run.name: result for result in trained})
     return all(result.rested for result in trained)
 
-  _attempt_in_turn(row_runs, first, max_steps, train)
+  _attempt_in_turn(row_runs, config, max_steps, train)
   return [results[run.name] for run in row_runs]
 
 
@@ -155,25 +166,26 @@ def points(
 
   Where finished runs rest, nothing longer is trained.
   """
-  first = row_runs[0].config(preset, num_steps, changes).num_steps
+  config = row_runs[0].config(preset, num_steps, changes)
   listed = []
 
   def add(some, steps):
     named = runs.points_of(some, preset, steps, changes)
+    below = _folder(steps, config.num_steps)
     added = [
-      point._replace(name=os.path.join(_folder(steps, first), name))
+      point._replace(name=os.path.join(below, name))
       for name, point in named.items()
     ]
     listed.extend(added)
     return all(_rests(point, workdir) for point in added)
 
-  _attempt_in_turn(row_runs, first, max_steps, add)
+  _attempt_in_turn(row_runs, config, max_steps, add)
   return listed
 
 
 def _attempt_in_turn(
   all_runs: Sequence[Run],
-  first: int,
+  config: ConfigDict,
   max_steps: int | None,
   attempt: Callable[[Sequence[Run], int], bool],
 ) -> None:
@@ -181,15 +193,16 @@ def _attempt_in_turn(
 
   Args:
     all_runs: of any objectives.
-    first: their own number of steps.
+    config: of the first, with their own number of steps.
     max_steps: see `lengths`.
     attempt: called with runs of an objective and their number of steps; returns
       whether all of them rest, which ends the doubling of a baseline.
   """
-  ended = first
+  ended = config.num_steps
+  tried = lengths(config.num_steps, max_steps, config.batch_size)
   for objective in _BASELINES:
     some = [run for run in all_runs if run.objective == objective]
-    for steps in lengths(first, max_steps) if some else []:
+    for steps in tried if some else []:
       rests = attempt(some, steps)
       if objective == 'elbo':
         ended = steps

@@ -36,7 +36,10 @@ from geco_jax.sweep.completion import final_evaluation
 from geco_jax.sweep.grid import Point
 
 NUM_STEPS = flags.DEFINE_integer(
-  'num_steps', None, "Training steps of each run; else the config's."
+  'num_steps',
+  None,
+  "Training steps of each run; else the config's.",
+  lower_bound=1,
 )
 EVALUATED_SPLITS = ('train',)  # What each run is evaluated on.
 _TITLES = {
@@ -411,10 +414,24 @@ def written(path: str) -> dict[str, Any]:
   """
   try:
     with open(path) as file:
-      return by_products.mapping(json.load(file), object)
+      return _numbers(json.load(file))
   except FileNotFoundError:
     return {}
   except (OSError, ValueError) as error:
     raise UserError(
       f'{path} is damaged: {error}; move it away to begin it anew'
     ) from error
+
+
+def _numbers(content: Any) -> dict[str, Any]:
+  """Return the content of a file of runs, or of rows, if it is one."""
+  content = by_products.mapping(content, object)
+  if 'runs' in content:
+    rows = {'': content}
+  else:
+    rows = by_products.mapping(content, dict)
+  for row in rows.values():
+    for record in row.get('runs', []):
+      if not isinstance(record, dict) or 'run' not in record:
+        raise ValueError(f'a run without a name: {record!r}')
+  return content

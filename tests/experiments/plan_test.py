@@ -1,6 +1,7 @@
 """The plan has every figure, and its runs are those that the commands train."""
 
 import ast
+import collections
 import functools
 import os
 import pkgutil
@@ -9,13 +10,20 @@ import types
 import pytest
 
 import experiments
+from experiments import constraint_table
 from experiments import figure_4
 from experiments import figure_5
+from experiments import figure_8
+from experiments import multiplier_rules
 from experiments import plan
 from experiments import table_2
 from experiments.plan import Options
 from experiments.results.claims import CLAIMS
+from experiments.shared import runs
 from geco_jax import __main__ as commands
+from geco_jax import cli
+from geco_jax import config_files
+from geco_jax.config_tree import without_sweep
 from geco_jax.errors import UserError
 from geco_jax.sweep import local
 from tests import pages
@@ -148,6 +156,27 @@ def planned(row):
   return {f'runs/all/{p.name}': p.config.to_json() for p in row.points}
 
 
+def flags_of(command):
+  """Return the values of a command's flags by name."""
+  pairs = (flag.removeprefix('--').partition('=') for flag in command.flags)
+  return {name: value for name, _, value in pairs}
+
+
+@pytest.fixture
+def give(monkeypatch):
+  """Return (num_steps, data_dir, values) -> None, which gives flags."""
+
+  def give(num_steps, data_dir=None, /, **values):
+    for owner, name, flag in (
+      (plan.flags, 'FLAGS', types.SimpleNamespace(**values)),
+      (runs, 'NUM_STEPS', types.SimpleNamespace(value=num_steps)),
+      (cli, 'DATA_DIR', types.SimpleNamespace(value=data_dir)),
+    ):
+      monkeypatch.setattr(owner, name, flag)
+
+  return give
+
+
 @pytest.mark.parametrize('preset', ['quick', 'full', 'gpu'])
 @pytest.mark.parametrize('name', ['mnist_sum', 'cifar10', 'cifar10_nvp'])
 def test_a_row_of_figure_4_is_what_its_command_trains(name, preset, asked):
@@ -188,6 +217,62 @@ def test_a_row_of_figure_5_knows_kappa_when_the_elbo_has_ended(
   assert second.config.constraints.re.kappa == 0.03142
 
 
+@pytest.mark.parametrize('module', [figure_8, constraint_table])
+def test_a_row_of_a_table_is_what_its_command_trains(
+  module, asked, give, monkeypatch
+):
+  monkeypatch.setattr(cli, 'workdir', lambda: 'runs/all')
+  figure = module.__name__.rpartition('.')[2]
+  for listed in rows_of(figure, 'full', num_steps=300):
+    (command,) = listed.commands
+    give(300, **{'only': [*constraint_table.ROWS], **flags_of(command)})
+    assert planned(listed) == asked(lambda: module.main([]))
+
+
+def test_a_row_of_the_rules_of_multipliers_is_what_its_command_trains(
+  monkeypatch,
+):
+  name = 'digits_re_cla'
+  (listed,) = [x for x in rows_of('multiplier_rules') if x.name == name]
+  no_experiments = collections.defaultdict(type(None))
+  monkeypatch.setattr(local, 'build_experiments', lambda *_: no_experiments)
+  jobs, _ = multiplier_rules.jobs(
+    [multiplier_rules.TASKS[name]], [*multiplier_rules.RULES]
+  )
+  folder = flags_of(listed.commands[0])['workdir']
+  assert planned(listed) == {
+    f'{folder}/{job.name}': job.config.to_json() for job in jobs
+  }
+
+
+@pytest.mark.parametrize(
+  'figure', ['arithmetic', 'conceptual_compression', 'figure_3']
+)
+def test_a_run_of_its_own_is_what_its_command_line_says(figure):
+  (listed,) = rows_of(figure, num_steps=700)
+  (point,) = listed.points
+  values = flags_of(listed.commands[0])
+  config = config_files.load(values['config'])
+  config.update_from_flattened_dict(
+    {
+      name.removeprefix('config.'): ast.literal_eval(value)
+      for name, value in values.items()
+      if name.startswith('config.')
+    }
+  )
+  assert point.config.to_json() == without_sweep(config).to_json()
+  folder = os.path.relpath(values['workdir'], 'runs/all')
+  is_below = figure == 'figure_3'  # Its command trains WORKDIR/run.
+  assert point.name == (os.path.join(folder, 'run') if is_below else folder)
+
+
+def test_the_kappas_of_an_information_plane_are_those_of_its_runs():
+  for listed in rows_of('information_plane'):
+    kappas = flags_of(listed.commands[0])['kappas'].split(',')
+    runs_at = [point.config.constraints.re.kappa for point in listed.points]
+    assert runs_at == [float(kappa) for kappa in kappas]
+
+
 def test_flags_reach_every_command_that_trains():
   for row in all_rows('quick'):
     flags = ' '.join(' '.join(command.flags) for command in row.commands)
@@ -197,6 +282,12 @@ def test_flags_reach_every_command_that_trains():
     row = rows_of(figure, num_seeds=2)[0]
     assert '--num_seeds=2' in row.commands[0].flags
     assert {point.config.seed for point in row.points} == {0, 1}
+
+
+def test_the_folder_of_data_reaches_every_command_that_reads_it():
+  for row in all_rows('quick'):
+    for command in row.commands:
+      assert ('--data_dir=d' in command.flags) == bool(row.points), row.title
 
 
 def test_until_rest_is_planned_up_to_the_cap():
@@ -222,3 +313,13 @@ def test_hours_must_be_a_number(hours, sentence, monkeypatch):
   monkeypatch.setattr(plan.flags, 'FLAGS', values)
   with pytest.raises(UserError, match=sentence):
     plan.asked('')
+
+
+def test_every_flag_of_the_plan_reaches_its_rows(give, monkeypatch):
+  values = {'preset': 'full', 'num_seeds': 3, 'until_rest': True}
+  give(700, 'd', hours=2.0, only=['figure_4'], max_steps=900, **values)
+  monkeypatch.setattr(plan, 'rows', lambda *args: args)
+  expected = Options(
+    workdir='w', num_steps=700, data_dir='d', max_steps=900, **values
+  )
+  assert plan.asked('w') == (2.0, (expected, ['figure_4']))

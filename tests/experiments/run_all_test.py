@@ -251,6 +251,37 @@ def test_of_two_commands_the_second_needs_the_first(machine):
   assert machine.started.count('arithmetic') == 1
 
 
+def test_a_row_is_counted_once_and_all_its_reasons_are_named(machine, capsys):
+  results = machine.workdir / 'results'
+  results.mkdir()
+  (results / 'figure_4.json').write_text('[')
+  machine.codes['figure_4 mnist'] = 2
+  failed = session(machine, hours=4, rows=ROWS[:1])
+  (reason,) = failed.failed.values()
+  assert reason.startswith('exit code 2: python -m experiments.figure_4 ')
+  assert 'figure_4.json is damaged' in reason
+  assert run_all.summary(failed, 1).startswith('0 of 1 rows are done')
+  (machine.workdir / 'figure_4.json').write_text('{"mnist": {"kl": 1}}')
+  stopped = session(machine, hours=0.1, rows=ROWS[:1])
+  assert stopped.left and stopped.failed
+  assert run_all.summary(stopped, 1).startswith('0 of 1 rows are done')
+  # Done before, and now its numbers cannot be copied.
+  (results / 'figure_4.json').unlink()
+  machine.codes.clear()
+  session(machine, hours=4, rows=ROWS[:1])
+  (results / 'figure_4.json').write_text('[')
+  capsys.readouterr()
+  session(machine, hours=4, rows=ROWS[:1])
+  assert 'the others go on before' not in capsys.readouterr().err
+
+
+def test_a_command_that_leaves_no_numbers_has_failed(machine):
+  machine.write = lambda words: None
+  failed = session(machine, hours=4, rows=ROWS[3:])
+  reason = 'it ended well but left no numbers in figure_6.json'
+  assert failed.failed == {'figure_6': reason}
+
+
 def test_damaged_results_are_not_overwritten(machine):
   results = machine.workdir / 'results'
   results.mkdir()
@@ -302,7 +333,7 @@ def crowd(tmp_path, monkeypatch):
 
   def sharing(figure, *runs):
     points = [Point(name, {}, ConfigDict({'num_steps': 1})) for name in runs]
-    return row(figure)._replace(points=points, splits=())
+    return row(figure)._replace(points=points, splits=(), numbers={})
 
   rows = [
     sharing('figure_4', 'elbo', 'geco'),
@@ -395,6 +426,24 @@ def test_the_exit_code_says_whether_a_row_failed(
   monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
   assert run_all.main([]) == code
   assert f'numbers: {tmp_path / "results"}' in capsys.readouterr().out
+
+
+def test_the_exit_code_says_which_signal_stopped_it(tmp_path, monkeypatch):
+  class Stub:
+    failed, left, left_out = {}, [], {}
+    stopped_by = signal.SIGTERM
+
+    def __init__(self, *_):
+      # One row at a time has the whole accelerator's memory.
+      assert 'XLA_PYTHON_CLIENT_MEM_FRACTION' not in os.environ
+
+    def run(self, rows):
+      pass
+
+  monkeypatch.setattr(run_all, 'Session', Stub)
+  ask(monkeypatch, tmp_path, at_once=1)
+  monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
+  assert run_all.main([]) == 143
 
 
 @pytest.mark.slow

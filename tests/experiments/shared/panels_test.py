@@ -1,5 +1,7 @@
 """Panels say what they show, and whether what was asked was met."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -55,3 +57,29 @@ def test_rows_are_labeled_in_the_first_panel_of_each_line():
   ]
   assert shown == [labels, [], [], labels, [], []]
   np.testing.assert_allclose(canvas.axes[0].get_yticks(), [5, 15, 25])
+
+
+def test_each_panel_has_its_own_picture_and_title():
+  images = [np.full((30, 40, 3), 50 * n, np.uint8) for n in range(3)]
+  canvas = panels.draw(images, [*'abc'], ['data'])
+  assert [axes.get_title() for axes in canvas.axes] == [*'abc']
+  for axes, image in zip(canvas.axes, images, strict=True):
+    (shown,) = axes.images
+    np.testing.assert_array_equal(shown.get_array(), image)
+
+
+def test_panels_show_the_test_split_by_the_run_s_parameters(
+  make_dataset, monkeypatch
+):
+  dataset, seen = make_dataset(), []
+
+  def image_rows(experiment, images, num_columns):
+    seen.append(images)
+    return lambda params: np.full((3, num_columns, 8, 8, 1), params)
+
+  monkeypatch.setattr(panels.pictures, 'image_rows', image_rows)
+  experiment = SimpleNamespace(dataset=dataset)
+  result = SimpleNamespace(experiment=experiment, params=lambda: 0.2)
+  picture = panels._picture(result)
+  assert seen == [dataset.splits['test']]
+  assert picture[0, 0].tolist() == [51] * 3

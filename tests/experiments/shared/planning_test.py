@@ -104,6 +104,40 @@ def test_what_is_finished_or_in_a_row_before_is_not_counted(
   assert only.steps == 5  # Its training alone decides.
 
 
+def test_a_row_says_what_its_runs_are_to_be_evaluated_on(
+  point, measured, tmp_path, monkeypatch
+):
+  asked = []
+  monkeypatch.setattr(
+    planning, 'is_finished', lambda p, w, splits: asked.append(splits)
+  )
+  monkeypatch.setattr(planning, 'latest_step', lambda folder: 20)
+  planner, splits = Planner(str(tmp_path)), ('train', 'test')
+  evaluated = planner.cost(row('a', point('x'), splits=splits))
+  assert (evaluated.num_finished, evaluated.steps) == (0, 0)
+  trained = planner.cost(row('b', point('y'), splits=()))
+  assert trained.num_finished == 1  # It is trained to its very last step.
+  assert asked == [splits]
+
+
+def test_a_folder_without_readable_checkpoints_has_taken_no_steps(
+  point, tmp_path
+):
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run' / 'checkpoints').write_text('not a folder')
+  assert planning.steps_taken(point('run'), str(tmp_path)) == 0
+  assert not planning.is_done(point('run'), str(tmp_path), ())
+
+
+def test_a_row_that_is_left_out_compiles_nothing_for_others(
+  point, measured, tmp_path
+):
+  planner = Planner(str(tmp_path))
+  absent = point('two', **{'dataset.name': 'mnist'})
+  assert planner.cost(row('a', point('one'), absent)).missing
+  assert planner.cost(row('b', point('one'))).compile_seconds == 10
+
+
 def test_what_is_not_at_hand_is_named_and_looked_for_once(
   point, measured, tmp_path
 ):

@@ -75,6 +75,25 @@ def test_of_a_constant_rate_it_is_the_last_fifth_of_steps():
     assert rest.rested(constant) == rest.rested(series(kl))
 
 
+def test_the_line_through_values_weighs_steps_by_their_learning():
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(2, 9))
+  weight = rng.uniform(0.1, 3.0, 9)
+  dx, dy = (v - np.average(v, weights=weight) for v in (x, y))
+  slope = (weight * dx * dy).sum() / (weight * dx**2).sum()
+  assert rest._slope(x, y, weight) == pytest.approx(slope)
+
+
+@pytest.mark.parametrize('move', [0.019, 0.021])
+def test_steps_that_learn_nothing_count_for_nothing(move):
+  metrics = series(
+    lambda x: 1 + move * (x - 0.9) / 0.2,
+    rate=lambda x: (x <= 0.99).astype(float),
+  )
+  metrics['kl_nats'][-1] = 1e3
+  assert rest.rested(metrics) == (move < 0.02)
+
+
 def test_a_run_that_converges_rests_sooner_or_later():
   def at(steps):
     return series(
@@ -115,6 +134,12 @@ def test_steps_are_doubled_up_to_the_cap():
   assert rest.lengths(1_000, 4_000) == [1_000, 2_000, 4_000]
   assert rest.lengths(1_000, 7_999) == [1_000, 2_000, 4_000]
   assert rest.lengths(1_000, 500) == [1_000]
+  # What `build` refuses is not tried: 2**31 examples.
+  paper = [2_000_000 * 2**k for k in range(4)]
+  assert rest.lengths(2_000_000, None, 128) == paper
+  assert rest.lengths(2_000_000, 64_000_000, 128) == paper
+  with pytest.raises(UserError, match='steps must be >= 1, got 0'):
+    rest.lengths(0, None)
 
 
 RUNS = [
@@ -220,6 +245,17 @@ def test_of_a_log_without_it_the_learning_rate_is_the_schedules(
   np.testing.assert_allclose(
     metrics['learning_rate'], 1e-3 * cosine(log['step'] / 20), atol=1e-9
   )
+
+
+def test_a_log_without_the_learning_rate_does_not_shorten_the_plan(
+  tmp_path, monkeypatch
+):
+  """Whether such a run rests is known where its schedule is built."""
+  assert rest.rested(series(100.0))
+  monkeypatch.setattr(rest, 'is_finished', lambda *_: True)
+  monkeypatch.setattr(rest, 'read_metrics', lambda _: series(100.0))
+  points = rest.points(RUNS, str(tmp_path), None, 100, {}, 400)
+  assert len(points) == 3 * 3 + 1
 
 
 def test_five_lines_in_the_last_fifth_decide_and_four_do_not():

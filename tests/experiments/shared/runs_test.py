@@ -6,6 +6,7 @@ import os
 import shutil
 import types
 
+from absl import flags
 import numpy as np
 from PIL import Image
 import pytest
@@ -72,6 +73,15 @@ def test_names_and_titles_tell_runs_apart():
 def test_only_another_seed_than_0_stands_in_the_name():
   assert RUNS[0]._replace(seed=3).name == 'digits_vae_elbo_seed_3'
   assert RUNS[0]._replace(seed=3).config().seed == 3
+
+
+def test_seeds_are_counted_from_the_first_that_is_given(monkeypatch):
+  given = types.SimpleNamespace(seed=3, num_seeds=2)
+  monkeypatch.setattr(flags, 'FLAGS', given)
+  seeded = runs.with_seeds(RUNS)
+  assert [(run.objective, run.seed) for run in seeded] == [
+    *(('elbo', 3), ('elbo', 4), ('geco', 3), ('geco', 4))
+  ]
 
 
 def test_changes_are_by_dotted_name_and_steps_come_last():
@@ -167,6 +177,23 @@ def test_damaged_numbers_are_not_overwritten(content, tmp_path):
   with pytest.raises(UserError, match='table.json is damaged.*move it away'):
     runs.save_row(str(path), 'digits', {})
   assert path.read_text() == content
+
+
+@pytest.mark.parametrize(
+  'content',
+  [
+    {'digits': 3},
+    {'digits': {'runs': [3]}},
+    {'digits': {'runs': [{'kl': 1.0}]}},
+    {'preset': 'quick', 'runs': [{'kl': 1.0}]},
+  ],
+)
+def test_numbers_of_another_form_are_damaged(content, tmp_path):
+  path = tmp_path / 'table.json'
+  path.write_text(json.dumps(content))
+  with pytest.raises(UserError, match='table.json is damaged.*move it away'):
+    runs.save_row(str(path), 'digits', {'runs': []}, keep=True)
+  assert json.loads(path.read_text()) == content
 
 
 def test_rows_saved_at_the_same_time_are_all_kept(tmp_path):
@@ -301,6 +328,19 @@ def test_a_row_replaces_the_one_before_unless_its_runs_are_to_stay(tmp_path):
   kept = runs.save_row(path, 'row', earlier, keep=True)
   assert [record['run'] for record in kept['row']['runs']] == ['b', 'a']
   assert runs.written(path) == kept
+
+
+def test_a_kept_run_is_the_latest_of_its_name(tmp_path):
+  path = str(tmp_path / 'figure.json')
+
+  def row(kl, *names):
+    records = [{'run': name, 'kl': kl} for name in names]
+    return {'preset': None, 'runs': records}
+
+  runs.save_row(path, 'row', row(1, 'a', 'b'))
+  runs.save_row(path, 'row', row(2, 'b', 'c'), keep=True)
+  kept = runs.written(path)['row']['runs']
+  assert {record['run']: record['kl'] for record in kept} == dict(a=1, b=2, c=2)
 
 
 @pytest.mark.parametrize('num', [1, 4, 5, 9, 10, 11])
