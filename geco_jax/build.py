@@ -135,7 +135,7 @@ def _check_counts(config):
         f'config.{name} must be a multiple of config.steps_per_dispatch='
         f'{config.steps_per_dispatch}, got {config[name]}'
       )
-  if config.num_steps * config.batch_size >= 2**31:
+  if config.num_steps * config.batch_size >= batches.MAX_EXAMPLES:
     raise UserError(
       'config.num_steps * config.batch_size must stay below 2**31 examples, '
       f'got {config.num_steps} * {config.batch_size}'
@@ -344,7 +344,10 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   """
   schedule = _learning_rate(config, {})
   for step in sorted({0, config.num_steps // 2, config.num_steps - 1}):
-    rate = float(schedule(step))
+    try:
+      rate = float(schedule(step))
+    except Exception as error:  # Some arguments are only checked here.
+      raise UserError(f'config.learning_rate: {error}') from error
     if not 0 <= rate <= _HIGHEST_RATE:  # The arguments' joint effect.
       raise UserError(
         f'config.learning_rate must be in [0, {_HIGHEST_RATE}], is {rate:g} at '

@@ -137,8 +137,8 @@ IMAGE_SETS = Registry(
     'image_folder': image_folder.image_folder,
     'npz': arrays.npz,
   },
-  beside=COMPOSITIONS,
 )
+IMAGE_SETS.share_names_with(COMPOSITIONS)
 OPTIMIZERS = Registry('optimizer', {**_OPTAX_OPTIMIZERS, 'sgdw': _sgdw})
 SCHEDULES = Registry(
   'schedule',

@@ -26,7 +26,7 @@ from geco_jax.io.run_folder import FORMER
 from geco_jax.own_parts import import_all
 
 _NAME = 'config'
-_OVERRIDE = re.compile(rf'--?(?:no)?{_NAME}\.([\w.]+)(?:=(.*)|$)')
+_OVERRIDE = re.compile(rf'--?(?:no)?{_NAME}\.([\w.]+)(?:=(.*)|\Z)', re.DOTALL)
 
 
 def define() -> None:

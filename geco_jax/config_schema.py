@@ -393,6 +393,7 @@ def check_range(where: str, value: Any, interval: str) -> None:
   """
   low, high = map(float, interval[1:-1].split(','))
   for number in value if isinstance(value, (list, tuple)) else [value]:
+    _check_type(where, number, float)
     above = number >= low if interval[0] == '[' else number > low
     below = number <= high if interval[-1] == ']' else number < high
     if not (above and below):

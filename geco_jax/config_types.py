@@ -23,44 +23,65 @@ def kind_of(annotation: Any) -> tuple[Callable[[Any], bool], str]:
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)
   if origin in (typing.Union, types.UnionType):
     return _any_kind(args)
-  if origin is tuple and Ellipsis not in args:
-    accepts, words = kind_of(args[0])
-    return (
-      lambda v: _is_list(v) and len(v) == len(args) and all(map(accepts, v)),
-      f'{len(args)} values, each {words}',
-    )
-  if origin is dict:
-    return is_group, 'a group of values'
-  if _is_list_type(annotation):
+  if origin is typing.Literal:
+    return lambda v: v in args, f'one of {", ".join(map(repr, args))}'
+  if origin is tuple and args and Ellipsis not in args:
+    return _tuple_kind([kind_of(element) for element in args])
+  if origin is not None and not args:  # typing.List, typing.Tuple, ...
+    return kind_of(origin)
+  if _is_subclass(origin, Mapping):
+    return kind_of(dict)
+  if _is_subclass(origin, Sequence):
     accepts, words = kind_of(args[0])
     return (
       lambda v: _is_list(v) and all(map(accepts, v)),
       f'a list of values, each {words}',
     )
-  return _KINDS.get(annotation, (lambda v: True, 'anything'))
+  return _KINDS.get(annotation, _ANYTHING)
 
 
 def _any_kind(annotations):
   """Return the kind of a union."""
-  if Any in annotations:
-    return kind_of(Any)
-  known = [a for a in annotations if a in _KINDS or _is_container_type(a)]
-  if float in known:  # The union of an array has bool and int too.
-    known = [a for a in known if a in (float, types.NoneType)]
-  kinds = [kind_of(a) for a in known]
+  parts = [a for a in annotations if not _is_array_or_function(a)]
+  if float in parts:  # The union of an array has bool and int too.
+    parts = [a for a in parts if a not in (bool, int)]
+  kinds = [kind_of(part) for part in parts]
+  if not kinds or _ANYTHING in kinds:
+    return _ANYTHING
   return (
     lambda v: any(accepts(v) for accepts, _ in kinds),
     ' or '.join(words for _, words in kinds),
   )
 
 
-def _is_container_type(annotation):
-  return _is_list_type(annotation) or typing.get_origin(annotation) is dict
+def _tuple_kind(kinds):
+  """Return the kind of a tuple of elements of kinds."""
+  words = [words for _, words in kinds]
+  each = f', each {words[0]}' if len({*words}) == 1 else f': {", ".join(words)}'
+  return (
+    lambda v: (
+      _is_list(v)
+      and len(v) == len(kinds)
+      and all(
+        accepts(element) for (accepts, _), element in zip(kinds, v, strict=True)
+      )
+    ),
+    f'{len(kinds)} values{each}',
+  )
 
 
-def _is_list_type(annotation):
-  origin = typing.get_origin(annotation)
-  return isinstance(origin, type) and issubclass(origin, Sequence)
+def _is_array_or_function(annotation):
+  """Return whether values are of a kind that does not stand in configs."""
+  origin = typing.get_origin(annotation) or annotation
+  if not isinstance(origin, type):
+    return False
+  return origin in (complex, Callable, type) or (
+    origin.__module__.partition('.')[0] in ('jax', 'jaxlib', 'numpy')
+  )
+
+
+def _is_subclass(origin, parent):
+  return isinstance(origin, type) and issubclass(origin, parent)
 
 
 def _is_list(value):
@@ -80,6 +101,7 @@ def shown(value: Any) -> str:
     return f'a value of type {kind}'
 
 
+_ANYTHING = (lambda v: True), 'anything'
 _KINDS: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
   bool: (lambda v: isinstance(v, bool), 'true or false'),
   int: (
@@ -89,6 +111,10 @@ _KINDS: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
   float: (_is_number, 'a number'),
   str: (lambda v: isinstance(v, str), 'a string'),
   tuple: (_is_list, 'a list'),
+  list: (_is_list, 'a list'),
+  Sequence: (_is_list, 'a list'),
+  dict: (is_group, 'a group of values'),
+  Mapping: (is_group, 'a group of values'),
   types.NoneType: (lambda v: v is None, 'None'),
   None: (lambda v: v is None, 'None'),
 }

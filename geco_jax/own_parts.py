@@ -32,7 +32,6 @@ class Registry(dict[str, _T]):
     kind: str,
     parts: Mapping[str, _T],
     form: type | None = None,
-    beside: Iterable[str] = (),
   ):
     """Enter the package's own parts.
 
@@ -40,10 +39,14 @@ class Registry(dict[str, _T]):
       kind: what people call one of them.
       parts: by name.
       form: the type of a part; None is a function.
-      beside: names that are taken elsewhere.
     """
     super().__init__(parts)
-    self._kind, self._form, self._beside = kind, form, beside
+    self._kind, self._form = kind, form
+    self._neighbor: Mapping[str, Any] = {}
+
+  def share_names_with(self, other: 'Registry[Any]') -> None:
+    """Refuse names of another registry here, and those from here there."""
+    self._neighbor, other._neighbor = other, self
 
   def __setitem__(self, name: str, part: _T) -> None:
     """Enter a part.
@@ -62,7 +65,7 @@ class Registry(dict[str, _T]):
       raise UserError(
         f'{self._kind} {name!r} must be a {form}, got {type(part).__name__}'
       )
-    if name in self._beside or (
+    if name in self._neighbor or (
       name in self and _origin(self[name]) != _origin(part)
     ):
       place = f', {_origin(self[name])}' if name in self else ''
@@ -80,6 +83,12 @@ class Registry(dict[str, _T]):
     """Enter several parts."""
     self.update(parts)
     return self
+
+  def setdefault(self, name: str, part: Any = None) -> _T:
+    """Enter a part unless its name is there; return the one that is."""
+    if name not in self:
+      self[name] = part
+    return self[name]
 
 
 def _origin(part) -> str:
@@ -176,7 +185,8 @@ def _absence(name: str, absent: str) -> str:
     paths = None
     where = f'in {", ".join(_here())} or elsewhere on the path of Python'
   choices = {module.name for module in pkgutil.iter_modules(paths)}
-  for folder in paths or _here():  # Packages may do without an __init__.py.
+  # Packages may do without an __init__.py; what is no package has no folder.
+  for folder in _here() if paths is None else paths:
     if os.path.isdir(folder):
       choices |= {e.name for e in os.scandir(folder) if e.is_dir()}
   close = difflib.get_close_matches(last, choices, n=1, cutoff=0.8)

@@ -42,6 +42,16 @@ def test_an_unknown_name_is_refused_with_the_known_ones(
     config_files.find(name)
 
 
+def test_a_missing_file_is_answered_by_those_beside_it(tmp_path):
+  for name in ('mine.py', 'other.py', 'notes.txt'):
+    (tmp_path / name).write_text('')
+  with pytest.raises(UserError) as caught:
+    config_files.find(f'{tmp_path}/mime.py')
+  assert str(caught.value).endswith(
+    f'in {tmp_path} there are mine.py, other.py (did you mean mine.py?)'
+  )
+
+
 def test_a_config_is_that_of_its_module_and_variant():
   for name, variant in [('digits_vae', 'elbo'), ('mnist_vae', 'geco,conv')]:
     module = importlib.import_module(f'configs.{name}')

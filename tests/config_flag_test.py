@@ -3,8 +3,11 @@
 from itertools import product
 import os
 
+from ml_collections.config_dict import ConfigDict
+from ml_collections.config_dict import FrozenConfigDict
 import pytest
 
+from geco_jax import config_flag
 from tests import processes
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -174,3 +177,23 @@ def test_what_is_wrong_is_one_line_and_no_folder(
   assert text.startswith('error: ') and text.count('\n') == 1
   assert answer in text
   assert not workdir.exists()
+
+
+def test_a_file_may_freeze_its_config_and_hold_a_dataclass(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    'from __future__ import annotations\n'
+    'import dataclasses\n'
+    'from ml_collections.config_dict import FrozenConfigDict\n'
+    '@dataclasses.dataclass\n'
+    'class Size:\n'
+    '  number: int = 3\n'
+    'def get_config():\n'
+    "  dataset = {'name': 'digits', 'kwargs': {}}\n"
+    "  return FrozenConfigDict({'n': Size().number, 'dataset': dataset})\n"
+  )
+  config = config_flag._load('mine.py', str(path), [])
+  assert isinstance(config, ConfigDict)
+  assert not isinstance(config, FrozenConfigDict)
+  assert config.is_locked and config.n == 3
+  assert config.dataset.placement == 'device'  # Can be overridden.

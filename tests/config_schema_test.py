@@ -1,6 +1,9 @@
 """The form of a config: what is wrong is named in a sentence."""
 
+from collections.abc import Callable, Mapping, Sequence
 import copy
+import typing
+from typing import Any, Literal
 
 import jax
 from ml_collections.config_dict import ConfigDict
@@ -10,8 +13,11 @@ import pytest
 
 from geco_jax import base_config
 from geco_jax import choices
+from geco_jax import config_schema
+from geco_jax import config_types
 from geco_jax.build import check_classifier_config
 from geco_jax.build import check_config
+from geco_jax.config_tree import flatten
 from geco_jax.config_tree import without_sweep
 from geco_jax.errors import UserError
 
@@ -234,6 +240,64 @@ def test_a_wrong_form_is_answered_by_its_name(
   assert message in refusal(with_value(tiny_config(), name, value))
 
 
+def test_integers_are_bounded_below_too(tiny_config):
+  message = refusal(with_value(tiny_config(), 'seed', -(2**40)))
+  assert message == 'config.seed must be within 2**32, got one of 41 bits'
+
+
+def test_a_number_without_text_is_shown_by_its_type(tiny_config):
+  message = refusal(with_value(tiny_config(), 'policy', 10**5_000))
+  assert message == 'config.policy must be a string, got a value of type int'
+
+
+@pytest.mark.parametrize(
+  ('interval', 'inside', 'outside'),
+  [
+    ('[0, 1)', (0, 0.5), (-1e-9, 1, 2)),
+    ('(0, 1]', (1e-9, 1), (0, 1.1)),
+    ('[1, inf)', (1, 1e30), (0, float('inf'))),
+    ('[0, 1]', (0, 1, (0, 1)), ((0.5, 2), [-1, 1])),
+  ],
+)
+def test_an_interval_has_the_ends_that_it_is_written_with(
+  interval, inside, outside
+):
+  for value in inside:
+    config_schema.check_range('x', value, interval)
+  for value in outside:
+    with pytest.raises(UserError, match='x must be in'):
+      config_schema.check_range('x', value, interval)
+
+
+@pytest.mark.parametrize(
+  ('group', 'name', 'kwargs'),
+  [
+    ('optimizer', 'adam', {'eps_root': -1.0}),
+    ('optimizer', 'adan', {'b3': 1.0}),
+    (
+      *('learning_rate', 'cosine_onecycle_schedule'),
+      {'pct_start': 1.5, 'transition_steps': 10, 'peak_value': 1.0},
+    ),
+    (
+      *('learning_rate', 'polynomial_schedule'),
+      {'power': 0.0, **RATES['linear']},
+    ),
+    ('multipliers', 'fixed', {'beta': 1e10}),
+    (
+      *('multipliers', 'annealed_beta'),
+      {'initial_beta': 1e10, 'final_beta': 1.0, 'transition_steps': 1},
+    ),
+    ('model', 'vae_nvp', {'log_scale_bound': 81.0}),
+  ],
+)
+def test_what_no_constructor_checks_has_a_range(
+  group, name, kwargs, tiny_config
+):
+  changed = base_config.group(name, **kwargs)
+  message = refusal(with_value(tiny_config(), group, changed))
+  assert message.startswith(f'config.{group}.kwargs.{[*kwargs][0]} must be in')
+
+
 @pytest.mark.parametrize('rate', RATES)
 def test_no_schedule_takes_a_rate_below_zero_or_no_steps(tiny_config, rate):
   config = with_value(
@@ -326,6 +390,58 @@ def test_optional_values_and_integers_for_numbers_are_taken(tiny_config):
   ):
     check_config(with_value(config, name, value))
   check_config(without_sweep(config))
+
+
+@pytest.mark.parametrize(
+  ('annotation', 'fits', 'unfit'),
+  [
+    (dict[str, int], {}, 3),
+    (dict[str, int] | None, None, [1]),
+    (float | np.ndarray | bool | None, 3, True),
+    (list[int] | None, [1, 2], [1.5]),
+    (tuple[int, ...], (1, 2, 3), (1, 'x')),
+    (tuple[int, str], (1, 'b'), ('b', 1)),
+    (tuple[int, int], [1, 2], [1, 2, 3]),
+    (list | None, [16], 16),
+    (float | str, 'auto', None),
+    (dict | None, {'a': 1}, 3),
+    (Mapping[str, float] | None, {'a': 1.0}, 3),
+    (Sequence, (1, 'x'), 'x'),
+    (typing.Sequence, (1, 'x'), 'x'),
+    (list, [1], 1),
+    (tuple, [1], 1),
+    (Literal['a', 'b'] | None, 'a', 'c'),
+    (str | type[Any] | np.dtype, 'float32', 3),
+    (Callable[[int], int] | None, None, 3),
+  ],
+)
+def test_an_annotation_says_which_values_fit(annotation, fits, unfit):
+  accepts, _ = config_types.kind_of(annotation)
+  assert accepts(fits) and not accepts(unfit)
+
+
+def test_arguments_that_are_passed_on_are_listed_once():
+  def target(rate, *, decay=0.1, mask: bool = True):
+    return rate, decay, mask
+
+  @config_schema.passes_to(target, filled_in=('mask',))
+  def function(rate, decay: float = 0.5, **kwargs):
+    return target(rate, decay=decay, **kwargs)
+
+  known = config_schema.parameters(function, 1)
+  assert [*known] == ['decay']
+  assert known['decay'].default == 0.5
+
+
+def test_a_group_that_is_empty_is_a_leaf():
+  config = ConfigDict({'a': {'b': 1, 'c': {}}, 'd': (2,)})
+  assert flatten(config) == {'a.b': 1, 'a.c': {}, 'd': [2]}
+
+
+def test_the_config_of_a_single_run_is_a_copy(tiny_config):
+  config = tiny_config()
+  assert 'sweep' not in without_sweep(config)
+  assert config.sweep == tiny_config().sweep
 
 
 @pytest.mark.parametrize('config', [3, None, 'x', [1]])

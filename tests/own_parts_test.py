@@ -163,6 +163,10 @@ FAILURES = {
     (('my_partz.raises',), r"no module 'my_partz'.*did you mean my_parts\?"),
     (('my_parts.raise',), r'in my_parts \(.*did you mean my_parts.raises\?'),
     (('my_file.inner',), "no module 'my_file.inner' in my_file .which is no p"),
+    (
+      ('my_file.inner',),
+      r'which is no package\); start',  # No folder beside it is meant.
+    ),
     (('absent',), "no module 'absent' in .*start the command in.*PYTHONPATH"),
     (('my_parts/raises.py',), r'did you mean my_parts.raises\?'),
     (('my_file.py',), r"got 'my_file.py' \(did you mean my_file\?"),
@@ -238,6 +242,7 @@ def test_a_name_is_entered_once_by_every_way_and_by_its_own_function_again():
       lambda: MODELS.update(mlp_vae=again),
       lambda: choices.OPTIMIZERS.update(lion=again),
       lambda: choices.IMAGE_SETS.update(color_mnist=again),
+      lambda: choices.COMPOSITIONS.update(digits=again),
     ):
       with pytest.raises(UserError, match='is there already'):
         enter()
@@ -247,8 +252,10 @@ def test_a_name_is_entered_once_by_every_way_and_by_its_own_function_again():
     for name in ('a+b', 'a.b', '', 3):
       with pytest.raises(UserError, match='letters, digits'):
         MODELS[name] = again
-    with pytest.raises(UserError, match='must be a function, got int'):
-      MODELS['number'] = 3
+    for enter in (MODELS.__setitem__, MODELS.setdefault):
+      with pytest.raises(UserError, match='must be a function, got int'):
+        enter('number', 3)
+    assert MODELS.setdefault('mlp_vae', 3) is MODELS['mlp_vae']
   assert 'again' not in CONSTRAINTS
 
 
@@ -351,6 +358,17 @@ def test_every_optimizer_takes_a_schedule_and_moves(name, tiny_config):
   build_optimizer(config)
 
 
+def test_sgdw_adds_the_decay_to_what_momentum_sums_up():
+  optimizer = choices.OPTIMIZERS['sgdw'](0.1, momentum=0.9, weight_decay=0.5)
+  weight, gradient, momentum = np.float32(2), np.float32(1), 0.0
+  state = optimizer.init(weight)
+  for _ in range(3):
+    momentum = 0.9 * momentum + gradient + 0.5 * weight
+    update, state = optimizer.update(gradient, state, weight)
+    np.testing.assert_allclose(update, -0.1 * momentum, rtol=1e-6)
+    weight = np.float32(weight + update)
+
+
 SCHEDULES = {
   'polynomial_schedule': {
     **{'init_value': 1.0, 'end_value': 0.0},
@@ -390,6 +408,13 @@ def test_schedules_of_optax_are_optax_s(tiny_config):
       np.testing.assert_allclose(schedule(step), expected[name](step))
 
 
+def test_a_scale_of_zero_stops_the_learning():
+  schedule = choices.SCHEDULES['piecewise_constant_schedule'](
+    init_value=1.0, boundaries_and_scales={'10': 0}
+  )
+  assert [float(schedule(step)) for step in (9, 11)] == [1.0, 0.0]
+
+
 def test_an_unknown_name_is_answered_by_near_ones_of_optax(tiny_config):
   config = tiny_config()
   config.optimizer.name = 'lionn'
@@ -406,3 +431,11 @@ def test_an_unknown_name_is_answered_by_near_ones_of_optax(tiny_config):
   )
   with pytest.raises(UserError, match="must be steps, like 1000, got 'soon'"):
     build_optimizer(config)
+
+
+def test_a_function_of_two_names_is_offered_under_the_shorter(tiny_config):
+  config = tiny_config()
+  config.learning_rate.name = 'xyz'
+  with pytest.raises(UserError, match='choose from .* cosine, ') as caught:
+    check_config(config)
+  assert 'cosine_decay_schedule' not in str(caught.value)

@@ -17,6 +17,7 @@ from geco_jax.keys import per_example_keys
 # Rounds of the Feistel network. With six, pairs within an epoch of ten examples
 # were measurably not uniform; with ten and more they were.
 _ROUNDS = 16
+MAX_EXAMPLES = 2**31  # A run draws fewer: their positions are int32.
 # Placements of the images.
 DEVICE, HOST = 'device', 'host'
 # Seed of the examples' random choices outside training.
