@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import os
 import socket
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ import numpy as np
 from geco_jax.errors import UserError
 
 _AXIS = 'devices'
+_SECONDS_TO_JOIN = 300.0  # As JAX waits for the others.
 _ELSEWHERE = 'another process of this run failed, which says why'
 
 
@@ -32,7 +34,8 @@ def initialize_distributed(
   Without arguments the cluster's environment (TPU pods, Slurm, ...) decides.
 
   Raises:
-    UserError: if nothing names the others, or they cannot be reached.
+    UserError: if nothing names the others, or nobody listens at the
+      coordinator's address for five minutes.
   """
   if coordinator_address is not None:
     _check_address(coordinator_address)
@@ -43,6 +46,8 @@ def initialize_distributed(
       f'--process_id must be in [0, --num_processes), got {process_id} of '
       f'{num_processes}'
     )
+  if coordinator_address is not None and process_id:
+    _await_coordinator(coordinator_address)
   try:
     jax.distributed.initialize(coordinator_address, num_processes, process_id)
   except (ValueError, RuntimeError) as error:
@@ -63,6 +68,23 @@ def _check_address(address: str) -> None:
   except (OSError, UnicodeError) as error:
     reason = getattr(error, 'strerror', None) or error
     raise UserError(f'--coordinator={address}: {host}: {reason}') from error
+
+
+def _await_coordinator(address: str) -> None:
+  """Wait until process 0 listens: JAX would abort this one if it never does."""
+  host, _, port = address.rpartition(':')
+  last = time.monotonic() + _SECONDS_TO_JOIN
+  while True:
+    try:
+      socket.create_connection((host.strip('[]'), int(port)), 5.0).close()
+      return
+    except OSError as error:
+      if time.monotonic() > last:
+        raise UserError(
+          f'--coordinator={address}: nobody listened there for '
+          f'{_SECONDS_TO_JOIN:g} s, where process 0 should: {error}'
+        ) from error
+    time.sleep(0.5)
 
 
 def split_cpu(num_devices: int) -> None:

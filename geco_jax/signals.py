@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 import select
 import signal
 import sys
@@ -300,11 +301,15 @@ def _is_command() -> bool:
   """Return whether Python is about to run a module of these packages."""
   if [os.path.basename(path) for path in sys.argv[:1]] == [_SCRIPT]:
     return True
-  arguments = sys.orig_argv
-  if sys.argv[:1] != ['-m'] or '-m' not in arguments:
+  if sys.argv[:1] != ['-m']:
     return False
-  module = arguments[arguments.index('-m') + 1]
-  return module.partition('.')[0] in _PACKAGES
+  options = iter(sys.orig_argv[1:])
+  for option in options:
+    # '-m geco_jax.train', '-mgeco_jax.train' or '-um geco_jax.train'.
+    if match := re.fullmatch('-[bBdEhiIOPqRsSuvVx]*m(.*)', option):
+      module = match[1] or next(options, '')
+      return module.partition('.')[0] in _PACKAGES
+  return False
 
 
 if _is_command():  # Until `raised`, for its imports.

@@ -21,3 +21,13 @@ def test_a_log_file_has_few_drawings_of_a_bar(at_terminal, most, monkeypatch):
   assert 'Decoding: 100%' in drawn[-1]
   assert len(drawn) <= most
   assert at_terminal == (len(drawn) > 20)
+
+
+def test_a_part_moves_the_bar_from_where_it_stands(monkeypatch):
+  progress = console.Progress(100, 20, show=False)
+  moves = []
+  monkeypatch.setattr(progress, 'update', lambda *move: moves.append(move))
+  part = progress.part('evaluating')
+  part(5)
+  assert moves == [(25, 'evaluating')]
+  progress.close()

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from geco_jax import parallel
+from geco_jax.scan import dispatcher
 from geco_jax.scan import scan
 
 
@@ -26,3 +28,17 @@ def test_a_limit_takes_the_first_steps_of_the_whole(limit):
   for name, values in expected.items():
     assert metrics[name].shape == values.shape
     np.testing.assert_array_equal(metrics[name][:limit], values[:limit])
+
+
+@pytest.mark.parametrize(
+  ('accelerated', 'num_steps', 'limits'),
+  [(True, 5, []), (True, 2, [2]), (False, 5, [5]), (False, 2, [2])],
+)
+def test_only_whole_dispatches_on_accelerators_have_no_limit(
+  accelerated, num_steps, limits, monkeypatch
+):
+  monkeypatch.setattr(parallel, 'on_accelerator', lambda: accelerated)
+  take_steps = dispatcher(lambda *args: args, 5)
+  state, *rest = take_steps('state', num_steps=num_steps)
+  assert state == 'state'
+  assert [parallel.unreplicate(limit) for limit in rest] == limits

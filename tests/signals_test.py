@@ -85,6 +85,40 @@ def test_a_command_ends_in_a_line_within_a_call_of_minutes(number):
   assert_ended_by(number, code, err)
 
 
+@pytest.mark.parametrize(
+  ('arguments', 'is_command'),
+  [
+    (['-m', 'geco_jax.train', '--workdir=x'], True),
+    (['-mgeco_jax.train'], True),
+    (['-um', 'experiments.plan'], True),
+    (['-X', 'dev', '-m', 'geco_jax'], True),
+    (['-m', 'pytest', '-m', 'geco_jax'], False),
+    (['-Wmodule', 'geco_jax'], False),
+    (['-m'], False),
+  ],
+)
+def test_a_command_is_known_before_its_imports(
+  arguments, is_command, monkeypatch
+):
+  monkeypatch.setattr(sys, 'argv', ['-m', '--workdir=x'])
+  monkeypatch.setattr(sys, 'orig_argv', ['python', *arguments])
+  assert signals._is_command() is is_command
+
+
+def test_a_command_has_time_to_put_things_in_order():
+  call = """
+  import time
+  try:
+    time.sleep(60)
+  finally:
+    time.sleep(0.6)
+    print('in order', flush=True)
+"""
+  code, out, err = run_call(signal.SIGINT, call)
+  assert out == 'in order\n'
+  assert_ended_by(signal.SIGINT, code, err)
+
+
 def test_a_training_that_compiles_ends_as_if_none_went_on():
   call = """
   with signals.remembered():
@@ -107,6 +141,61 @@ def test_a_training_answers_at_once_and_waits_for_the_end_of_its_calls():
   assert err == (
     'stopping after these steps; the rest waits; SIGTERM again to stop now\n'
   )
+
+
+def test_a_training_that_is_over_is_not_answered_for():
+  call = """
+  with signals.remembered() as memory:
+    memory.keeps = True
+  hashlib.pbkdf2_hmac('sha256', b'', b'', 5 * 10**6)
+"""
+  code, _, err = run_call(signal.SIGTERM, call)
+  assert_ended_by(signal.SIGTERM, code, err)
+
+
+def test_an_outlook_holds_within_its_context_alone(capfd):
+  def answer():
+    with signals.remembered():
+      os.kill(os.getpid(), signal.SIGTERM)
+    return capfd.readouterr().err
+
+  with signals.outlook('the others wait'):
+    with signals.outlook('this one is lost'):
+      assert '; this one is lost; ' in answer()
+    assert '; the others wait; ' in answer()
+  assert answer() == 'stopping after these steps; SIGTERM again to stop now\n'
+
+
+def test_a_second_signal_within_a_second_is_the_first_once_more():
+  """A shell that ends sends SIGHUP behind SIGTERM, or one of them twice."""
+  call = """
+  import time
+  hang_up = lambda: os.kill(os.getpid(), signal.SIGHUP)
+  later = threading.Timer(0.3, hang_up)
+  later.start()
+  with signals.remembered() as memory:
+    memory.keeps = True
+    later.join()
+    time.sleep(0.2)
+  print(memory.number)
+"""
+  code, out, err = run_call(signal.SIGTERM, call)
+  assert (code, out) == (0, '15\n'), err
+  assert err.count('\n') == 1
+
+
+def test_a_second_sigterm_that_comes_later_ends_a_training_at_once():
+  call = """
+  import time
+  signals._SECONDS_OF_ONE = 0.1
+  threading.Timer(0.5, kill).start()
+  with signals.remembered() as memory:
+    memory.keeps = True
+    time.sleep(5)
+"""
+  code, _, err = run_call(signal.SIGTERM, call)
+  assert code == 143
+  assert err.splitlines()[1].startswith('stopped by SIGTERM at once')
 
 
 def test_a_second_ctrl_c_ends_a_training_at_once_within_its_call(tmp_path):

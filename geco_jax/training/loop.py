@@ -1,6 +1,6 @@
 """The training loop: dispatch, log, save, stop."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import signal
 import time
@@ -103,16 +103,31 @@ def train_together(
   """
   failures: dict[str, Exception | None] = dict.fromkeys(configs)
   runs = []
-  for workdir, config in configs.items():
-    try:
-      args = without_sweep(config), workdir, experiment
-      runs.append(_open(*args, runs_at_once=width or len(configs)))
-    except Exception as error:  # Damaged checkpoints, folders of others, ...
-      failures[workdir] = error
+  with _closed_if_interrupted() as opened:
+    for workdir, config in configs.items():
+      try:
+        args = without_sweep(config), workdir, experiment
+        run = _open(*args, runs_at_once=width or len(configs))
+      except Exception as error:  # Damaged checkpoints, folders of others, ...
+        failures[workdir] = error
+      else:
+        opened.callback(run.close)
+        runs.append(run)
   if runs:
     trained = _train_all(runs, parallel.SPREAD, show_progress)
     failures |= zip((run.workdir for run in runs), trained, strict=True)
   return failures
+
+
+@contextlib.contextmanager
+def _closed_if_interrupted() -> Iterator[contextlib.ExitStack]:
+  """Yield a stack whose callbacks are called only if an error ends it.
+
+  A run that nobody closes keeps its folder in use, in this process too.
+  """
+  with contextlib.ExitStack() as stack:
+    yield stack
+    stack.pop_all()
 
 
 def _open(
@@ -133,11 +148,17 @@ def _open(
 def _train_all(runs, layout, show_progress):
   """Train runs to their ends and close them; return each's failure or None."""
   experiment = runs[0].experiment  # All share it.
-  take_steps = dispatch(experiment, layout)
   compiled = experiment.compiled_layouts
-  inputs = layout.place([run.inputs.step_inputs() for run in runs])
   seeds, steps = [r.inputs.seed for r in runs], [r.step for r in runs]
-  with training_images(experiment, layout, seeds, steps) as images:
+  with contextlib.ExitStack() as opened:
+    with _closed_if_interrupted() as unstarted:
+      for run in runs:
+        unstarted.callback(run.close)
+      take_steps = dispatch(experiment, layout)
+      inputs = layout.place([run.inputs.step_inputs() for run in runs])
+      images = opened.enter_context(
+        training_images(experiment, layout, seeds, steps)
+      )
     failures = train_to_end(
       runs,
       lambda states, num_steps: take_steps(
@@ -197,7 +218,12 @@ def train_to_end(
   if number:
     for failure in filter(None, failures):
       logging.warning('%s', failure)
-    raise Interrupted(number, min(latest_step(r.workdir) or 0 for r in runs))
+    steps = [
+      latest_step(run.workdir) or 0
+      for run, failure in zip(runs, failures, strict=True)
+      if failure is None
+    ]
+    raise Interrupted(number, min(steps, default=0))
   return failures
 
 

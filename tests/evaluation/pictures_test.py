@@ -1,5 +1,7 @@
 """Grids of images."""
 
+from types import SimpleNamespace
+
 import numpy as np
 from PIL import Image
 import pytest
@@ -24,6 +26,11 @@ def test_small_images_are_enlarged_by_whole_pixels():
   np.testing.assert_array_equal(picture[3::7, 3::7], picture[::7, ::7])
 
 
+def test_the_shorter_side_of_a_tile_is_large_enough():
+  picture = pictures.grid(np.zeros((1, 1, 8, 20, 1)))
+  assert picture.shape == (56 + 2, 7 * 20 + 2, 3)
+
+
 @pytest.mark.parametrize('channels', [1, 2, 3, 4])
 def test_images_of_any_channels_are_shown_in_three(channels, make_dataset):
   dataset = make_dataset((60, 60, channels))
@@ -45,6 +52,16 @@ def test_images_of_any_channels_are_shown_in_three(channels, make_dataset):
     pictures.grid(images[np.newaxis]), picture[62:124]
   )
   assert pictures.labeled(picture, ['contexts', 'data']).shape[-1] == 3
+
+
+def test_channels_that_are_images_stand_side_by_side_beside_white(make_dataset):
+  dataset = make_dataset()._replace(channels_are_images=True)
+  pair = np.zeros((1, 2, 3, 2))
+  pair[..., 1] = 0.5
+  rows = pictures.stack_rows(dataset, None, pair, np.zeros((1, 2, 3, 1)))
+  assert rows.shape == (2, 1, 2, 6, 1)
+  assert rows[0, 0, 0, :, 0].tolist() == [0, 0, 0, 0.5, 0.5, 0.5]
+  assert rows[1, 0, 0, :, 0].tolist() == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize('channels', [1, 2, 3, 4])
@@ -96,3 +113,28 @@ def test_rows_without_labels_are_refused(tmp_path):
   pictures.save_png(tmp_path / 'a.png', np.zeros((4, 4, 3), np.uint8))
   with pytest.raises(ValueError, match='does not say how many rows'):
     pictures.read_rows(tmp_path / 'a.png')
+
+
+def test_rows_are_data_reconstructions_and_samples_under_their_labels(
+  make_dataset,
+):
+  dataset = make_dataset()
+
+  def apply(params, key, image, context):
+    return SimpleNamespace(reconstruction=0 * image + params)
+
+  def sample(params, key, context):
+    return 0 * dataset.splits['test'].image[:3] + 2 * params
+
+  model = SimpleNamespace(apply=apply, sample=sample)
+  experiment = SimpleNamespace(dataset=dataset, model=model)
+  programs = pictures.row_programs.__wrapped__(experiment)
+  images = dataset.splits['test']
+  batch = programs[0](images, np.array([0, 4, 9]))
+  reconstructions, samples = programs[1](np.float32(0.25), batch)
+  assert np.unique(reconstructions).tolist() == [0.25]
+  assert np.unique(samples).tolist() == [0.5]
+  labels = ['data', 'reconstructions', 'samples']
+  assert pictures.row_labels(dataset) == labels
+  with_contexts = dataset._replace(context_shape=(4, 4, 1))
+  assert pictures.row_labels(with_contexts) == ['contexts', *labels]

@@ -32,3 +32,41 @@ def test_verdict_is_infeasible_where_the_multiplier_is_saturated(
   assert natural == pytest.approx(0.5 if name == 'nll' else 1 / (2 * 0.2**2))
   verdict = reports.verdict(experiment, inputs, name, violation, log_multiplier)
   assert verdict == expected
+
+
+@pytest.mark.parametrize(
+  ('below', 'expected'), [(5e-4, 'infeasible'), (5e-3, 'violated')]
+)
+def test_a_multiplier_at_its_clip_can_do_no_more_though_it_is_not_saturated(
+  tiny_config, below, expected, build_once
+):
+  config = tiny_config(kappa=1e-4)  # The natural multiplier is 5e7, above e^14.
+  experiment = build_once(config)
+  inputs = run_inputs(config, experiment)
+  highest = experiment.highest_log_multiplier
+  log_multiplier = highest - below
+  assert reports.saturation(experiment, inputs, 're', log_multiplier) < 0.1
+  verdict = reports.verdict(experiment, inputs, 're', 0.5, log_multiplier)
+  assert verdict == expected
+
+
+def test_a_report_has_what_people_read_and_the_run_s_own_tolerance(
+  tiny_config, build_once
+):
+  config = tiny_config()
+  config.tolerance = 0.25
+  experiment = build_once(config)
+  inputs = run_inputs(config, experiment)
+  natural = natural_multiplier(experiment.constraints['re'], 0.2, 16)
+  means, logs = {'re': 16 * 0.22**2}, {'re': math.log(3 * natural)}
+  for split in ('train', 'test'):
+    (report,) = reports.constraint_report(
+      experiment, inputs, means, logs, split
+    ).values()
+    assert report['value'] == pytest.approx(0.22)
+    assert report['violation'] == pytest.approx(0.21)
+    assert report['multiplier'] == pytest.approx(3 * natural)
+    assert report['saturation'] == pytest.approx(3)
+    assert (report['kappa'], report['tolerance']) == (0.2, 0.25)
+    assert report['holds'] is True
+    assert report.get('verdict') == ('met' if split == 'train' else None)

@@ -154,25 +154,35 @@ def test_the_worst_verdict_stands_for_several():
   assert verdicts.worst(['infeasible', 'violated']) == verdicts.INFEASIBLE
 
 
+INFEASIBLE_REPORT = {
+  'verdict': verdicts.INFEASIBLE,
+  'kappa': 0.175,
+  'unit': 'RMSE per pixel',
+  'multiplier': 501.0,
+  'saturation': 31.0,
+}
+
+
 @pytest.mark.parametrize(('kl_nats', 'collapsed'), [(0.02, True), (3.0, False)])
 def test_an_infeasible_run_says_whether_its_posterior_has_collapsed(
   kl_nats, collapsed
 ):
-  report = {
-    'verdict': verdicts.INFEASIBLE,
-    'kappa': 0.175,
-    'unit': 'RMSE per pixel',
-    'multiplier': 501.0,
-    'saturation': 31.0,
-  }
   logged = {
     're/violation': np.array([2.0, 1.4, np.nan]),
     're/value': np.array([0.3, 0.271, np.nan]),
     'kl_nats': np.array([5.0, kl_nats, np.nan]),  # NaN, of a validation.
   }
-  (sentence,) = verdicts.infeasibility_sentences({'re': report}, logged)
+  reports = {'re': INFEASIBLE_REPORT}
+  (sentence,) = verdicts.infeasibility_sentences(reports, logged)
   assert 'the best RMSE per pixel in its log is 0.271' in sentence
   assert ('collapsed onto the prior (KL 0.02 nats)' in sentence) == collapsed
+
+
+def test_an_infeasible_run_without_its_log_has_a_sentence_without_its_best():
+  reports = {'re': INFEASIBLE_REPORT}
+  for logged in ({}, {'re/violation': np.full(2, np.nan)}):
+    (sentence,) = verdicts.infeasibility_sentences(reports, logged)
+    assert 'kappa 0.175 was asked; its multiplier, 501, is 31 times' in sentence
 
 
 @pytest.mark.parametrize('tolerance', [0.0, 0.02])

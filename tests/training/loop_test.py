@@ -1,11 +1,14 @@
 """The loop: it stops, resumes and refuses as it should."""
 
 import contextlib
+import dataclasses
 import json
+import logging
 import math
 import os
 import signal
 import threading
+import types
 
 import jax
 import numpy as np
@@ -280,6 +283,117 @@ class TestPace:
       pace.add(100, seconds)
 
 
+class Clock:
+  """Seconds that pass with each step, in place of the loop's."""
+
+  def __init__(self, monkeypatch):
+    self.now = 0.0
+    own = types.SimpleNamespace(monotonic=lambda: self.now)
+    monkeypatch.setattr(loop, 'time', own)
+
+  def take_steps(self, states, num_steps):
+    """Take a second for each step."""
+    self.now += num_steps
+    return states, {'loss': np.zeros(5)}
+
+
+class Stub:
+  """A run of twenty steps, saved after ten, that keeps the seconds it notes."""
+
+  config = types.SimpleNamespace(num_steps=20, steps_per_dispatch=5)
+  subject, terms, state = 'a stub', '', np.zeros(1)
+
+  def __init__(self, workdir='run', step=0):
+    self.workdir, self.step = workdir, step
+    self.seconds = []
+
+  @property
+  def is_finished(self):
+    return self.step >= 20
+
+  @property
+  def is_checkpoint_due(self):
+    return self.step % 10 == 0
+
+  @property
+  def steps_to_line(self):
+    return 5 - self.step % 5
+
+  def note(self, step, per_step, seconds):
+    del step, per_step
+    self.seconds.append(seconds)
+    return ''
+
+  def save(self, state):
+    pass
+
+  def close(self):
+    pass
+
+
+LAYOUT = parallel.Layout(
+  place=lambda trees: trees,
+  fetch=lambda tree, num_trees: [tree] * num_trees,
+  host_places=np.arange,
+  place_batches=lambda trees: trees,
+)
+
+
+def train_stubs(runs, clock, shows=False):
+  return loop.train_to_end(runs, clock.take_steps, LAYOUT, shows)
+
+
+def test_what_a_save_takes_is_no_time_of_the_steps(monkeypatch):
+  clock, run = Clock(monkeypatch), Stub()
+
+  def save(state):
+    del state
+    clock.now += 100.0
+
+  run.save = save
+  assert train_stubs([run], clock) == [None]
+  assert sum(run.seconds) == 20.0
+
+
+def test_the_first_failure_of_a_run_is_the_one_that_is_reported(monkeypatch):
+  first, later = Stub(), Stub()
+
+  def fail(word):
+    def action(*_):
+      raise UserError(word)
+
+    return action
+
+  first.note, first.close = fail('the first'), fail('a later one')
+  failure, other = train_stubs([first, later], Clock(monkeypatch))
+  assert str(failure) == 'the first' and other is None
+
+
+def test_interrupted_runs_name_the_step_that_is_saved_in_all(
+  monkeypatch, caplog
+):
+  """What went wrong besides is in warnings."""
+  runs = [Stub('behind', 5), Stub('ahead', 10), Stub('failed', 15)]
+
+  def note(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    runs[0].note = lambda *_: ''  # A second signal would end this process.
+    return ''
+
+  def close():
+    raise UserError('its disk is full')
+
+  runs[0].note, runs[2].close = note, close
+  steps = {run.workdir: run.step for run in runs} | {'failed': 0}
+  monkeypatch.setattr(loop, 'latest_step', steps.get)
+  with (
+    caplog.at_level(logging.WARNING),
+    pytest.raises(loop.Interrupted, match='saved at step 5$'),
+  ):
+    train_stubs(runs, Clock(monkeypatch))
+  assert 'its disk is full' in caplog.text
+
+
 def test_outside_of_the_main_thread_a_run_touches_no_signal(
   train, tiny_config, tmp_path
 ):
@@ -322,6 +436,63 @@ def test_the_first_line_says_what_is_trained_and_whether_it_compiles(
     config, str(tmp_path / 'x'), experiment=experiment, show_progress=False
   )
   assert 'training' not in capfd.readouterr().err
+
+
+def test_the_first_line_says_where_runs_go_on_and_how_many(monkeypatch, capfd):
+  runs = [Stub('a', 10), Stub('b', 15), Stub('c', 20)]
+  train_stubs(runs, Clock(monkeypatch), shows=True)
+  line = capfd.readouterr().err.partition('\n')[0]
+  assert line.startswith(
+    'training 2 runs at once, each a stub, steps 11 to 20 on '
+  )
+  assert ', in a and 1 more; the first step compiles' in line
+
+
+@pytest.mark.parametrize('broken', ['dispatch', 'training_images'])
+def test_a_run_that_cannot_begin_leaves_its_folder_free(
+  broken, train, tiny_config, tmp_path, monkeypatch
+):
+  def interrupt(*_):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patched:
+    patched.setattr(loop, broken, interrupt)
+    # Kept, as a notebook keeps it with all that its frames hold.
+    with pytest.raises(KeyboardInterrupt) as kept:
+      train(tiny_config(), tmp_path)
+  assert train(tiny_config(), tmp_path).step == 20
+  del kept
+
+
+def test_runs_that_are_open_when_another_is_interrupted_leave_their_folders(
+  train, tiny_config, make_dataset, tmp_path, monkeypatch
+):
+  config = without_sweep(tiny_config())
+  experiment = build(config, make_dataset())
+  configs = {str(tmp_path / name): config for name in 'ab'}
+  open_one = loop._open
+
+  def interrupted(config, workdir, *args, **kwargs):
+    if workdir.endswith('b'):
+      raise KeyboardInterrupt
+    return open_one(config, workdir, *args, **kwargs)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(loop, '_open', interrupted)
+    with pytest.raises(KeyboardInterrupt) as kept:
+      loop.train_together(configs, experiment, show_progress=False)
+  assert train(tiny_config(), tmp_path / 'a').step == 20
+  del kept
+
+
+def test_a_finished_run_has_compiled_nothing(tiny_config, build_once, tmp_path):
+  config = without_sweep(tiny_config())
+  experiment = dataclasses.replace(build_once(config), compiled_layouts=set())
+  inputs = run_inputs(config, experiment)
+  run = Recorder(config, str(tmp_path), experiment, inputs)
+  run.step = 20
+  assert loop._train_all([run], parallel.SHARED, False) == [None]
+  assert not experiment.compiled_layouts
 
 
 def leavings(workdir):

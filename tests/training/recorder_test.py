@@ -1,7 +1,9 @@
-"""Which checkpoint is best."""
+"""Which checkpoint is best, and what a run logs and saves."""
 
+import contextlib
 import json
 import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ import pytest
 from geco_jax import multipliers
 from geco_jax.build import run_inputs
 from geco_jax.config_tree import without_sweep
+from geco_jax.errors import UserError
+from geco_jax.io import provenance
 from geco_jax.io.logs import read_metrics
 from geco_jax.rules import MULTIPLIERS
 from geco_jax.rules import Multipliers
@@ -144,22 +148,77 @@ def test_a_logged_value_is_that_of_the_mean_violation(
   np.testing.assert_allclose(logged['re/value'], logged['rmse'], rtol=1e-5)
 
 
-def test_a_line_that_two_sessions_share_has_the_rate_of_both(
-  tiny_config, build_once, tmp_path
-):
-  config = without_sweep(tiny_config('geco'))  # A line is of 5 steps.
+@pytest.fixture
+def open_run(tiny_config, build_once, tmp_path):
+  """Return () -> the recorder of one run, opened anew; a line is of 5 steps."""
+  config = without_sweep(tiny_config('geco'))
   experiment = build_once(config)
   inputs = run_inputs(config, experiment)
+  return lambda: Recorder(config, str(tmp_path), experiment, inputs)
+
+
+def some_metrics(num_steps):
+  """Return metrics of steps, which all are one."""
+  return dict.fromkeys(
+    ('loss', 'kl_nats', 'mse', 're/violation', 're/log_multiplier'),
+    np.ones(num_steps),
+  )
+
+
+def test_a_line_that_two_sessions_share_has_the_rate_of_both(
+  open_run, tmp_path
+):
   for first, last, seconds in ((0, 2, 4.0), (2, 5, 1.0)):
-    recorder = Recorder(config, str(tmp_path), experiment, inputs)
+    recorder = open_run()
     assert recorder.step == first
-    per_step = dict.fromkeys(
-      ('loss', 'kl_nats', 'mse', 're/violation', 're/log_multiplier'),
-      np.ones(last - first),
-    )
-    recorder.note(last, per_step, seconds)
+    recorder.note(last, some_metrics(last - first), seconds)
     recorder.step = last
     recorder.save(recorder.state._replace(step=np.int32(last)))
     recorder.close()
   (rate,) = read_metrics(str(tmp_path))['steps_per_second']
   assert rate == pytest.approx(5 / (4 + 1))
+
+
+def test_a_run_that_was_left_between_two_lines_misses_none(
+  open_run, caplog, tmp_path
+):
+  run = open_run()
+  for step, num_steps in ((5, 5), (7, 2)):
+    run.note(step, some_metrics(num_steps), 1.0)
+  run.step = 7
+  run.save(run.state._replace(step=np.int32(7)))
+  run.close()
+  open_run().close()
+  assert 'has lost its lines' not in caplog.text
+  first, _ = provenance.read(str(tmp_path))
+  assert first['last_step'] == 7
+
+
+def test_parameters_that_are_not_finite_are_saved_at_no_step(
+  open_run, tmp_path
+):
+  """After a signal too, where nothing is evaluated."""
+  run = open_run()
+  run.step = 3
+  params = jax.tree.map(lambda x: x * np.nan, run.state.params)
+  broken = run.state._replace(step=np.int32(3), params=params)
+  with (
+    contextlib.closing(run),
+    pytest.raises(UserError, match='at step 4; there was no checkpoint yet'),
+  ):
+    run.save(broken)
+  assert not os.listdir(tmp_path / 'checkpoints')
+
+
+def test_a_run_that_cannot_be_opened_leaves_its_folder_free(
+  open_run, monkeypatch
+):
+  def fail(*_):
+    raise UserError('no log')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Recorder, '_open', fail)
+    with pytest.raises(UserError, match='no log') as kept:
+      open_run()
+  open_run().close()
+  assert kept.tb  # What failed is still referred to.
