@@ -3,9 +3,10 @@
   python -m experiments.results_page
 
 Every number of ours is read from a file in results/, which a command wrote:
-copy it there from the workdir and run this again. A claim without a file is
-listed as not run yet, with its command, unless it is optional; a verdict is
-computed (`findings`), never typed.
+copy it there from the workdir and run this again; of other presets than quick,
+figure_4.json as figure_4_PRESET.json, and table_2.json likewise. A claim
+without a file is listed as not run yet, with its command, unless it is
+optional; a verdict is computed (`findings`), never typed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -93,7 +94,13 @@ def _findings(results: str, claim: Claim, content: Any) -> list[Finding]:
     return []
   try:
     return [*claim.check(content)]
-  except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+  except (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+  ) as error:
     path = os.path.join(results, claim.file)
     raise UserError(
       f'{path} is not what `{claim.command}` writes: '
@@ -136,14 +143,15 @@ def _section(
 
 def _commands(claim: Claim, content: Any) -> str:
   """Return the command of a claim, once for each preset of the file."""
+  own = re.search(r'--preset=(\S+)', claim.command)
   presets = _distinct(_values(content, 'preset'))
+  if own is None or not presets:
+    return f'`{claim.command}`'
+  places = re.compile(rf'(--preset=|runs/){own[1]}\b')
   commands = [
-    re.sub(r'--preset=\S+', f'--preset={preset}', claim.command)
-    for preset in presets
+    places.sub(rf'\g<1>{preset}', claim.command) for preset in presets
   ]
-  return ', '.join(f'`{each}`' for each in dict.fromkeys(commands)) or (
-    f'`{claim.command}`'
-  )
+  return ', '.join(f'`{each}`' for each in commands)
 
 
 def _word(finding: Finding) -> str:

@@ -20,6 +20,7 @@ from geco_jax.evaluation.aggregate_posterior import estimate
 from geco_jax.sizes import SIZES
 from geco_jax.sweep import results as sweep_results
 
+from .results import findings
 from .results.paper import PAPER
 from .shared import runs
 from .shared.runs import Run
@@ -66,10 +67,22 @@ def row(
       experiment=result.experiment,
     )
     record[result.run.objective] = {'evaluation': result.evaluation} | kl
-  record['ratio'] = (
-    record['elbo']['marginal_kl_nats'] / record['geco']['marginal_kl_nats']
-  )
-  return record
+  return record | _ratio(record['elbo'], record['geco'])
+
+
+def _ratio(
+  elbo: Mapping[str, Any], geco: Mapping[str, Any]
+) -> dict[str, float | bool]:
+  """Return the ratio of two marginal KLs, or a bound below it.
+
+  The estimate of a KL near 0 may be anything within its error.
+  """
+  least = 2 * geco['marginal_kl_error_nats']
+  kl = geco['marginal_kl_nats']
+  return {
+    'ratio': elbo['marginal_kl_nats'] / max(kl, least),
+    'ratio_is_bound': kl < least,
+  }
 
 
 def _num_data(dataset: Dataset) -> int:
@@ -100,7 +113,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     cells.append(
       {
         'objective': 'ratio',
-        'marginal KL': f'{row["ratio"]:.1f}',
+        'marginal KL': findings.ratio_text(row),
         'marginal KL in the paper': f'{paper.elbo / paper.geco:.1f}',
       }
     )

@@ -9,8 +9,6 @@ from . import theory_findings
 from .files import file_name
 from .findings import Finding
 
-_FIGURES = '--workdir=runs/figures'
-
 
 class Claim(NamedTuple):
   """A statement, and how a file of results answers it."""
@@ -23,15 +21,20 @@ class Claim(NamedTuple):
   optional: bool = False  # Whether it is left out where there is no file.
 
 
+def _sized(preset: str) -> str:
+  """Return the flags of a preset, whose runs have the names of others'."""
+  return f'--preset={preset} --workdir=runs/{preset}'
+
+
 def _figure(
-  number: int, statement: str, check: Callable, options: str = '--preset=quick'
+  number: int, statement: str, check: Callable, options: str = ''
 ) -> Claim:
   name = f'figure_{number}'
   return Claim(
     f'Figure {number}',
     statement,
     f'{name}.json',
-    f'python -m experiments.{name} {options} {_FIGURES}',
+    f'python -m experiments.{name} {options}{_sized("medium")}',
     check,
   )
 
@@ -40,12 +43,12 @@ def _figure_4(
   preset: str, title: str, statement: str, check: Callable, options: str = ''
 ) -> Claim:
   quick = preset == 'quick'
-  command = f'python -m experiments.figure_4 --preset={preset} '
+  objectives = '' if quick else '--objectives=elbo,geco '
   return Claim(
     f'Figure 4{"" if quick else f", {preset}"}: {title}',
     statement,
     file_name('figure_4', preset),
-    command + ('' if quick else '--objectives=elbo,geco ') + options + _FIGURES,
+    f'python -m experiments.figure_4 {objectives}{options}{_sized(preset)}',
     check,
   )
 
@@ -56,7 +59,7 @@ def _table_2(preset: str) -> Claim:
     f'Table 2{size}: the marginal KL of VAE+NVP',
     'Models trained with GECO have a much lower marginal KL.',
     file_name('table_2', preset),
-    f'python -m experiments.table_2 --preset={preset} {_FIGURES}',
+    f'python -m experiments.table_2 {_sized(preset)}',
     findings.table_2,
   )
 
@@ -194,19 +197,16 @@ CLAIMS = (
     'Runs that are not at rest, in their last fifth of learning, are compared '
     'at equal steps, not where they would end.',
     findings.figure_5,
-    '--preset=medium --num_seeds=3 --data=cifar10,mnist,digits',
+    '--num_seeds=3 --data=cifar10,mnist,digits ',
   ),
-  *(
-    _figure(number, _MET, _met_and_below, '--preset=medium')
-    for number in (6, 9, 10, 11)
-  ),
+  *(_figure(number, _MET, _met_and_below) for number in (6, 9, 10, 11)),
   Claim(
     'Figure 8: Micro-MNIST',
     'By training VAE+NVP with GECO the posterior tiles become tight; weaker '
     'constraints let modes collapse. Proposition 2: the average KL is ln n '
     'where n digits are told apart and the prior is filled.',
     'figure_8.json',
-    'python -m experiments.figure_8 --preset=digits --workdir=runs/figures',
+    'python -m experiments.figure_8 --preset=digits --workdir=runs/figure_8',
     findings.figure_8,
   ),
   _table_2('quick'),

@@ -88,7 +88,7 @@ def met(content: Content) -> Iterator[Finding]:
     reached = {point.verdict for point in points}
     yield Finding(
       f'{name}: C / scale, kappa {points[0].kappa:g} to {points[-1].kappa:g}',
-      f'at most {points[0].tolerance:.0%}, infeasible runs aside',
+      f'at most {100 * (points[0].tolerance or 0.0):g}%, infeasible runs aside',
       ', '.join(
         f'{point.violation or 0.0:+.1%}'
         + (' (infeasible)' if point.verdict == verdicts.INFEASIBLE else '')
@@ -101,8 +101,11 @@ def met(content: Content) -> Iterator[Finding]:
 def gaussian(content: Content) -> Iterator[Finding]:
   """Yield GECO's KL over the rate of a Gaussian with the data's covariance."""
   for name, row, points in _constrained(content):
-    rates = row['gaussian']['rate_nats']
-    ratios = [p.kl_nats / r for p, r in zip(points, rates, strict=True)]
+    gaussian_rate = row['gaussian']
+    rates = dict(
+      zip(gaussian_rate['kappas'], gaussian_rate['rate_nats'], strict=True)
+    )
+    ratios = [point.kl_nats / rates[point.kappa] for point in points]
     yield Finding(
       f"{name}: GECO's KL over the Gaussian's rate, kappa ascending",
       'not in the paper: below 1 beats a linear VAE',

@@ -205,12 +205,18 @@ def table_2(content: Content) -> Iterator[Finding]:
       f'{ours[0]:.1f}, {ours[1]:.1f}',
       ours[1] < ours[0],
     )
+    is_as_large = row['ratio'] >= elbo / geco
     yield Finding(
       f'{row["data"]}: their ratio',
       f'{elbo / geco:.1f}',
-      f'{row["ratio"]:.1f}',
-      row['ratio'] >= elbo / geco,
+      ratio_text(row),
+      None if row.get('ratio_is_bound') and not is_as_large else is_as_large,
     )
+
+
+def ratio_text(row: Content) -> str:
+  """Return the ratio of a row of Table 2, after > if it is a bound."""
+  return f'{"> " if row.get("ratio_is_bound") else ""}{row["ratio"]:.1f}'
 
 
 def rate_distortion(content: Content) -> Iterator[Finding]:

@@ -57,6 +57,14 @@ def made_row(panel='ConvDRAW', scale=1.0, seeds=(0,)):
   }
 
 
+def made_point(kappa, kl, verdict='met', nll=2.0):
+  """Return a point of one run of GECO."""
+  return figure_4_plane.Point(
+    *('geco', kappa, kl, None, nll, kappa, 0.0, 1.0, verdict, 0.02),
+    trained=[(2_000, 0)],
+  )
+
+
 def test_rows_are_the_papers_models_and_data_sets():
   panels = {}
   for row in figure_4.ROWS.values():
@@ -244,6 +252,28 @@ def test_figure_has_a_panel_per_model_and_a_line_per_row(tmp_path):
   assert np.asarray(Image.open(tmp_path / 'figure.png')).std() > 0
 
 
+def test_points_and_their_kappas_stand_at_their_nll_and_kl():
+  row = made_row()
+  (axes,) = figure_4_plane.figure({'mnist': row}).axes
+  assert axes.get_yscale() == 'log'
+  (legend,) = [text.get_text() for text in axes.get_legend().get_texts()]
+  assert legend == row['dataset']
+  gaussian, elbo, _, geco = (line.get_xydata() for line in axes.lines)
+  rates = row['gaussian']
+  np.testing.assert_array_equal(
+    gaussian, np.transpose([rates['nll_nats_per_dim'], rates['rate_nats']])
+  )
+  np.testing.assert_allclose(elbo, [[4 + np.log(0.03), 900.0]])
+  points = figure_4_plane.points_of(row, 'geco')
+  np.testing.assert_array_equal(
+    geco, [(point.nll_nats_per_dim, point.kl_nats) for point in points]
+  )
+  places = {text.get_text(): text.xy for text in axes.texts}
+  for point in points:
+    place = places[f'{point.kappa:g}']
+    assert place == (point.nll_nats_per_dim, point.kl_nats)
+
+
 def test_figure_names_kappas_and_hides_no_row_under_its_equal():
   rows = {'mnist': made_row(), 'color_mnist': made_row()}  # Equal points.
   (axes,) = figure_4_plane.figure(rows).axes
@@ -259,21 +289,24 @@ def test_figure_names_kappas_and_hides_no_row_under_its_equal():
 
 
 def test_kappas_that_end_at_one_place_are_named_together():
-  def point(kappa, kl, verdict):
-    return figure_4_plane.Point(
-      *('geco', kappa, kl, None, 2.0, kappa, 0.0, 1.0, verdict, 0.02),
-      trained=[(2_000, 0)],
-    )
-
   shown = [
-    point(0.06, 100.0, 'infeasible'),
-    point(0.08, 99.0, 'violated'),
-    point(0.1, 60.0, 'infeasible'),
-    point(0.125, 59.0, 'met'),
-    point(0.175, 10.0, 'met'),
+    made_point(0.06, 100.0, 'infeasible'),
+    made_point(0.08, 99.0, 'violated'),
+    made_point(0.1, 60.0, 'infeasible'),
+    made_point(0.125, 59.0),
+    made_point(0.175, 10.0),
   ]
   texts = [text for text, _ in figure_4_plane._kappas(shown)]
   assert texts == ['0.06, 0.08 not met', '0.1 not met, 0.125', '0.175']
+
+
+def test_kappas_of_one_kl_and_two_errors_are_named_apart():
+  shown = [
+    made_point(kappa, 10.0, nll=nll)
+    for kappa, nll in ((0.06, 1.0), (0.08, 1.01), (0.1, 1.1))
+  ]
+  texts = [text for text, _ in figure_4_plane._kappas(shown)]
+  assert texts == ['0.06, 0.08', '0.1']
 
 
 def test_rows_that_were_run_before_stay_in_the_file(tmp_path):

@@ -1,6 +1,7 @@
 """Figure 5 trains GECO at the RMSE that the ELBO ended with."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -60,12 +61,47 @@ def test_figure_has_a_column_per_data_set_which_seeds_share(tmp_path):
   assert np.asarray(Image.open(tmp_path / 'figure.png')).std() > 0
 
 
+def test_figure_draws_kl_above_rmse_and_the_kappa_that_was_asked():
+  row = made_row()
+  row['curves']['geco'] = {
+    **{'step': [100, 200], 'kl_nats': [5.0, 6.0]},
+    'rmse': [0.2, 0.03],
+  }
+  kl, rmse = figure_5.figure({'mnist': row}).axes
+  assert (kl.get_ylabel(), rmse.get_ylabel()) == ('KL [nats]', 'RMSE')
+  labels = [line.get_label() for line in kl.lines]
+  assert labels == ['ELBO', 'GECO']
+  elbo, geco = (line.get_xydata().tolist() for line in kl.lines)
+  assert elbo == [[100, 10.0], [200, 20.0]]
+  assert geco == [[100, 5.0], [200, 6.0]]
+  errors = [line.get_ydata() for line in rmse.lines]
+  assert [[*values] for values in errors] == [
+    *([0.1, 0.05], [0.2, 0.03]),
+    [0.03, 0.03],
+  ]
+
+
+def test_a_title_says_plainly_where_no_seed_was_met():
+  rows = [made_row(verdict='violated') for _ in range(2)]
+  canvas = figure_5.figure({'mnist': rows[0], 'mnist, seed 1': rows[1]})
+  assert canvas.axes[0].get_title().endswith('= 0.03, 0.03, not met')
+
+
 def test_a_run_that_has_lost_its_log_is_named(tmp_path):
   run = figure_5.elbo_run('digits')
   folder = str(tmp_path / run.name)
   lost = Result(run, *[None] * 5, folder=folder)
   with pytest.raises(UserError, match=f'{folder} has lost its log; delete it'):
     figure_5.curve(lost)
+
+
+def test_a_curve_has_at_most_200_points_and_ends_with_the_last(monkeypatch):
+  steps = np.arange(1.0, 1_001.0)
+  log = {'step': steps, 'kl_nats': 2 * steps, 'rmse': 1 / steps}
+  monkeypatch.setattr(figure_5.runs, 'training_log', lambda folder: log)
+  curve = figure_5.curve(SimpleNamespace(folder='run'))
+  assert [len(values) for values in curve.values()] == [200] * 3
+  assert curve['step'][-1] == 1_000.0 and curve['kl_nats'][-1] == 2_000.0
 
 
 @pytest.mark.slow

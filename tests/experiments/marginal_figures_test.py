@@ -1,6 +1,7 @@
 """Figure 8 and Table 2 are drawn from runs and their marginal KLs."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -70,6 +71,63 @@ def test_figure_8_draws_samples_of_every_digit(panels, tmp_path):
     assert np.asarray(Image.open(tmp_path / 'figure.png')).std() > 0
   text = figure_8.table(panels).splitlines()
   assert len(text) == 4 and text[-1] == 'ln n = 1.9459'
+
+
+def numbers(marginal, average):
+  """Return what `estimate` returns, where the table reads it."""
+  return {
+    'marginal_kl_nats': marginal,
+    'marginal_kl_error_nats': 0.25,
+    'average_kl_nats': average,
+  }
+
+
+@pytest.mark.parametrize('is_composed', [True, False])
+def test_a_row_of_table_2_divides_the_elbo_s_marginal_kl_by_geco_s(
+  is_composed, make_dataset, monkeypatch
+):
+  dataset = make_dataset()
+  if is_composed:
+    dataset = dataset._replace(choose=lambda *_: None)
+  assert dataset.is_composed == is_composed
+  config = SimpleNamespace(
+    num_steps=300, multipliers=SimpleNamespace(name='geco')
+  )
+
+  def train_all(row_runs, *_):
+    return [
+      SimpleNamespace(
+        run=run,
+        config=config,
+        evaluation={'rmse': 0.1},
+        experiment=SimpleNamespace(dataset=dataset),
+      )
+      for run in row_runs
+    ]
+
+  def estimate(folder, num_samples, num_data, experiment):
+    assert (num_samples, num_data) == (20, 60_000 if is_composed else 45)
+    return numbers(8.0 if folder.endswith('_elbo') else 2.0, 9.0)
+
+  monkeypatch.setattr(table_2.runs, 'train_all', train_all)
+  monkeypatch.setattr(table_2, 'estimate', estimate)
+  row = table_2.row('cifar10', 'runs', 'quick', 20)
+  assert (row['ratio'], row['steps']) == (4.0, 300)
+  assert row['elbo']['marginal_kl_nats'] == 8.0
+  assert row['geco']['evaluation'] == {'rmse': 0.1}
+
+
+def test_table_2_has_the_paper_s_numbers_beside_ours():
+  both = {'elbo': numbers(80.0, 99.0), 'geco': numbers(5.0, 7.0)}
+  for result in both.values():
+    result['evaluation'] = {'rmse': 0.125}
+  row = {'data': 'color_mnist', 'ratio': 16.0, **both}
+  _, *lines = table_2.table([row]).splitlines()
+  assert [line.split() for line in lines] == [
+    ['color_mnist', 'elbo', '80.00', '0.25', '99.0', '0.1250', '182.5'],
+    ['color_mnist', 'geco', '5.00', '0.25', '7.0', '0.1250', '10.3'],
+    ['ratio', '16.0', '17.7'],
+  ]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from experiments import results_page
+from experiments import table_2
 from experiments.figure_4 import ROWS
 from experiments.results import figure_4_findings
 from experiments.results import findings
@@ -75,9 +76,9 @@ def test_a_file_of_another_preset_is_listed_with_its_own(tmp_path):
   text = results_page.page(str(tmp_path), claims)
   assert '| Figure 4, gpu: the KL | 1 of 1 |' in text
   for command in (
-    'figure_4 --preset=gpu --objectives=elbo,geco',
-    'figure_4 --preset=paper --workdir=runs/figures',
-    'figure_6 --preset=paper --workdir=runs/figures',
+    'figure_4 --objectives=elbo,geco --preset=gpu --workdir=runs/gpu',
+    'figure_4 --preset=paper --workdir=runs/paper',
+    'figure_6 --preset=paper --workdir=runs/paper',
   ):
     assert f'`python -m experiments.{command}' in text
   assert 'figure_4 --preset=quick' not in text
@@ -107,6 +108,8 @@ def test_a_damaged_file_of_results_is_named(tmp_path, content):
     ('table_2.json', '{"mnist": 1}'),
     ('table_2.json', '{"celeb_a": {"data": "celeb_a", "steps": 10}}'),
     ('rate_distortion.json', '{"runs": [{"update": "linear"}]}'),
+    ('figure_5.json', '{"cifar10": {"runs": [{}]}}'),
+    ('table_2.json', '{"mnist": {"data": "cifar10", "steps": 10, "elbo": 3}}'),
   ],
 )
 def test_results_of_another_form_are_named(tmp_path, name, content):
@@ -115,6 +118,49 @@ def test_results_of_another_form_are_named(tmp_path, name, content):
   named = f'{path} is not what `python -m experiments.{name[:-5]} .*` writes: '
   with pytest.raises(UserError, match=named):
     results_page.page(str(tmp_path))
+
+
+def test_claims_of_two_presets_have_workdirs_of_their_own():
+  """Their runs have the same names, but not the same configs."""
+  places = {}
+  for claim in CLAIMS:
+    preset = re.search(r'--preset=(\S+)', claim.command)
+    workdir = re.search(r'--workdir=(\S+)', claim.command)[1]
+    places.setdefault(workdir, set()).add(preset and preset[1])
+  assert all(len(presets) == 1 for presets in places.values())
+
+
+def test_a_lost_run_leaves_the_gaussian_rates_at_their_kappas():
+  row = row_of_figure_4()
+  kappas = row['gaussian']['kappas']
+  rates = [2.0**place for place in range(len(kappas))]
+  row['gaussian'] = {'kappas': kappas, 'rate_nats': rates}
+  (whole,) = figure_4_findings.gaussian({'mnist': row})
+  kept = [run for run in row['runs'] if run['kappas'].get('re') != 0.1]
+  (part,) = figure_4_findings.gaussian({'mnist': {**row, 'runs': kept}})
+  ratios = whole.ours.split(', ')
+  del ratios[kappas.index(0.1)]
+  assert part.ours.split(', ') == ratios and len({*ratios}) == len(ratios)
+
+
+def test_a_marginal_kl_within_its_error_bounds_the_ratio():
+  def row(geco):
+    kls = {'elbo': (145.4, 0.2), 'geco': (geco, 0.01)}
+    record = {
+      name: {'marginal_kl_nats': kl, 'marginal_kl_error_nats': error}
+      for name, (kl, error) in kls.items()
+    }
+    ratio = table_2._ratio(record['elbo'], record['geco'])
+    return {'data': 'cifar10', 'steps': 10, **record, **ratio}
+
+  for geco in (-0.02, 0.0, 0.019):
+    _, ratio = findings.table_2({'cifar10': row(geco)})
+    assert (ratio.ours, ratio.holds) == ('> 7270.0', True)
+  _, ratio = findings.table_2({'cifar10': row(14.54)})
+  assert (ratio.ours, ratio.holds) == ('10.0', False)
+  bound = {**row(-0.02), 'ratio': 10.0}  # It may be more than the paper's 16.
+  _, ratio = findings.table_2({'cifar10': bound})
+  assert (ratio.ours, ratio.holds) == ('> 10.0', None)
 
 
 def test_a_failed_claim_is_said_plainly_with_where_its_numbers_are_from(
@@ -207,6 +253,16 @@ def test_what_reconstructs_better_than_the_elbo_is_not_compared_with_it():
   assert finding.holds is None
 
 
+def test_a_run_at_the_error_of_the_elbo_is_compared_and_a_tie_is_no_win():
+  assert findings.is_comparable(0.1, 0.1)
+  row = row_of_figure_4()
+  gecos = [run['evaluation'] for run in row['runs'][2:]]
+  row['runs'][0]['evaluation'] = gecos[-1]  # The ELBO's is that at 0.06.
+  (finding,) = figure_4_findings.nll({'mnist': row})
+  assert '(' not in finding.ours
+  assert finding.holds is False
+
+
 def test_figures_compare_a_run_with_the_elbo_at_no_smaller_error():
   def run(name, objective, rmse, kl, **kappas):
     evaluation = {'rmse': rmse, 'kl_nats': kl}
@@ -245,6 +301,17 @@ def test_an_infeasible_kappa_does_not_count_and_is_told():
   assert finding.holds
   assert finding.ours.count('infeasible') == 1
   assert finding.ours.startswith('+50.0% (infeasible), ')
+
+
+def test_a_row_of_figure_4_needs_one_kappa_that_is_met():
+  row = row_of_figure_4()
+  for run in row['runs'][2:]:
+    run['evaluation']['constraints']['re']['verdict'] = 'infeasible'
+  (finding,) = figure_4_findings.met({'mnist': row})
+  assert finding.holds is False
+  run['evaluation']['constraints']['re']['verdict'] = 'met'
+  (finding,) = figure_4_findings.met({'mnist': row})
+  assert finding.holds is True
 
 
 def test_seeds_of_figure_4_are_told_with_their_spread():
@@ -436,6 +503,31 @@ def test_table_2_compares_with_the_papers_ratio():
   assert (lines[1].paper, lines[1].ours) == ('17.7', '10.0')
 
 
+@pytest.mark.parametrize('accurate', [True, False])
+def test_a_rate_is_accurate_where_its_run_says_so(accurate):
+  run = {
+    'update': 'geco',
+    'distortion': 0.1,
+    'kl_error': 0.2,
+    'multiplier_error': 0.3,
+    'accurate': accurate,
+  }
+  (finding,) = findings.rate_distortion({'runs': [run]})
+  assert finding.holds is accurate
+  assert finding.ours == '1.2000, 1.3000'
+
+
+@pytest.mark.parametrize(('share', 'holds'), [(0.95, True), (0.6, False)])
+def test_arithmetic_wants_nine_samples_in_ten_right(share, holds):
+  content = {
+    'num_contexts': 10,
+    'samples_right': share,
+    'real_targets_right': 1.0,
+  }
+  (finding,) = findings.arithmetic(content)
+  assert finding.holds is holds
+
+
 def test_figure_3_wants_validity_first_and_a_falling_kl_after():
   curve = {
     'step': [100, 200, 300, 400],
@@ -481,6 +573,15 @@ def test_constraints_that_are_out_of_reach_do_not_count():
   assert all(f.what.startswith('made, 300 steps: re, RMSE') for f in lines)
 
 
+@pytest.mark.parametrize('verdict', ['met', 'violated', 'infeasible'])
+def test_conv_draw_s_runs_have_the_verdict_of_their_evaluation(verdict):
+  report = {'kappa': 0.1, 'violation': 0.5, 'verdict': verdict}
+  evaluation = {'rmse': 0.12, 'kl_nats': 9.0, 'constraints': {'re': report}}
+  runs = [{'config': 'quick', 'evaluation': evaluation}]
+  (finding,) = findings.conv_draw({'runs': runs})
+  assert (finding.verdict, finding.holds) == (verdict, verdict == 'met')
+
+
 def test_figure_2_wants_points_to_merge_and_the_last_transition_in_place():
   def content(counts, ratio, proxy_ratio=1.0):
     return {
@@ -500,6 +601,19 @@ def test_figure_2_wants_points_to_merge_and_the_last_transition_in_place():
   assert verdicts(theory_findings.figure_2(skewed)) == [True, True]
 
 
+def test_figure_2_wants_fewer_points_and_larger_errors():
+  def findings_at(counts, errors):
+    panels = [
+      {'beta': beta, 'distinct_fixed_points': count, 'squared_error': error}
+      for beta, count, error in zip([0.1, 0.2], counts, errors, strict=True)
+    ]
+    content = {'panels': panels, 'last_transition': {}}
+    return verdicts(theory_findings.figure_2(content))
+
+  assert findings_at([4, 1], [0.1, 0.2]) == [True, True]
+  assert findings_at([4, 4], [0.2, 0.1]) == [False, False]
+
+
 def test_figure_7_judges_constrained_slopes_alone():
   panels = [
     {
@@ -514,6 +628,53 @@ def test_figure_7_judges_constrained_slopes_alone():
   ]
   lines = theory_findings.figure_7({'panels': panels})
   assert verdicts(lines) == [True, False]
+
+
+@pytest.mark.parametrize(('slope', 'holds'), [(1.04, True), (1.06, False)])
+def test_figure_7_allows_slopes_five_percent_above_the_bound(slope, holds):
+  panel = {
+    'data': 'lines',
+    'constraint': 'local',
+    'beta': 0.01,
+    'largest_slope': slope,
+    'largest_slope_anywhere': slope,
+  }
+  panels = [{**panel, 'lipschitz': bound} for bound in (None, 1.0)]
+  (finding,) = theory_findings.figure_7({'panels': panels})
+  assert finding.holds is holds
+
+
+@pytest.mark.parametrize(
+  ('reconstruction', 'gradient', 'expected'),
+  [([0.25], 0.0, [True]), ([0.3], 1e-9, [False, False])],
+)
+def test_figure_1_wants_the_average_and_no_gradient_in_the_hole(
+  reconstruction, gradient, expected
+):
+  content = {
+    'overlap_weights': [0.75, 0.25],
+    'overlap_data': [[0.0], [1.0]],
+    'overlap_reconstruction': reconstruction,
+    'hole_gradient': gradient,
+    'masses': [0.5, 0.5],
+    'average_kl_nats': 0.5,
+    'least_kl_nats': 0.7,
+  }
+  assert verdicts(theory_findings.figure_1(content)) == expected
+
+
+@pytest.mark.parametrize('holds', [True, False])
+def test_a_proposition_holds_where_its_file_says_so(holds):
+  claim = {
+    'proposition': 1,
+    'what': 'error',
+    'expected': '|x| = 1',
+    'measured': 1.0,
+    'holds': holds,
+  }
+  (finding,) = theory_findings.propositions({'claims': [claim]})
+  assert finding.holds is holds
+  assert finding.paper == r'\|x\| = 1'  # In a cell of a table.
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
@@ -537,6 +698,21 @@ def test_an_average_kl_far_below_ln_7_is_no_tight_fit():
   first, *_ = findings.figure_8({'digits': {'runs': runs}})
   assert first.what.startswith('digits: average KL at kappa 0.05')
   assert first.holds is False
+
+
+@pytest.mark.parametrize(('marginal', 'holds'), [(0.09, True), (0.2, False)])
+def test_tiles_are_tight_where_the_marginal_kl_is_below_a_tenth(
+  marginal, holds
+):
+  names = ('elbo', 'geco_re_0.05', 'geco_re_0.5')
+  kl = {'average_kl_nats': 1.9, 'marginal_kl_nats': marginal}
+  runs = [
+    {'run': f'micro_mnist_nvp_{name}', 'marginal': {'ln_n_nats': 1.9, **kl}}
+    for name in names
+  ]
+  _, finding, *_ = findings.figure_8({'digits': {'runs': runs}})
+  assert 'marginal KL at kappa 0.05' in finding.what
+  assert finding.holds is holds
 
 
 def test_of_a_sweep_the_largest_violation_is_told_whatever_its_kappa():
