@@ -144,6 +144,7 @@ def test_figure_4_in_medium_is_that_of_the_result_file(results):
     'mnist': 'MNIST',
     'color_mnist': 'Color-MNIST',
     'mnist_triplets': 'MNIST-triplets',
+    'mnist_sum': 'MNIST-sum',
     'mnist_sum_hard': 'MNIST-sum-hard',
   }
   assert set(titles) == set(rows)
