@@ -165,7 +165,8 @@ CLAIMS = (
     'valid solutions, then lowers the ELBO while they stay valid; beta grows '
     'once the constraint is met.',
     'figure_3.json',
-    'python -m experiments.figure_3 --workdir=runs/figure_3',
+    'python -m experiments.figure_3 '
+    '--config=configs/mnist_rotate_conv_draw.py:medium --workdir=runs/figure_3',
     findings.figure_3,
   ),
   *(
