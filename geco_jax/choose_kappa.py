@@ -139,10 +139,7 @@ def main(argv: Sequence[str]) -> None:
       ) from error
   if not kappas:
     raise UserError('--kappas is empty; name at least one')
-  if not all(0 < kappa < math.inf for kappa in kappas):
-    raise UserError(
-      f'kappas must be finite and > 0, got {", ".join(map(str, kappas))}'
-    )
+  gaussian_rate.check_kappas(kappas)
   dataset = build_dataset(config, cli.DATA_DIR.value)
   create(workdir)  # Fails here, not after minutes.
   spectrum = gaussian_rate.spectrum(dataset)

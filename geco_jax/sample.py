@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import math
 
 from absl import flags
-import jax
 import numpy as np
 
 from geco_jax import cli
@@ -19,7 +18,9 @@ from geco_jax.datasets import picture_files
 from geco_jax.datasets import pixels
 from geco_jax.errors import UserError
 from geco_jax.evaluation import pictures
+from geco_jax.io.paths import local_path
 from geco_jax.io.paths import output_path
+from geco_jax.keys import key_of
 from geco_jax.trained import load
 from geco_jax.trained import TrainedRun
 
@@ -52,6 +53,7 @@ def read_image(path: str, run: TrainedRun) -> np.ndarray:
       f'images of this run have {shape[-1]} channels, which no file has; use '
       'geco_jax.load'
     )
+  path = local_path(path)
   image = picture_files.read(path, shape[-1])
   if dataset is not None and dataset.name in ('image_folder', 'npz'):
     white = dataset.kwargs.get('white', pixels.WHITE)
@@ -79,7 +81,7 @@ def draw(run: TrainedRun, num: int, seed: int, ends: Sequence[str]):
       'give; use geco_jax.load'
     )
   if not ends:
-    return run.sample(num, key=jax.random.key(seed))
+    return run.sample(num, key=key_of(seed))
   if len(ends) != 2:
     raise UserError(f'--interpolate must name two images, got {len(ends)}')
   first, last = (read_image(path, run) for path in ends)

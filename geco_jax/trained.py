@@ -132,8 +132,7 @@ class TrainedRun:
     """Return the images of latents, the means of p(x|z) [n, ...]."""
     if not isinstance(latents, jax.Array):
       latents = pixels.as_array('latents', latents)
-    is_real = not jnp.issubdtype(latents.dtype, jnp.complexfloating)
-    if latents.shape[1:] != self._latent_shape or not is_real:
+    if latents.shape[1:] != self._latent_shape or not _is_real(latents):
       raise UserError(
         f'latents must be [n, {", ".join(map(str, self._latent_shape))}], as '
         f'encode returns them, got {latents.dtype} {latents.shape}'
@@ -218,15 +217,15 @@ class TrainedRun:
           f'{self.step}; give a stddev'
         )
       stddev = evaluation['sigma_opt']
-    is_number = isinstance(
-      stddev, (int, float, np.number, np.ndarray, jax.Array)
-    )
-    if not (is_number and np.ndim(stddev) == 0 and 0 < stddev < np.inf):
+    is_number = not isinstance(stddev, (str, bool)) and np.ndim(stddev) == 0
+    if not (is_number and _is_real(stddev) and 0 < stddev < np.inf):
       raise UserError(f'stddev must be a number > 0, got {stddev!r}')
     images = self._images(images)
     context = self._context(context, len(images))
     key = _checked_key(key)
     total = jnp.zeros(len(images))
+    if not len(images):
+      return total
     for draw in range(_at_least(1, 'num_draws', num_draws)):
       keys = jax.random.split(jax.random.fold_in(key, draw), len(images))
       total += self._call['elbo'](
@@ -380,6 +379,13 @@ def _functions(model: Model) -> dict[str, Callable]:
       elbo,
     )
   }
+
+
+def _is_real(values: Any) -> bool:
+  """Return whether values are real numbers, or true and false."""
+  dtype = values.dtype if hasattr(values, 'dtype') else np.asarray(values).dtype
+  kinds = (jnp.bool_, jnp.integer, jnp.floating)
+  return any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
 def _checked_evaluation(content: Any) -> Mapping[str, Any]:

@@ -46,6 +46,21 @@ def test_rate_falls_and_fewer_components_are_kept_as_kappa_grows(make_dataset):
   assert len(choose_kappa.table(summary).splitlines()) == 2 + 4
 
 
+def test_the_mean_images_error_is_the_root_of_a_mean_square(make_dataset):
+  dataset = make_dataset()
+  spectrum = gaussian_rate.spectrum(dataset)
+  summary = choose_kappa.describe(dataset, spectrum, [0.1])
+  image = dataset.splits['train'].image / 255
+  rmse = math.sqrt(np.square(image - image.mean(axis=0)).mean())
+  assert summary['rmse_of_mean'] == pytest.approx(rmse, rel=1e-5)
+  assert f'has RMSE {rmse:.4f}' in choose_kappa.table(summary)
+
+
+def test_the_kappa_of_the_config_is_among_the_defaults(tiny_config):
+  kappas = choose_kappa._default_kappas(tiny_config(kappa=0.07))
+  assert kappas == [0.06, 0.07, 0.08, 0.1, 0.125, 0.175]
+
+
 @pytest.mark.slow
 def test_command_writes_table_numbers_and_picture(tmp_path):
   process = run(
@@ -67,7 +82,8 @@ def test_command_writes_table_numbers_and_picture(tmp_path):
   [
     ('0.1,much', '--kappas must be numbers, got 0.1,much'),
     ('', '--kappas is empty'),
-    ('0.1,-1', 'kappas must be finite and > 0, got -1.0, 0.1'),
+    ('0.1,-1', 'must be finite and > 0, got -1.0, 0.1'),
+    ('0.1,1e-200', 'must be finite and > 0, got 1e-200, 0.1'),
   ],
 )
 def test_bad_kappas_are_answered_in_one_line(tmp_path, kappas, complaint):

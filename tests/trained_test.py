@@ -14,6 +14,7 @@ import pytest
 
 from configs import digits_vae
 import geco_jax
+from geco_jax import keys
 from geco_jax import parallel
 from geco_jax import sample
 from geco_jax.base_config import get_base_config
@@ -244,6 +245,11 @@ def test_latents_and_numbers_of_another_form_are_refused(digits_run):
     lambda run, x: run.elbo(x, stddev=0.0),
     lambda run, x: run.elbo(x, stddev=-1.0),
     lambda run, x: run.elbo(x, stddev='x'),
+    lambda run, x: run.elbo(x, stddev=True),
+    lambda run, x: run.elbo(x, stddev=np.array('x')),
+    lambda run, x: run.elbo(x, stddev=np.complex64(1)),
+    lambda run, x: run.decode(np.full((2, *run._latent_shape), 'x')),
+    lambda run, x: run.decode(np.full((2, *run._latent_shape), None)),
     lambda run, x: run.elbo(x, stddev=jnp.array([0.1, 0.2])),
     lambda run, x: run.decode(np.zeros((2, *run._latent_shape), complex)),
     lambda run, x: run.export(['decode'], 'decode.bin'),
@@ -345,23 +351,35 @@ def digits_run(workdir_of):
   return geco_jax.load(workdir_of('mlp_vae'))
 
 
+def test_no_images_have_no_elbo(digits_run):
+  none = np.zeros((0, 8, 8, 1), np.uint8)
+  assert digits_run.elbo(none, stddev=0.1).shape == (0,)
+
+
 def test_contexts_are_asked_of_conditional_models_alone(digits_run):
   with pytest.raises(UserError, match='takes no context'):
     digits_run.sample(2, np.zeros((2, 8, 8, 1)))
 
 
-def test_the_command_draws_what_its_flags_say(digits_run, tmp_path):
+def test_the_command_draws_what_its_flags_say(
+  digits_run, tmp_path, monkeypatch
+):
   paths = []
   for number in range(2):
     pixels = np.full((8, 8), 200 * number, np.uint8)
     paths.append(str(tmp_path / f'{number}.png'))
     Image.fromarray(pixels).save(paths[-1])
-  line = sample.draw(digits_run, 4, 0, paths)
+  monkeypatch.setenv('HOME', str(tmp_path))
+  line = sample.draw(digits_run, 4, 0, ['~/0.png', '~/1.png'])
   expected = digits_run.interpolate(
     np.zeros((8, 8, 1), np.uint8), np.full((8, 8, 1), 200, np.uint8), 4
   )
   np.testing.assert_array_equal(line, expected)
-  assert sample.draw(digits_run, 5, 1, []).shape == (5, 8, 8, 1)
+  for seed in (0, 1):  # Whatever JAX's own generator is.
+    with jax.default_prng_impl('rbg'):
+      drawn = sample.draw(digits_run, 5, seed, [])
+    same = digits_run.sample(5, key=keys.key_of(seed))
+    np.testing.assert_array_equal(drawn, same)
   with pytest.raises(UserError, match='two images, got 1'):
     sample.draw(digits_run, 4, 0, paths[:1])
   Image.fromarray(np.zeros((9, 8), np.uint8)).save(paths[0])

@@ -235,10 +235,22 @@ def _parts(indices):
   return np.split(indices, np.arange(_BATCH_SIZE, len(indices), _BATCH_SIZE))
 
 
+def check_kappas(kappas: Sequence[float]) -> None:
+  """Refuse what is no RMSE, or has a square that is 0 or infinite.
+
+  Raises:
+    UserError: if one is.
+  """
+  if not all(
+    kappa > 0 and 0 < float(kappa) * float(kappa) < np.inf for kappa in kappas
+  ):
+    raise UserError(
+      'kappas and their squares must be finite and > 0, got '
+      f'{", ".join(map(str, kappas))}'
+    )
+
+
 def _distortions(source, kappas):
   """Return D kappa^2 [kappas], or raise UserError."""
-  if not all(np.isfinite(kappa) and kappa > 0 for kappa in kappas):
-    raise UserError(
-      f'kappas must be finite and > 0, got {", ".join(map(str, kappas))}'
-    )
+  check_kappas(kappas)
   return len(source.mean) * np.square(np.asarray(kappas, np.float64))

@@ -115,7 +115,9 @@ def _run(grid: Sequence[Point], workdir: str) -> dict[str, str]:
   if executor != 'local':
     parallel.split_cpu(_num_cpu_devices(grid))
     choose_width = (
-      (lambda *_: width) if width else throughput.remembered_width(workdir)
+      (lambda _, group: min(width, len(group)))
+      if width
+      else throughput.remembered_width(workdir)
     )
   return sweeping.run_here(
     grid,

@@ -30,6 +30,7 @@ from geco_jax.sweep.grid import Point
 _FOLDER = 'jobs'  # Subfolder of the sweep: submitit's files and `_IDS`.
 _MODULE = 'submitit'  # Stands in the command lines of its processes.
 _IDS = 'ids.json'  # Run's name -> id of its latest job.
+_MAX_UNKNOWN = 5  # Polls in a row after which a job of unknown state is gone.
 _POLL_SECONDS = {'slurm': 15.0, 'local': 1.0}
 
 
@@ -79,8 +80,8 @@ def run_jobs(
     Where to read the reason, by name, of each run that failed.
 
   Raises:
-    UserError: if submitit or the cluster is not there, an option is unknown,
-      a folder is another run's or the sweep is in use.
+    UserError: if submitit or the cluster is not there, an option is unknown or
+      refused, a folder is another run's or the sweep is in use.
   """
   with (
     contextlib.closing(lock.Lock(workdir)),
@@ -94,7 +95,8 @@ def run_jobs(
       while waiting and (max_jobs is None or len(queue.running) < max_jobs):
         queue.submit(waiting.pop(0))
       time.sleep(_POLL_SECONDS[cluster])
-      queue.drop_ended()
+      gone = queue.drop_ended()
+      waiting += [point for point in unfinished if point.name in gone]
   return {
     point.name: queue.explain(point)
     for point in unfinished
@@ -116,6 +118,7 @@ class _Queue:
     ids = by_products.read(path, lambda x: by_products.mapping(x, str))
     self._ids: dict[str, str] = ids or {}
     self._jobs: dict[str, Any] = {}  # Run -> job that this process submitted.
+    self._num_unknown: dict[str, int] = {}  # Run -> polls without its state.
 
   def take_over(self, point: Point) -> bool:
     """Take over an earlier process's job, if any; return whether it goes on."""
@@ -123,16 +126,21 @@ class _Queue:
     if job_id is None or not self._goes_on(point.name, job_id):
       return False
     self.running[point.name] = job_id
+    say(f'waiting for job {job_id}: {point.name}')
     return True
 
   def submit(self, point: Point) -> None:
-    """Submit the job of a run."""
+    """Submit the job of a run.
+
+    Raises:
+      UserError: if the cluster refuses it.
+    """
     with contextlib.suppress(OSError):  # There may be none from before.
       os.remove(self._error_log(point))
     path = [os.path.abspath(folder) for folder in sys.path]
     run = _Job(point, self._workdir, self._data_dir, path)
     with signals.ctrl_c_ignored():  # Local jobs ignore it too: they go on.
-      job = self._executor.submit(run)
+      job = _submitted(self._executor, run)
     self._jobs[point.name] = job
     self.running[point.name] = self._ids[point.name] = job.job_id
     say(f'job {job.job_id}: {point.name}')
@@ -143,12 +151,18 @@ class _Queue:
         'the same command would not wait for these jobs: %s', error
       )
 
-  def drop_ended(self) -> None:
-    """Drop the jobs that have ended."""
+  def drop_ended(self) -> list[str]:
+    """Drop the jobs that have ended; return runs whose job the cluster lost."""
+    lost = []
     for name, job_id in [*self.running.items()]:
       if not self._goes_on(name, job_id):
         del self.running[name]
-        say(f'job {job_id} has ended: {name}')
+        if self._num_unknown.pop(name, 0):
+          lost.append(name)
+          say(f'{name} is submitted again: job {job_id} is unknown')
+        else:
+          say(f'job {job_id} has ended: {name}')
+    return lost
 
   def explain(self, point: Point) -> str:
     """Return where a job's error log is, written if it died without one."""
@@ -166,7 +180,12 @@ class _Queue:
   def _goes_on(self, name, job_id) -> bool:
     job = self._jobs.get(name)
     if job is None and self._cluster == 'slurm':
+      # An earlier process submitted it; the accounting may have forgotten it.
       job = _submitit().SlurmJob(folder=self._folder, job_id=job_id)
+      if job.state == 'UNKNOWN':
+        self._num_unknown[name] = self._num_unknown.get(name, 0) + 1
+        return self._num_unknown[name] < _MAX_UNKNOWN
+      self._num_unknown.pop(name, None)
     if job is not None:
       return not job.done()
     # A local job's id is a process id, which another process may have by now.
@@ -201,6 +220,15 @@ def _submitit():
       "--executor=slurm needs submitit: pip install 'geco_jax[slurm]'"
     ) from error
   return submitit
+
+
+def _submitted(executor, run):
+  """Return the job of a run; raise UserError if the cluster refuses it."""
+  try:
+    return executor.submit(run)
+  except _submitit().core.utils.FailedJobError as error:
+    lines = str(error).strip().splitlines() or ['no reason given']
+    raise UserError(f'--executor=slurm: {lines[-1]}') from error
 
 
 def _command_line(process_id: str) -> str:

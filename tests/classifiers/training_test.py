@@ -5,6 +5,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from geco_jax.classifiers import training
 from geco_jax.classifiers.networks import Classifier
@@ -68,6 +69,21 @@ def test_a_channel_that_never_varies_has_no_deviation():
   np.testing.assert_allclose(
     stddevs['only'], [expected, 0, 1e-2 * expected, 0], rtol=1e-4
   )
+
+
+def test_accuracy_and_probability_are_means_over_all_images():
+  def apply(params, state, image, is_training):
+    assert not is_training
+    return (jnp.tile(jnp.log(jnp.array([1.0, 3.0])), (len(image), 1)), {}), None
+
+  label = np.repeat([0, 1], [500, 200]).astype(np.int32)
+  measured = training.evaluator(Classifier(init=None, apply=apply))(
+    training.State(None, None, None, None),
+    Images(np.zeros((700, 2, 2, 1), np.uint8), label),
+  )
+  assert measured['accuracy'] == pytest.approx(2 / 7)
+  # The right label has 1/4 in 500 images and 3/4 in 200.
+  assert measured['mean_probability'] == pytest.approx(275 / 700)
 
 
 def test_examples_do_not_depend_on_the_default_generator():

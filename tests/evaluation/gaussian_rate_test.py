@@ -156,7 +156,9 @@ def test_independent_channels_cost_three_times_one():
   )
 
 
-@pytest.mark.parametrize('kappa', [0.0, -0.1, float('nan'), float('inf')])
+@pytest.mark.parametrize(
+  'kappa', [0.0, -0.1, float('nan'), float('inf'), 1e-200, 1e200]
+)
 def test_kappas_out_of_range_are_refused(corners, kappa):
-  with pytest.raises(UserError, match='kappas must be finite and > 0'):
+  with pytest.raises(UserError, match='kappas and their squares must be'):
     gaussian_rate.curve(corners, [0.1, kappa])

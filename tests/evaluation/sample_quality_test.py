@@ -14,6 +14,7 @@ from geco_jax.datasets import compositions
 from geco_jax.datasets.images import ImageSet
 from geco_jax.errors import UserError
 from geco_jax.evaluation import frechet
+from geco_jax.evaluation import sample_quality
 from geco_jax.evaluation.checkpoints import evaluate
 from geco_jax.evaluation.sample_quality import estimate
 from geco_jax.evaluation.sample_quality import frechet_distances
@@ -130,6 +131,23 @@ def test_distances_are_to_the_test_split(make_dataset, network):
   assert result['train'] == pytest.approx(expected, rel=1e-4)
 
 
+def test_no_example_counts_twice_where_a_batch_is_padded(
+  make_dataset, network, monkeypatch
+):
+  experiment = experiment_of(make_dataset())
+  whole = distances(experiment, network)
+  monkeypatch.setattr(sample_quality, '_BATCH', 5)  # 13 are 5, 5 and 3.
+  in_parts = distances(experiment, network)
+  for name in ('samples', 'reconstructions', 'train'):
+    assert in_parts[name] == pytest.approx(whole[name], rel=1e-3, abs=1e-9)
+
+
+def test_another_seed_takes_other_training_images(make_dataset, network):
+  experiment = experiment_of(make_dataset())
+  first, second = (distances(experiment, network, seed=s) for s in (0, 1))
+  assert first['train'] != pytest.approx(second['train'])
+
+
 def test_conditional_models_are_given_the_test_splits_contexts(
   make_dataset, network
 ):
@@ -161,6 +179,18 @@ def test_composed_sets_have_more_examples_than_images(make_images, network):
   )
   result = distances(colored, network)
   assert (result['num_features'], result['num_samples']) == (9, 90)
+
+
+def test_composed_sets_have_as_many_examples_as_are_wanted(make_images):
+  splits = {
+    k: make_images(120, (4, 4, 1))._replace(label=np.arange(120) % 10)
+    for k in ('train', 'validation', 'test')
+  }
+  dataset = compositions.color_mnist(ImageSet('many', splits))
+  # All images, since ten for each of nine features are fewer.
+  assert sample_quality._num_samples(dataset, None, 'hidden', 9) == 120
+  assert sample_quality._num_samples(dataset, 500, 'hidden', 9) == 500
+  assert sample_quality._num_images(dataset, 500) == 500
 
 
 @pytest.mark.parametrize(
@@ -205,6 +235,29 @@ def test_wrong_numbers_of_images_are_refused(make_dataset, num_images):
   experiment.model = experiment.model._replace(posterior=())
   with pytest.raises(ValueError, match=f'at most 13, .* got {num_images}'):
     importance_nll(experiment, {}, 0.1, num_images, 100, 0)
+
+
+def test_the_error_of_the_nll_is_that_of_a_mean(make_dataset, monkeypatch):
+  def brightness(params, keys, image, stddev):
+    return image.mean(axis=(1, 2, 3))[:, None]
+
+  monkeypatch.setattr(
+    sample_quality.importance, 'log_weights', lambda *_: brightness
+  )
+  dataset = make_dataset()
+  experiment = experiment_of(dataset)
+  experiment.model = experiment.model._replace(posterior=())
+  values = dataset.splits['test'].image.mean(axis=(1, 2, 3)) / 255
+  for batch_size in (32, 5):
+    monkeypatch.setattr(sample_quality, '_NLL_BATCH', batch_size)
+    result = importance_nll(
+      experiment, {}, 0.1, None, 1, 0, show_progress=False
+    )
+    assert result['nll_nats'] == pytest.approx(-values.mean(), rel=1e-5)
+    error = values.std(ddof=1) / np.sqrt(13)
+    assert result['nll_error_nats'] == pytest.approx(error, rel=1e-4)
+  one = importance_nll(experiment, {}, 0.1, 1, 1, 0, show_progress=False)
+  assert one['nll_error_nats'] is None
 
 
 def test_the_likelihood_is_of_the_step_that_was_evaluated(

@@ -321,6 +321,19 @@ def test_a_run_that_never_saved_anything_is_moved_out_of_the_way(
   assert f'{tmp_path} begins anew: its run of another config' in caplog.text
 
 
+def test_what_an_abandoned_try_has_drawn_and_logged_moves_too(tmp_path):
+  run_folder.claim(str(tmp_path), make_config())
+  names = {'best.json', 'data.json', 'error.log', 'progress.png'}
+  for name in names:
+    (tmp_path / name).write_text('{}')
+  (tmp_path / 'tensorboard').mkdir()
+  run_folder.claim(str(tmp_path), make_config(seed=1))
+  left = {path.name for path in tmp_path.iterdir()}
+  assert left == {'abandoned', 'config.json'}
+  moved = {path.name for path in (tmp_path / 'abandoned').iterdir()}
+  assert moved == {*names, 'tensorboard', 'config.json'}
+
+
 @pytest.mark.parametrize(
   'trace',
   [

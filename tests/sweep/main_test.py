@@ -258,13 +258,14 @@ def test_a_width_is_for_runs_that_are_trained_together(executor, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_width_that_is_given_is_that_of_every_run(tmp_path):
-  code, out, err = sweep(f'--workdir={tmp_path}', '--runs_at_once=2')
+@pytest.mark.parametrize(('given', 'width'), [(2, 2), (9, 3)])
+def test_a_width_that_is_given_is_that_of_every_run(given, width, tmp_path):
+  code, out, err = sweep(f'--workdir={tmp_path}', f'--runs_at_once={given}')
   assert code == 0, err
   assert 'steps per second are' not in err  # Nothing was measured.
   for name in RUNS:
     evaluation = json.loads((tmp_path / name / 'evaluation.json').read_text())
-    assert evaluation['runs_at_once'] == 2
+    assert evaluation['runs_at_once'] == width
   assert 'at once' in out.splitlines()[0]
 
 

@@ -168,6 +168,22 @@ def test_table_has_a_row_per_finished_run_and_names_the_infeasible(grid, sweep):
   assert len(text) == len(rows) + 1
 
 
+def test_each_split_has_numbers_of_its_own(grid, tmp_path):
+  write_run(tmp_path / grid[0].name, grid[0])
+  path = tmp_path / grid[0].name / 'evaluation.json'
+  evaluation = json.loads(path.read_text())
+  measures = {'rmse': 0.5, 'kl_nats': 7.0, 'nll_nats_per_dim': 1.5}
+  evaluation['other_splits']['test'] |= measures
+  write_json(str(path), evaluation)
+  (result,) = sweep_results.read(grid, str(tmp_path))
+  numbers = sweep_results.numbers(result)
+  assert {name: numbers[f'test/{name}'] for name in measures} == measures
+  assert numbers['train/rmse'] == 0.3
+  row = sweep_results.cells(result.evaluation)
+  names = 'RMSE', 'test RMSE', 'test KL/nats', 'test NLL/dim'
+  assert [row[k] for k in names] == ['0.3000', '0.5000', '7.000', '1.500']
+
+
 def test_page_needs_nothing_else_and_is_the_same_every_time(grid, sweep):
   curve = Curve(np.array([0.1, 0.3]), np.array([9.0, 2.0]), np.array([0.3, 1]))
   pages = []
@@ -222,6 +238,15 @@ def test_page_is_for_every_screen_and_says_where_it_is_from(grid, sweep):
   assert '--x=&quot;&lt;a b&gt;&quot; --workdir=é<' in footer
   assert 'Trained on 1 x cpu by geco_jax 0.1.0 (ffffffffffff).' in page
   assert 'Mean ± standard deviation over seeds' in page
+
+
+@pytest.mark.usefixtures('_undrawn')
+def test_rows_of_runs_that_miss_a_constraint_are_marked(grid, sweep):
+  write_report(grid, str(sweep))
+  page = (sweep / 'report.html').read_text()
+  marked = re.findall(r'<tr class=broken><td><a href="([^"]+)/"', page)
+  missed = [p.name for p in grid if p.config.constraints.re.kappa == 0.1]
+  assert marked == missed
 
 
 def test_means_and_deviations_are_those_over_seeds(grid, sweep):

@@ -1,5 +1,6 @@
 """Jobs are submitted once, waited for, and explained where they die."""
 
+import json
 import os
 import signal
 
@@ -11,6 +12,9 @@ from geco_jax.sweep import completion
 from geco_jax.sweep import local
 from geco_jax.sweep import slurm
 from geco_jax.sweep.grid import points
+
+# Imported in a test it would keep that test's stderr for its log.
+submitit = pytest.importorskip('submitit')
 
 
 @pytest.fixture
@@ -78,6 +82,19 @@ def test_every_run_is_a_job_and_those_that_die_are_named(
   assert len(executor.jobs) == 3
 
 
+def test_a_job_trains_its_run_on_the_data_it_is_given(
+  grid, tmp_path, monkeypatch
+):
+  calls = []
+  monkeypatch.setattr(
+    local, 'run_here', lambda *args, **kwargs: calls.append((args, kwargs))
+  )
+  slurm._Job(grid[1], str(tmp_path), 'data')()
+  (((points, workdir), kwargs),) = calls
+  assert (points, workdir) == ([grid[1]], str(tmp_path))
+  assert kwargs['data_dir'] == 'data'
+
+
 def test_a_job_that_dies_is_not_explained_by_an_earlier_one(
   grid, executor, tmp_path, monkeypatch
 ):
@@ -141,6 +158,59 @@ def test_jobs_of_an_earlier_process_are_waited_for_not_submitted_again(
   assert len(executor.jobs) == 1  # The job of seed_1.
 
 
+@pytest.mark.parametrize('num_polls', [3, None])
+def test_a_job_that_the_cluster_has_forgotten_is_submitted_again(
+  num_polls, grid, executor, tmp_path, monkeypatch, capfd
+):
+  """None is for ever; accounting may also be late by some polls."""
+  finished = {grid[1].name}
+  monkeypatch.setattr(
+    completion, 'is_finished', lambda p, *_: p.name in finished
+  )
+  monkeypatch.setattr(
+    local, 'run_here', lambda points, *_, **__: finished.add(points[0].name)
+  )
+
+  class Forgotten:
+    polls = 0
+
+    def __init__(self, folder, job_id):
+      assert job_id == '12345'
+
+    @property
+    def state(self):
+      Forgotten.polls += 1
+      is_late = num_polls is None or Forgotten.polls <= num_polls
+      return 'UNKNOWN' if is_late else 'COMPLETED'
+
+    def done(self):
+      finished.add(grid[0].name)
+      return True
+
+  monkeypatch.setattr(submitit, 'SlurmJob', Forgotten)
+  (tmp_path / 'jobs').mkdir()
+  ids = json.dumps({grid[0].name: '12345'})
+  (tmp_path / 'jobs' / 'ids.json').write_text(ids)
+  assert not slurm.run_jobs(grid, str(tmp_path), 'slurm')
+  assert len(executor.jobs) == (num_polls is None)
+  err = capfd.readouterr().err
+  assert f'waiting for job 12345: {grid[0].name}' in err
+  assert ('is submitted again' in err) == (num_polls is None)
+
+
+def test_a_job_that_the_cluster_refuses_is_one_sentence(
+  grid, executor, tmp_path, monkeypatch
+):
+  def submit(function):
+    raise submitit.core.utils.FailedJobError(
+      'sbatch: error: invalid partition specified: nope\n'
+    )
+
+  monkeypatch.setattr(executor, 'submit', submit)
+  with pytest.raises(UserError, match='executor=slurm: sbatch: .*: nope$'):
+    slurm.run_jobs(grid, str(tmp_path), 'local')
+
+
 @pytest.mark.parametrize('content', ['', '[]', '{"seed_0": 11}', '3'])
 def test_damaged_ids_are_passed_over(
   content, grid, executor, tmp_path, monkeypatch
@@ -150,6 +220,11 @@ def test_damaged_ids_are_passed_over(
   monkeypatch.setattr(local, 'run_here', lambda *_, **__: None)
   slurm.run_jobs(grid, str(tmp_path), 'local')
   assert len(executor.jobs) == 2
+
+
+def test_a_job_that_is_taken_back_is_submitted_again(grid, tmp_path):
+  job = slurm._Job(grid[0], str(tmp_path), None)
+  assert job.checkpoint().function == job
 
 
 def test_options_are_submitits_words():
@@ -169,7 +244,6 @@ def test_options_are_submitits_words():
 def test_a_missing_cluster_and_unknown_options_are_one_sentence(
   cluster, options, message, grid, tmp_path
 ):
-  pytest.importorskip('submitit')
   with pytest.raises(UserError, match=message) as refusal:
     slurm.run_jobs(grid, str(tmp_path), cluster, options)
   assert '\n' not in str(refusal.value)
