@@ -146,6 +146,7 @@ def test_figure_4_in_medium_is_that_of_the_result_file(results):
     'mnist_triplets': 'MNIST-triplets',
     'mnist_sum': 'MNIST-sum',
     'mnist_sum_hard': 'MNIST-sum-hard',
+    'mnist_rotate': 'MNIST-rotate',
   }
   assert set(titles) == set(rows)
   for name, title in titles.items():
