@@ -273,7 +273,7 @@ def _single_run(figure: str, data: str) -> ListRows:
       [Command('geco_jax.train', training), Command(f'.{figure}', reading)],
       _points(options, [run], variant),
       splits=(),
-      numbers={f'{run.name}/{figure}.json': f'{figure}.json'},
+      numbers={f'{run.name}/{figure}.json': file_name(figure, variant)},
     )
 
   return list_rows

@@ -4,8 +4,8 @@
 
 Every number of ours is read from a file in results/, which a command wrote:
 copy it there from the workdir and run this again; of other presets than quick,
-figure_4.json as figure_4_PRESET.json, and table_2.json likewise. A claim
-without a file is listed as not run yet, with its command, unless it is
+figure_4.json as figure_4_PRESET.json, and so arithmetic.json and table_2.json.
+A claim without a file is listed as not run yet, with its command, unless it is
 optional; a verdict is computed (`findings`), never typed.
 """
 

@@ -106,7 +106,7 @@ def test_the_rows_of_results_are_those_of_the_result_files(readme):
         *(f'{e["kl_nats"]:.1f} nats at {e["rmse"]:.4f}' for e in cells),
       ]
     )
-  titles = {'cifar10': 'CIFAR-10', 'color_mnist': 'Color-MNIST'}
+  titles = {'cifar10': 'CIFAR-10', 'color_mnist': 'Color-MNIST, 8x8'}
   for data, title in titles.items():
     runs = read('table_2')[data]
     rows.append(

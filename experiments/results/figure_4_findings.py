@@ -99,8 +99,12 @@ def met(content: Content) -> Iterator[Finding]:
 
 
 def gaussian(content: Content) -> Iterator[Finding]:
-  """Yield GECO's KL over the rate of a Gaussian with the data's covariance."""
+  """Yield GECO's KL over the rate of a Gaussian with the data's covariance.
+
+  It decides nothing about conditional models: the Gaussian knows no contexts.
+  """
   for name, row, points in _constrained(content):
+    is_conditional = row['panel'].startswith('Conditional')
     gaussian_rate = row['gaussian']
     rates = dict(
       zip(gaussian_rate['kappas'], gaussian_rate['rate_nats'], strict=True)
@@ -110,7 +114,7 @@ def gaussian(content: Content) -> Iterator[Finding]:
       f"{name}: GECO's KL over the Gaussian's rate, kappa ascending",
       'not in the paper: below 1 beats a linear VAE',
       ', '.join(f'{ratio:.2f}' for ratio in ratios),
-      max(ratios) < 1,
+      None if is_conditional else max(ratios) < 1,
     )
 
 

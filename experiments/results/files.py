@@ -1,7 +1,7 @@
 """Names of the files in results/."""
 
 # Their presets are shown side by side.
-_WITH_A_FILE_FOR_EACH_PRESET = ('figure_4', 'table_2')
+_WITH_A_FILE_FOR_EACH_PRESET = ('arithmetic', 'figure_4', 'table_2')
 
 
 def file_name(figure: str, preset: str) -> str:

@@ -130,6 +130,14 @@ def test_claims_of_two_presets_have_workdirs_of_their_own():
   assert all(len(presets) == 1 for presets in places.values())
 
 
+def test_a_gaussian_without_contexts_decides_nothing_of_conditional_models():
+  row = row_of_figure_4()
+  panels = {'ConvDRAW': True, 'Conditional ConvDRAW': None}
+  for panel, holds in panels.items():
+    (finding,) = figure_4_findings.gaussian({'a': {**row, 'panel': panel}})
+    assert finding.holds is holds
+
+
 def test_a_lost_run_leaves_the_gaussian_rates_at_their_kappas():
   row = row_of_figure_4()
   kappas = row['gaussian']['kappas']
@@ -147,7 +155,11 @@ def test_a_marginal_kl_within_its_error_bounds_the_ratio():
   def row(geco):
     kls = {'elbo': (145.4, 0.2), 'geco': (geco, 0.01)}
     record = {
-      name: {'marginal_kl_nats': kl, 'marginal_kl_error_nats': error}
+      name: {
+        'marginal_kl_nats': kl,
+        'marginal_kl_error_nats': error,
+        'evaluation': {'rmse': 0.1},
+      }
       for name, (kl, error) in kls.items()
     }
     ratio = table_2._ratio(record['elbo'], record['geco'])
@@ -489,8 +501,8 @@ def test_table_2_compares_with_the_papers_ratio():
     return {
       'data': 'color_mnist',
       'steps': 1_000,
-      'elbo': {'marginal_kl_nats': elbo},
-      'geco': {'marginal_kl_nats': geco},
+      'elbo': {'marginal_kl_nats': elbo, 'evaluation': {'rmse': 0.05}},
+      'geco': {'marginal_kl_nats': geco, 'evaluation': {'rmse': 0.17}},
       'ratio': elbo / geco,
     }
 
@@ -499,6 +511,7 @@ def test_table_2_compares_with_the_papers_ratio():
     True,
   ]
   lines = [*findings.table_2({'color_mnist': row(200, 20)})]
+  assert lines[0].what.endswith(', at RMSE 0.050 and 0.170')
   assert verdicts(lines) == [True, False]
   assert (lines[1].paper, lines[1].ours) == ('17.7', '10.0')
 
