@@ -162,6 +162,20 @@ def test_figure_4_in_medium_is_that_of_the_result_file(results):
   ) in text
 
 
+def test_table_2_of_mnists_digits_is_that_of_the_result_file(results):
+  with open(os.path.join(ROOT, 'results', 'table_2_medium.json')) as file:
+    row = json.load(file)['color_mnist']
+  assert row['steps'] == 10_000
+  elbo, geco = (
+    (row[name]['marginal_kl_nats'], row[name]['evaluation']['rmse'])
+    for name in ('elbo', 'geco')
+  )
+  assert (
+    f'it is {elbo[0]:.1f} nats under the ELBO, at RMSE {elbo[1]:.3f}, and '
+    f'{geco[0]:.1f} under GECO, at {geco[1]:.3f}, {row["ratio"]:.1f} times less'
+  ) in ' '.join(results.split())
+
+
 def test_figure_5_is_that_of_the_result_file(results):
   with open(os.path.join(ROOT, 'results', 'figure_5.json')) as file:
     rows = json.load(file)
