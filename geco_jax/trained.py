@@ -217,8 +217,14 @@ class TrainedRun:
           f'{self.step}; give a stddev'
         )
       stddev = evaluation['sigma_opt']
-    is_number = not isinstance(stddev, (str, bool)) and np.ndim(stddev) == 0
-    if not (is_number and _is_real(stddev) and 0 < stddev < np.inf):
+    is_number = isinstance(
+      stddev, (int, float, np.number, np.ndarray, jax.Array)
+    )
+    if (
+      not (is_number and np.ndim(stddev) == 0)
+      or isinstance(stddev, bool)
+      or not (_is_real(stddev) and 0 < stddev < np.inf)
+    ):
       raise UserError(f'stddev must be a number > 0, got {stddev!r}')
     images = self._images(images)
     context = self._context(context, len(images))

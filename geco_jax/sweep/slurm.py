@@ -212,7 +212,7 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
   return options
 
 
-def _submitit():
+def _submitit() -> Any:
   try:
     import submitit  # Heavy and for this executor alone.
   except ImportError as error:
