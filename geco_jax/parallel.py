@@ -37,8 +37,9 @@ def initialize_distributed(
     UserError: if nothing names the others, or nobody listens at the
       coordinator's address for five minutes.
   """
+  place = None
   if coordinator_address is not None:
-    _check_address(coordinator_address)
+    place = _host_and_port(coordinator_address)
   if num_processes is not None and num_processes < 1:
     raise UserError(f'--num_processes must be >= 1, got {num_processes}')
   if process_id is not None and not 0 <= process_id < (num_processes or np.inf):
@@ -46,8 +47,8 @@ def initialize_distributed(
       f'--process_id must be in [0, --num_processes), got {process_id} of '
       f'{num_processes}'
     )
-  if coordinator_address is not None and process_id:
-    _await_coordinator(coordinator_address)
+  if place is not None and process_id:
+    _await_coordinator(*place)
   try:
     jax.distributed.initialize(coordinator_address, num_processes, process_id)
   except (ValueError, RuntimeError) as error:
@@ -58,30 +59,31 @@ def initialize_distributed(
     ) from error
 
 
-def _check_address(address: str) -> None:
-  """Refuse an address at which JAX would wait for minutes, or abort."""
+def _host_and_port(address: str) -> tuple[str, int]:
+  """Split an address; refuse one at which JAX would wait, or abort."""
   host, _, port = address.rpartition(':')
   if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
     raise UserError(f'--coordinator must be HOST:PORT, got {address!r}')
+  place = host.strip('[]'), int(port)
   try:
-    socket.getaddrinfo(host.strip('[]'), int(port))
+    socket.getaddrinfo(*place)
   except (OSError, UnicodeError) as error:
     reason = getattr(error, 'strerror', None) or error
     raise UserError(f'--coordinator={address}: {host}: {reason}') from error
+  return place
 
 
-def _await_coordinator(address: str) -> None:
+def _await_coordinator(host: str, port: int) -> None:
   """Wait until process 0 listens: JAX would abort this one if it never does."""
-  host, _, port = address.rpartition(':')
   last = time.monotonic() + _SECONDS_TO_JOIN
   while True:
     try:
-      socket.create_connection((host.strip('[]'), int(port)), 5.0).close()
+      socket.create_connection((host, port), 5.0).close()
       return
     except OSError as error:
       if time.monotonic() > last:
         raise UserError(
-          f'--coordinator={address}: nobody listened there for '
+          f'--coordinator={host}:{port}: nobody listened there for '
           f'{_SECONDS_TO_JOIN:g} s, where process 0 should: {error}'
         ) from error
     time.sleep(0.5)

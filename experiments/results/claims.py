@@ -21,6 +21,14 @@ class Claim(NamedTuple):
   optional: bool = False  # Whether it is left out where there is no file.
 
 
+_OPTIONAL_PRESETS = ('gpu', 'paper')
+
+
+def _size(preset: str) -> str:
+  """Return what a title has of a preset."""
+  return '' if preset == 'quick' else f', {preset}'
+
+
 def _sized(preset: str) -> str:
   """Return the flags of a preset, whose runs have the names of others'."""
   return f'--preset={preset} --workdir=runs/{preset}'
@@ -42,25 +50,40 @@ def _figure(
 def _figure_4(
   preset: str, title: str, statement: str, check: Callable, options: str = ''
 ) -> Claim:
-  quick = preset == 'quick'
-  objectives = '' if quick else '--objectives=elbo,geco '
+  objectives = '' if preset == 'quick' else '--objectives=elbo,geco '
   return Claim(
-    f'Figure 4{"" if quick else f", {preset}"}: {title}',
+    f'Figure 4{_size(preset)}: {title}',
     statement,
     file_name('figure_4', preset),
     f'python -m experiments.figure_4 {objectives}{options}{_sized(preset)}',
     check,
+    preset in _OPTIONAL_PRESETS,
   )
 
 
 def _table_2(preset: str) -> Claim:
-  size = '' if preset == 'quick' else f', {preset}'
   return Claim(
-    f'Table 2{size}: the marginal KL of VAE+NVP',
+    f'Table 2{_size(preset)}: the marginal KL of VAE+NVP',
     'Models trained with GECO have a much lower marginal KL.',
     file_name('table_2', preset),
     f'python -m experiments.table_2 {_sized(preset)}',
     findings.table_2,
+    preset in _OPTIONAL_PRESETS,
+  )
+
+
+def _arithmetic(preset: str) -> Claim:
+  quick = preset == 'quick'
+  run = f'{preset}/mnist_sum_conv_draw_geco_re_0.1'
+  return Claim(
+    'Arithmetic: conditional ConvDRAW on MNIST-sum, '
+    f'{"8x8" if quick else "28x28"}{_size(preset)}',
+    'The model is to learn that the target is the sum of its contexts.',
+    file_name('arithmetic', preset),
+    'python -m experiments.arithmetic '
+    f'--workdir=runs/{"mnist_sum" if quick else run}',
+    findings.arithmetic,
+    preset in _OPTIONAL_PRESETS,
   )
 
 
@@ -188,8 +211,8 @@ CLAIMS = (
     '--only=celeb_a --network=cifar10_resnet ',
   ),
   *(
-    _figure_4(preset, *claim)._replace(optional=True)
-    for preset in ('gpu', 'paper')
+    _figure_4(preset, *claim)
+    for preset in _OPTIONAL_PRESETS
     for claim in _ON_FIGURE_4
   ),
   _figure(
@@ -212,9 +235,7 @@ CLAIMS = (
     'python -m experiments.figure_8 --preset=digits --workdir=runs/figure_8',
     findings.figure_8,
   ),
-  _table_2('quick'),
-  _table_2('medium'),
-  *(_table_2(preset)._replace(optional=True) for preset in ('gpu', 'paper')),
+  *map(_table_2, ('quick', 'medium', *_OPTIONAL_PRESETS)),
   *(
     Claim(
       f'Table 1: every constraint, on {data}',
@@ -265,25 +286,5 @@ CLAIMS = (
     'python -m geco_jax.train --config=CONFIG --workdir=runs/RUN',
     findings.conv_draw,
   ),
-  *(
-    Claim(
-      f'Arithmetic: conditional ConvDRAW on MNIST-sum{size}',
-      'The model is to learn that the target is the sum of its contexts.',
-      file_name('arithmetic', preset),
-      f'python -m experiments.arithmetic --workdir={workdir}',
-      findings.arithmetic,
-      optional=preset in ('gpu', 'paper'),
-    )
-    for preset, size, workdir in (
-      ('quick', ', 8x8', 'runs/mnist_sum'),
-      *(
-        (
-          each,
-          f', 28x28, {each}',
-          f'runs/{each}/mnist_sum_conv_draw_geco_re_0.1',
-        )
-        for each in ('medium', 'gpu', 'paper')
-      ),
-    )
-  ),
+  *map(_arithmetic, ('quick', 'medium', *_OPTIONAL_PRESETS)),
 )

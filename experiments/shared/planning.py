@@ -121,7 +121,7 @@ class Planner:
     run's.
     """
     num_steps, compile_seconds, train_seconds = 0, 0.0, 0.0
-    compiled = set()
+    compiled = {*self._compiled}
     try:
       unfinished = [point for point in row.points if self._is_left(point, row)]
       todo = [p for p in unfinished if p.name not in self._planned]
@@ -130,14 +130,13 @@ class Planner:
         steps = point.config.num_steps - steps_taken(point, self._workdir)
         num_steps += steps
         train_seconds += steps / speed.steps_per_second
-        if (key := experiment_key(point.config)) not in self._compiled:
-          if key not in compiled:
-            compile_seconds += speed.compile_seconds
+        if (key := experiment_key(point.config)) not in compiled:
           compiled.add(key)
+          compile_seconds += speed.compile_seconds
     except UserError as error:
       return Cost(row, missing=' '.join(str(error).split()))
     self._planned |= {point.name for point in row.points}
-    self._compiled |= compiled
+    self._compiled = compiled
     return Cost(
       row,
       num_finished=len(row.points) - len(unfinished),
