@@ -29,6 +29,7 @@ from geco_jax.evaluation.restored import restore_state
 from geco_jax.experiment import Experiment
 from geco_jax.io import files
 from geco_jax.io import run_folder
+from geco_jax.io.provenance import trained_on
 from geco_jax.keys import per_example_keys
 
 _SEED = 2
@@ -121,6 +122,8 @@ def main(argv: Sequence[str]) -> None:
     'num_contexts': len(samples),
     'split': 'test',
     'step': int(state.step),
+    'multiplier_rule': config.multipliers.name,
+    **trained_on(workdir),
   }
   files.write_json(os.path.join(workdir, 'arithmetic.json'), results)
   stride = max(1, len(samples) // _SHOWN)

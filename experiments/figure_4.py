@@ -18,8 +18,9 @@ The ELBO is far from converged then: it ends at a larger RMSE than GECO at the
 small kappas, whose KL it cannot exceed. With --noshort these rows too are the
 runs of their configs, which other figures share. With --until_rest the steps of
 ELBO and annealed beta are doubled until both rest or --max_steps is reached
-(`shared.rest`), GECO has those of the ELBO, and figure_4.json says `rested` of
-each baseline. --network has the samples compared with the test split too.
+(`shared.rest`), and GECO has those of the ELBO. Either way figure_4.json says
+of each baseline whether it `rested`. --network has the samples compared with
+the test split too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -147,7 +148,7 @@ def run_row(
     results = rest.train_until_rest(*args, max_steps)
   else:
     results = runs.train_all(*args)
-  results = runs.with_sample_quality(results, network, data_dir)
+  results = runs.with_sample_quality(rest.judged(results), network, data_dir)
   print(f'\n{name}\n{runs.table(results)}', flush=True)
   curve = gaussian_rate.curve(results[0].experiment.dataset, PAPER_KAPPAS)
   return {
@@ -181,22 +182,7 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     'short', True, 'Whether the quick rows of 8x8 digits have short runs.'
   )
-  define_rest_flags()
-
-
-def define_rest_flags() -> None:
-  """Define --until_rest and --max_steps."""
-  flags.DEFINE_bool(
-    'until_rest',
-    False,
-    'Whether steps are doubled until KL and RMSE of the baselines rest.',
-  )
-  flags.DEFINE_integer(
-    'max_steps',
-    None,
-    f'Most steps to try; else {rest.MAX_DOUBLING} times the first number.',
-    lower_bound=1,
-  )
+  rest.define_flags()
 
 
 def main(argv: Sequence[str]) -> None:

@@ -10,6 +10,9 @@ iterations. The paper's is ConvDRAW on CIFAR-10; digits is the VAE of
 configs/digits_vae.py, a minute. Data sets can be run one by one: figure_5.json
 keeps those that it has, and the figure shows all of them.
 
+With --until_rest the steps of the ELBO are doubled until it rests or
+--max_steps is reached (`shared.rest`), and GECO has as many.
+
 The model can just reach that kappa, and reaches it at the very end: no kappa is
 harder for a multiplier.
 """
@@ -24,6 +27,8 @@ from matplotlib.figure import Figure
 
 from geco_jax import cli
 from geco_jax.evaluation import verdicts
+from geco_jax.sweep import completion
+from geco_jax.sweep.grid import Point
 
 from .shared import panels
 from .shared import rest
@@ -45,6 +50,9 @@ def run_row(
   seed: int = 0,
   num_steps: int | None = None,
   data_dir: str | None = None,
+  *,
+  until_rest: bool = False,
+  max_steps: int | None = None,
 ) -> dict[str, Any]:
   """Train both runs, or reuse them; return what the figure shows of them.
 
@@ -55,11 +63,18 @@ def run_row(
     seed: of both runs.
     num_steps: training steps of each run, if not the configs'.
     data_dir: TFDS data directory.
+    until_rest: whether the steps are doubled until the ELBO rests.
+    max_steps: the cap of these; see `rest.lengths`.
   """
   variant, elbo = variant_of(data, preset), elbo_run(data, seed)
-  (first,) = runs.train_all([elbo], workdir, variant, num_steps, data_dir)
+  args = [elbo], workdir, variant, num_steps, data_dir
+  if until_rest:
+    (first,) = rest.train_until_rest(*args, max_steps=max_steps)
+  else:
+    (first,) = runs.train_all(*args)
   geco = geco_run(elbo, first.evaluation['rmse'])
-  (second,) = runs.train_all([geco], workdir, variant, num_steps, data_dir)
+  place, steps = os.path.dirname(first.folder), first.config.num_steps
+  (second,) = runs.train_all([geco], place, variant, steps, data_dir)
   both = [
     result._replace(rested=rest.is_at_rest(result))
     for result in (first, second)
@@ -70,6 +85,35 @@ def run_row(
     'runs': runs.records(both),
     'curves': {'elbo': curve(first), 'geco': curve(second)},
   }
+
+
+def points(
+  elbo: Run,
+  workdir: str,
+  preset: str,
+  num_steps: int | None = None,
+  *,
+  until_rest: bool = False,
+  max_steps: int | None = None,
+) -> list[Point]:
+  """Return the most that `run_row` trains after this run, named by folder."""
+  variant = variant_of(elbo.data, preset)
+  args = variant, num_steps, {}
+  if until_rest:
+    listed = rest.points([elbo], workdir, *args, max_steps)
+  else:
+    listed = [*runs.points_of([elbo], *args).values()]
+  last = listed[-1]
+  done = completion.read_evaluation(last, workdir, runs.EVALUATED_SPLITS)
+  # Before the ELBO has ended nobody knows kappa, which costs nothing.
+  geco = geco_run(elbo, done['rmse'] if done else 0.1)
+  steps = last.config.num_steps
+  (second,) = runs.points_of([geco], variant, steps, {}).values()
+  name = os.path.join(os.path.dirname(last.name), second.name)
+  return [
+    *listed,
+    second._replace(name=name if done else f'{last.name}, then GECO'),
+  ]
 
 
 def variant_of(data: str, preset: str) -> str | None:
@@ -179,6 +223,7 @@ def define_flags() -> None:
   """Define the command's flags."""
   panels.define_preset_flag()
   runs.define_seed_flags()
+  rest.define_flags()
   flags.DEFINE_list('data', ['cifar10', 'mnist'], f'Any of {", ".join(DATA)}.')
   flags.register_validator(
     'data',
@@ -203,6 +248,8 @@ def main(argv: Sequence[str]) -> None:
         seed,
         runs.NUM_STEPS.value,
         cli.DATA_DIR.value,
+        until_rest=flags.FLAGS.until_rest,
+        max_steps=flags.FLAGS.max_steps,
       )
       name = f'{data}, seed {seed}' if seed else data
       rows = runs.save_row(numbers, name, row)

@@ -22,6 +22,7 @@ from geco_jax import cli
 from geco_jax.errors import UserError
 from geco_jax.evaluation import verdicts
 from geco_jax.io.files import write_json
+from geco_jax.io.provenance import trained_on
 from geco_jax.sweep import figures as sweep_figures
 from geco_jax.sweep import local
 from geco_jax.sweep import results as sweep_results
@@ -29,7 +30,6 @@ from geco_jax.sweep import throughput
 from geco_jax.sweep.grid import points
 from geco_jax.sweep.results import Result
 
-from .shared.runs import trained_on
 from .shared.small_png import write_png
 
 _KAPPAS = flags.DEFINE_list(

@@ -31,6 +31,7 @@ from geco_jax.evaluation import verdicts
 from geco_jax.experiment import Experiment
 from geco_jax.io import files
 from geco_jax.io import lock
+from geco_jax.io.provenance import trained_on
 from geco_jax.sweep import local
 from geco_jax.sweep import throughput
 from geco_jax.sweep.completion import final_evaluation
@@ -256,7 +257,7 @@ def record(job: Job, workdir: str) -> dict[str, Any]:
     'kappas': dict(job.run.kappas),
     'steps': job.config.num_steps,
     'seed': job.run.seed,
-    **runs.trained_on(folder),
+    **trained_on(folder),
     'kl_nats': evaluation['kl_nats'],
     'constraints': reports,
     'verdict': verdicts.worst(report['verdict'] for report in reports.values()),

@@ -10,9 +10,9 @@ again. A row whose data set or classifier is not at hand is named.
 
 Hours are of training and compilation, one run after another; evaluations and
 pictures come on top. On an accelerator `run_all` trains several small runs at
-once and is faster. With --until_rest Figure 4 is counted as if no baseline
-rested before the cap. Programs compiled here stay in --compilation_cache, for
-`run_all`.
+once and is faster. With --until_rest Figures 4 and 5 are counted as if no
+baseline rested before the cap. Programs compiled here stay in
+--compilation_cache, for `run_all`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -70,7 +70,7 @@ class Options(NamedTuple):
   num_steps: int | None = None
   num_seeds: int = 1
   data_dir: str | None = None
-  until_rest: bool = False  # Whether Figure 4 trains baselines until rest.
+  until_rest: bool = False  # Whether Figures 4, 5 train ELBOs until rest.
   max_steps: int | None = None  # The cap of that training.
 
   @property
@@ -91,6 +91,16 @@ class Options(NamedTuple):
       flags_.append(f'--{steps_flag}={self.num_steps}')
     return flags_
 
+  def rest_flags(self) -> list[str]:
+    """Return the flags of commands with seeds, which can train until rest."""
+    flags_ = [
+      f'--num_seeds={self.num_seeds}',
+      f'--until_rest={self.until_rest}',
+    ]
+    if self.max_steps is not None:
+      flags_.append(f'--max_steps={self.max_steps}')
+    return flags_
+
   def seeded(self, row_runs: Sequence[Run]) -> list[Run]:
     """Return the runs at each of the seeds."""
     seeds = range(self.num_seeds)
@@ -101,7 +111,7 @@ ListRows = Callable[[Options], Iterator[Row]]
 
 
 def _module(figure: str) -> Any:
-  """Return a figure's module, imported only if it is asked for."""
+  """Return a module here, imported only if it is asked for."""
   return importlib.import_module(f'.{figure}', __package__)
 
 
@@ -127,11 +137,8 @@ def _figure_4(options: Options) -> Iterator[Row]:
   own_flags = [
     f'--preset={variant}',
     f'--short={with_short}',
-    f'--num_seeds={options.num_seeds}',
-    f'--until_rest={options.until_rest}',
+    *options.rest_flags(),
   ]
-  if options.max_steps is not None:
-    own_flags.append(f'--max_steps={options.max_steps}')
   figure_4 = _module('figure_4')
   for name, row in figure_4.ROWS.items():
     short = with_short and figure_4.is_short(row, variant)
@@ -155,26 +162,18 @@ def _table_2(options: Options) -> Iterator[Row]:
 
 
 def _figure_5(options: Options) -> Iterator[Row]:
-  own_flags = [
-    f'--preset={options.sizes.variant}',
-    f'--num_seeds={options.num_seeds}',
-  ]
-  figure_5 = _module('figure_5')
+  figure_5, variant = _module('figure_5'), options.sizes.variant
   for data in figure_5.DATA:
-    variant = figure_5.variant_of(data, options.sizes.variant)
-    points = []
-    for elbo in options.seeded([figure_5.elbo_run(data)]):
-      (first,) = _points(options, [elbo], variant)
-      done = completion.read_evaluation(
-        first, options.workdir, runs.EVALUATED_SPLITS
+    points = [
+      point
+      for elbo in options.seeded([figure_5.elbo_run(data)])
+      for point in figure_5.points(
+        *(elbo, options.workdir, variant, options.num_steps),
+        until_rest=options.until_rest,
+        max_steps=options.max_steps,
       )
-      # Before the ELBO has ended nobody knows kappa, which costs nothing.
-      geco = figure_5.geco_run(elbo, done['rmse'] if done else 0.1)
-      (second,) = _points(options, [geco], variant)
-      if not done:
-        second = second._replace(name=f'{first.name}, then GECO')
-      points += [first, second]
-    flags_ = [f'--data={data}', *own_flags]
+    ]
+    flags_ = [f'--data={data}', f'--preset={variant}', *options.rest_flags()]
     yield _row(options, 'figure_5', data, flags_, points, by_row=True)
 
 
@@ -398,7 +397,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
     'num_seeds', 1, 'Seeds of each run that can have several.', lower_bound=1
   )
-  _module('figure_4').define_rest_flags()
+  _module('shared.rest').define_flags()
 
 
 def asked(workdir: str) -> tuple[float, list[Row]]:

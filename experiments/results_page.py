@@ -26,6 +26,7 @@ from geco_jax.io.paths import output_path
 from .results.claims import Claim
 from .results.claims import CLAIMS
 from .results.findings import Finding
+from .results.findings import NOT_RUN
 from .results.findings import TIE
 
 _WORDS = {True: 'holds', False: '**does not hold**', None: ''}
@@ -114,9 +115,11 @@ def _overview(claims: Sequence[Claim], findings: dict) -> str:
   for claim in claims:
     verdicts = [f.holds for f in findings[claim.title] if f.holds is not None]
     ties = sum(finding.verdict == TIE for finding in findings[claim.title])
+    absent = sum(f.verdict == NOT_RUN for f in findings[claim.title])
     summary = ', '.join(
       [f'{sum(verdicts)} of {len(verdicts)}'] * bool(verdicts)
       + [f'{ties} tie{"s" if ties > 1 else ""}'] * bool(ties)
+      + [f'{absent} {NOT_RUN}'] * bool(absent)
     )
     if not findings[claim.title]:
       summary = 'not run yet'

@@ -10,27 +10,42 @@ from .findings import Content
 from .findings import falls
 from .findings import Finding
 from .findings import is_comparable
+from .findings import NOT_RUN
 from .findings import steps_text
+
+_BASELINES = {'elbo': 'ELBO', 'annealed_beta': 'annealed beta'}
 
 
 def kl(content: Content) -> Iterator[Finding]:
   """Yield the ratio of the ELBO's KL to GECO's."""
-  for name, _, elbo, points in _compared(content):
-    ratios = [elbo.kl_nats / point.kl_nats for point in points]
-    fair = [is_comparable(point.rmse, elbo.rmse) for point in points]
-    rest = figure_4_plane.rest_text(elbo.rested)
+  return _kl_over(content, 'elbo')
+
+
+def annealed(content: Content) -> Iterator[Finding]:
+  """Yield the ratio of the KL under a hand annealed beta to GECO's."""
+  return _kl_over(content, 'annealed_beta')
+
+
+def _kl_over(content: Content, objective: str) -> Iterator[Finding]:
+  """Yield the ratio of a baseline's KL to GECO's."""
+  compared = set()
+  for name, _, baseline, points in _compared(content, objective):
+    compared.add(name)
+    ratios = [baseline.kl_nats / point.kl_nats for point in points]
+    fair = [is_comparable(point.rmse, baseline.rmse) for point in points]
+    rest = figure_4_plane.rest_text(baseline.rested)
     yield Finding(
-      f'{name}, {steps_text(elbo.trained)}: ELBO{rest and f" {rest}"} '
-      f'{figure_4_plane.kl_text(elbo)} nats at RMSE {elbo.rmse:.4f}, over GECO '
-      f'at kappa {points[0].kappa:g} to {points[-1].kappa:g}',
+      f'{name}, {steps_text(baseline.trained)}: {_BASELINES[objective]}'
+      f'{rest and f" {rest},"} {figure_4_plane.kl_text(baseline)} nats at RMSE '
+      f'{baseline.rmse:.4f}, over GECO at kappa {points[0].kappa:g} to '
+      f'{points[-1].kappa:g}',
       'GECO below',
       _listed((f'{ratio:.3g}x' for ratio in ratios), fair),
       _all_or_none(r > 1 for r in itertools.compress(ratios, fair)),
     )
-  compared = {name for name, *_ in _compared(content)}
   for name in itertools.chain(*figure_4_plane.PANELS.values()):
     if name not in compared:
-      yield Finding(name, '', _why_not_compared(name, content), None)
+      yield _not_compared(name, content, objective)
 
 
 def rest(content: Content) -> Iterator[Finding]:
@@ -151,29 +166,31 @@ def _constrained(
 
 
 def _compared(
-  content: Content,
+  content: Content, objective: str = 'elbo'
 ) -> Iterator[
   tuple[str, Content, figure_4_plane.Point, list[figure_4_plane.Point]]
 ]:
-  """Yield the rows that have an ELBO too: name, row, its point, GECO's.
+  """Yield the rows that have a baseline too: name, row, its point, GECO's.
 
-  Those whose ELBO has other steps or seeds than GECO are left out.
+  Those whose baseline has other steps or seeds than GECO are left out.
   """
   for name, row, points in _constrained(content):
-    for elbo in figure_4_plane.points_of(row, 'elbo'):
-      if all(point.trained == elbo.trained for point in points):
-        yield name, row, elbo, points
+    for baseline in figure_4_plane.points_of(row, objective):
+      if all(point.trained == baseline.trained for point in points):
+        yield name, row, baseline, points
 
 
-def _why_not_compared(name: str, content: Content) -> str:
-  """Return how a row's ELBO and GECO are unlike, or that it lacks one."""
+def _not_compared(name: str, content: Content, objective: str) -> Finding:
+  """Return how a row's baseline and GECO are unlike, or what it lacks."""
   row = content.get(name, {'runs': []})
-  for elbo in figure_4_plane.points_of(row, 'elbo'):
+  for baseline in figure_4_plane.points_of(row, objective):
     for point in figure_4_plane.points_of(row, 'geco'):
-      if point.trained != elbo.trained:
-        baseline, other = map(_trained_text, (elbo.trained, point.trained))
-        return f'ELBO took {baseline}, GECO {other}: not compared'
-  return f'not run yet: `--only={name}`'
+      if point.trained != baseline.trained:
+        first, other = map(_trained_text, (baseline.trained, point.trained))
+        text = f'{_BASELINES[objective]} took {first}, GECO {other}'
+        return Finding(name, '', f'{text}: not compared', None)
+  wanted = f'--only={name} --objectives={objective},geco'
+  return Finding(name, '', f'not run yet: `{wanted}`', None, NOT_RUN)
 
 
 def _trained_text(trained: Iterable[tuple[int, int]]) -> str:

@@ -17,6 +17,9 @@ from ..shared import figure_4_plane
 from .paper import PAPER
 
 TIE = 'tie'  # The verdict of a comparison whose interval has equality in it.
+NOT_RUN = 'not run'  # The verdict of a row of a figure that has not been run.
+# Constraints that do not look through a network, as the distances do.
+_PIXEL_CONSTRAINTS = {'re', 'pncc'}
 _EQUAL = 0.02  # Largest difference at which two RMSEs are called equal.
 Content = Any  # Content of a JSON file.
 
@@ -28,7 +31,8 @@ class Finding(NamedTuple):
   paper: str
   ours: str
   holds: bool | None  # None if the number decides nothing.
-  verdict: str | None = None  # In place of `holds`; met, ..., or `TIE`.
+  # In place of `holds`: a constraint's verdict, `TIE` or `NOT_RUN`.
+  verdict: str | None = None
 
 
 def figure_3(content: Content) -> Iterator[Finding]:
@@ -144,6 +148,36 @@ def kl_of_runs(content: Content) -> Iterator[Finding]:
   for run in content['runs']:
     if run['kappas'] and run['data'] in elbo:
       yield _beside_elbo(run['run'], run['evaluation'], elbo[run['data']])
+
+
+def frechet_of_runs(content: Content) -> Iterator[Finding]:
+  """Yield each run's distances beside the ELBO's, where both were measured."""
+  measured = [run for run in content['runs'] if 'sample_quality' in run]
+  elbo = {run['data']: run for run in measured if run['objective'] == 'elbo'}
+  for run in measured:
+    if run['objective'] == 'elbo' or run['data'] not in elbo:
+      continue
+    baseline = elbo[run['data']]
+    ours, other = (r['sample_quality']['frechet'] for r in (run, baseline))
+    if any(ours[name] != other[name] for name in figure_4_plane.SETTINGS):
+      continue
+    below = ours['samples'] < other['samples']
+    decides = (
+      run['objective'] == 'geco'
+      and set(run['kappas']) <= _PIXEL_CONSTRAINTS
+      and is_comparable(
+        run['evaluation']['rmse'], baseline['evaluation']['rmse']
+      )
+    )
+    yield Finding(
+      f'{run["run"]}: Frechet distance of samples, of reconstructions; under '
+      'the ELBO; of the training split',
+      'not as a number: samples nearer',
+      f'{ours["samples"]:.3g}, {ours["reconstructions"]:.3g}; '
+      f'{other["samples"]:.3g}, {other["reconstructions"]:.3g}; '
+      f'{ours["train"]:.2g}',
+      below if decides else None,
+    )
 
 
 def figure_8(content: Content) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ PANELS = {  # Title of a panel -> names of its rows.
 }
 _MARKERS = {'elbo': '*', 'annealed_beta': 's', 'geco': 'o'}
 # How a distance was measured, in the record of a run.
-_SETTINGS = ('network_sha256', 'layer', 'num_samples')
+SETTINGS = ('network_sha256', 'layer', 'num_samples')
 _DISTANCES = ('frechet', 'reconstructions_frechet', 'train_frechet')
 _LABELS = {
   'elbo': 'ELBO',
@@ -40,7 +40,7 @@ class Point(NamedTuple):
   verdict: str | None  # GECO's worst verdict; None for a baseline.
   tolerance: float | None  # GECO's tolerance; None for a baseline.
   trained: Sequence[tuple[int, int]]  # Steps and seed of each, ascending.
-  # Whether all seeds rest; None unless trained until rest.
+  # Whether all seeds of a baseline rest; None if that is not known.
   rested: bool | None = None
   # Mean distances of samples, reconstructions and the floor, which is that of
   # the training split; None unless measured for all seeds, and all runs of the
@@ -58,7 +58,7 @@ def points(row: Mapping[str, Any]) -> list[Point]:
     key = [*_MARKERS].index(run['objective']), run['kappas'].get('re', 0.0)
     groups.setdefault(key, []).append(run)
     if measured := run.get('sample_quality'):
-      settings.add(tuple(map(measured['frechet'].get, _SETTINGS)))
+      settings.add(tuple(map(measured['frechet'].get, SETTINGS)))
   each = [_point(groups[key]) for key in sorted(groups)]
   if len(settings) <= 1:
     return each
@@ -200,7 +200,7 @@ def figure(rows: Mapping[str, Any]) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend(handles=handles, fontsize=8)
   drawn.legend(
-    handles=[*_objectives()],
+    handles=[*_objectives(rows)],
     loc='outside lower center',
     ncols=2 if len(names) == 1 else 4,
     fontsize=9,
@@ -282,9 +282,12 @@ def _kappas(shown: Sequence[Point]) -> Iterator[tuple[str, Point]]:
     yield f'{", ".join(texts)}{note}', neighbors[0]
 
 
-def _objectives() -> Iterator[Line2D]:
-  """Yield the legend's entries for markers and line styles."""
+def _objectives(rows: Mapping[str, Any]) -> Iterator[Line2D]:
+  """Yield the legend's entries for the markers and line styles drawn."""
+  drawn = {run['objective'] for row in rows.values() for run in row['runs']}
   for objective, marker in _MARKERS.items():
+    if objective not in drawn:
+      continue
     line = '-' if objective == 'geco' else ''
     yield Line2D(
       [], [], color='k', marker=marker, ls=line, label=_LABELS[objective]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import os
 from typing import Any
 
+from absl import flags
 from ml_collections.config_dict import ConfigDict
 import numpy as np
 
@@ -30,6 +31,21 @@ MAX_DOUBLING = 16  # The cap, times the first number of steps, if not given.
 _MIN_LINES = 5  # Fewest lines of the log in that share that decide.
 _BASELINES = ('elbo', 'annealed_beta')
 _NO_CHANGES: Mapping[str, Any] = {}
+
+
+def define_flags() -> None:
+  """Define --until_rest and --max_steps."""
+  flags.DEFINE_bool(
+    'until_rest',
+    False,
+    'Whether steps are doubled until KL and RMSE of the baselines rest.',
+  )
+  flags.DEFINE_integer(
+    'max_steps',
+    None,
+    f'Most steps to try; else {MAX_DOUBLING} times the first number.',
+    lower_bound=1,
+  )
 
 
 def rested(metrics: Mapping[str, np.ndarray]) -> bool:
@@ -141,12 +157,7 @@ def train_until_rest(
     below = _folder(steps, config.num_steps)
     folder = os.path.join(workdir, below) if below else workdir
     trained = runs.train_all(some, folder, preset, steps, data_dir, changes)
-    trained = [
-      result._replace(rested=is_at_rest(result))
-      if result.run.objective in _BASELINES
-      else result
-      for result in trained
-    ]
+    trained = judged(trained)
     results.update({result.run.name: result for result in trained})
     return all(result.rested for result in trained)
 
@@ -217,10 +228,22 @@ def _folder(steps: int, first: int) -> str:
   return '' if steps == first else f'steps_{steps}'
 
 
-def is_at_rest(result: Result) -> bool:
-  """Return whether a run's log says that it has `rested`."""
+def judged(results: Sequence[Result]) -> list[Result]:
+  """Return the results; those of baselines say whether they `rested`."""
+  return [
+    result._replace(rested=is_at_rest(result))
+    if result.run.objective in _BASELINES
+    else result
+    for result in results
+  ]
+
+
+def is_at_rest(result: Result) -> bool | None:
+  """Return whether a run has `rested`, None if its log is lost."""
   metrics = read_metrics(result.folder)
-  if metrics and 'learning_rate' not in metrics:  # A log of earlier versions.
+  if not metrics:
+    return None
+  if 'learning_rate' not in metrics:  # A log of earlier versions.
     inputs = run_inputs(result.config, result.experiment)
     schedule = result.experiment.learning_rate(inputs.step_sizes)
     rate = [schedule(step) for step in metrics['step']]

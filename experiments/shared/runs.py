@@ -29,7 +29,7 @@ from geco_jax.io import by_products
 from geco_jax.io.files import write_json
 from geco_jax.io.lock import taking_turns
 from geco_jax.io.logs import read_metrics
-from geco_jax.io.provenance import read as read_sessions
+from geco_jax.io.provenance import trained_on
 from geco_jax.sweep import local
 from geco_jax.sweep import throughput
 from geco_jax.sweep.completion import final_evaluation
@@ -109,7 +109,7 @@ class Result(NamedTuple):
   evaluation: Mapping[str, Any]
   infeasible: Sequence[str]  # A sentence per constraint that was out of reach.
   preset: str | None
-  rested: bool | None = None  # Whether a baseline is at rest, if asked.
+  rested: bool | None = None  # Whether it is at rest; None if not known.
   sample_quality: Mapping[str, Any] | None = None  # None if not measured.
   folder: str = ''
 
@@ -324,17 +324,6 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
     }
     for result in results
   ]
-
-
-def trained_on(folder: str) -> dict[str, str]:
-  """Return the entry of a record that says on what a run was trained.
-
-  There is none where the run's folder does not say.
-  """
-  devices = dict.fromkeys(
-    session['device'] for session in read_sessions(folder)
-  )
-  return {'device': ', '.join(devices)} if devices else {}
 
 
 def training_log(folder: str) -> dict[str, np.ndarray]:

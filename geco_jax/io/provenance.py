@@ -116,6 +116,15 @@ def read(workdir: str) -> list[dict[str, Any]]:
   return by_products.read(os.path.join(workdir, FILE), _sessions) or []
 
 
+def trained_on(workdir: str) -> dict[str, str]:
+  """Return the entry of a record that says on what a run was trained.
+
+  There is none where the run's folder does not say.
+  """
+  devices = dict.fromkeys(session['device'] for session in read(workdir))
+  return {'device': ', '.join(devices)} if devices else {}
+
+
 def _sessions(content: Any) -> list[dict[str, Any]]:
   """Return the sessions of a file; raise ValueError if it has another form."""
   for session in content['sessions']:

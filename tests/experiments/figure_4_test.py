@@ -234,7 +234,7 @@ def test_a_baseline_says_whether_all_its_seeds_rest(answers, text):
     *('at rest' in text, 'not' in text),
   )
   finding = next(figure_4_findings.kl({'mnist': row}))
-  between = f' {text} ' if text else ' '
+  between = f' {text}, ' if text else ' '
   assert f'2000 steps, 2 seeds: ELBO{between}1350.0' in finding.what
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 import pytest
 
 from experiments import figure_5
+from experiments.shared import rest
 from experiments.shared.runs import Result
 from geco_jax.errors import UserError
 
@@ -102,6 +103,40 @@ def test_a_curve_has_at_most_200_points_and_ends_with_the_last(monkeypatch):
   curve = figure_5.curve(SimpleNamespace(folder='run'))
   assert [len(values) for values in curve.values()] == [200] * 3
   assert curve['step'][-1] == 1_000.0 and curve['kl_nats'][-1] == 2_000.0
+
+
+@pytest.mark.slow
+def test_geco_takes_the_steps_at_which_the_elbo_rests(tmp_path, monkeypatch):
+  monkeypatch.setattr('geco_jax.evaluation.measures.MIN_DRAWS', 1)
+
+  def ends_at(is_at_rest, **changes):
+    monkeypatch.setattr(rest, 'is_at_rest', is_at_rest)
+    row = figure_5.run_row(
+      *('digits', str(tmp_path), 'quick'),
+      **{'num_steps': 100, 'until_rest': True, **changes},
+    )
+    elbo, geco = row['runs']
+    assert geco['kappas']['re'] == pytest.approx(
+      elbo['evaluation']['rmse'], rel=1e-3
+    )
+    assert (elbo['rested'], geco['rested']) == (
+      *(
+        is_at_rest(SimpleNamespace(config=SimpleNamespace(num_steps=n)))
+        for n in (elbo['steps'], geco['steps'])
+      ),
+    )
+    return elbo['steps'], geco['steps']
+
+  def never(result):
+    return False
+
+  def from_200_on(result):
+    return result.config.num_steps >= 200
+
+  assert ends_at(from_200_on) == (200, 200)
+  assert ends_at(never, max_steps=399) == (200, 200)
+  assert ends_at(never, until_rest=False) == (100, 100)
+  assert (tmp_path / 'steps_200/digits_vae_elbo/evaluation.json').exists()
 
 
 @pytest.mark.slow

@@ -217,6 +217,21 @@ def test_a_row_of_figure_5_knows_kappa_when_the_elbo_has_ended(
   assert second.config.constraints.re.kappa == 0.03142
 
 
+def test_figure_5_until_rest_is_planned_up_to_the_cap(monkeypatch):
+  row = rows_of('figure_5', until_rest=True, num_steps=100, max_steps=400)[0]
+  *elbos, geco = row.points
+  assert [p.config.num_steps for p in elbos] == [100, 200, 400]
+  assert geco.config.num_steps == 400
+  assert geco.name == 'steps_400/cifar10_conv_draw_elbo, then GECO'
+  assert {'--until_rest=True', '--max_steps=400'} <= {*row.commands[0].flags}
+  monkeypatch.setattr(
+    plan.completion, 'read_evaluation', lambda *_: {'rmse': 0.031416}
+  )
+  again = rows_of('figure_5', until_rest=True, num_steps=100, max_steps=400)
+  name = again[0].points[-1].name
+  assert name == 'steps_400/cifar10_conv_draw_geco_re_0.03142'
+
+
 @pytest.mark.parametrize('module', [figure_8, constraint_table])
 def test_a_row_of_a_table_is_what_its_command_trains(
   module, asked, give, monkeypatch

@@ -74,9 +74,9 @@ def test_a_file_of_another_preset_is_listed_with_its_own(tmp_path):
     for claim in CLAIMS
   ]
   text = results_page.page(str(tmp_path), claims)
-  assert '| Figure 4, gpu: the KL | 1 of 1 |' in text
+  assert '| Figure 4, gpu: the KL | 1 of 1, 9 not run |' in text
   for command in (
-    'figure_4 --objectives=elbo,geco --preset=gpu --workdir=runs/gpu',
+    'figure_4 --preset=gpu --workdir=runs/gpu',
     'figure_4 --preset=paper --workdir=runs/paper',
     'figure_6 --preset=paper --workdir=runs/paper',
   ):
@@ -367,7 +367,7 @@ def test_rows_of_figure_4_without_an_elbo_or_geco_are_passed_over():
   seeds = [*({**elbo, 'seed': seed} for seed in (2, 0, 1)), *gecos]
   # One kappa alone has another seed.
   seed = [elbo, *gecos, {**gecos[0], 'seed': 1}]
-  missing = 'not run yet: `--only=mnist`'
+  missing = 'not run yet: `--only=mnist --objectives=elbo,geco`'
   for kept, reason in (
     ([elbo], missing),
     (gecos, missing),
@@ -429,7 +429,84 @@ def test_one_kappa_is_no_fall():
 def test_rows_of_figure_4_that_lack_are_named():
   lines = [*figure_4_findings.kl({'mnist': row_of_figure_4()})]
   assert len(lines) == len(ROWS)
-  assert 'not run yet: `--only=cifar10`' in [finding.ours for finding in lines]
+  missing = 'not run yet: `--only=cifar10 --objectives=elbo,geco`'
+  (line,) = [finding for finding in lines if finding.what == 'cifar10']
+  assert (line.ours, line.holds, line.verdict) == (missing, None, 'not run')
+
+
+def test_an_annealed_beta_is_compared_like_the_elbo():
+  row = row_of_figure_4()
+  _, annealed, *gecos = row['runs']
+  assert annealed['objective'] == 'annealed_beta'
+  annealed['rested'] = False
+  first, *others = figure_4_findings.annealed({'mnist': row})
+  kl = annealed['evaluation']['kl_nats']
+  assert f'annealed beta not at rest, {kl:.1f} nats' in first.what
+  ratios = sorted(kl / run['evaluation']['kl_nats'] for run in gecos)
+  assert first.ours == ', '.join(f'{ratio:.3g}x' for ratio in ratios)
+  assert first.holds is (min(ratios) > 1)
+  missing = 'not run yet: `--only=cifar10 --objectives=annealed_beta,geco`'
+  assert missing in [finding.ours for finding in others]
+  gecos[0]['evaluation']['kl_nats'] = 2 * kl
+  (first, *_) = figure_4_findings.annealed({'mnist': row})
+  assert first.holds is False
+
+
+def test_the_overview_counts_what_was_not_run(tmp_path):
+  (claim,) = [claim for claim in CLAIMS if claim.title == 'Figure 4: the KL']
+  (tmp_path / claim.file).write_text(json.dumps({'mnist': row_of_figure_4()}))
+  page = results_page.page(str(tmp_path), [claim])
+  absent = len(ROWS) - 1
+  assert f'| Figure 4: the KL | 1 of 1, {absent} not run |' in page
+  assert page.count('| not run |') == absent
+
+
+def run_with_distances(run, objective, samples, **changes):
+  """Return a record of a run on CelebA whose samples are at this distance."""
+  frechet = {
+    **{'network_sha256': 'a', 'layer': 'pooled', 'num_samples': 100},
+    **{'samples': samples, 'reconstructions': 0.5, 'train': 0.03},
+  }
+  return {
+    **{'run': run, 'data': 'celeb_a', 'objective': objective, 'kappas': {}},
+    'evaluation': {'rmse': 0.03 if objective == 'elbo' else 0.1},
+    'sample_quality': {'frechet': frechet},
+    **changes,
+  }
+
+
+def test_distances_of_runs_stand_beside_those_of_the_elbo():
+  elbo = run_with_distances('elbo', 'elbo', 8.0)
+  geco = run_with_distances('re', 'geco', 3.0, kappas={'re': 0.1})
+
+  def answers(*others):
+    content = {'runs': [elbo, *others]}
+    return [f.holds for f in findings.frechet_of_runs(content)]
+
+  (finding,) = findings.frechet_of_runs({'runs': [geco, elbo]})
+  assert finding.what.startswith('re: ')
+  assert finding.ours == '3, 0.5; 8, 0.5; 0.03'
+  assert answers(geco) == [True]
+  assert answers(run_with_distances('re', 'geco', 9.0, kappas={'re': 1})) == [
+    False
+  ]
+  # It is trained in such features, reconstructs better, or is no GECO.
+  fre = run_with_distances('fre', 'geco', 3.0, kappas={'fre': 0.5})
+  better = {**geco, 'evaluation': {'rmse': 0.02}}
+  annealed = run_with_distances('annealed', 'annealed_beta', 3.0)
+  assert answers(fre, better, annealed) == [None] * 3
+
+
+def test_distances_are_not_compared_that_were_measured_differently():
+  elbo = run_with_distances('elbo', 'elbo', 8.0)
+  geco = run_with_distances('re', 'geco', 3.0, kappas={'re': 0.1})
+  unmeasured = {k: v for k, v in geco.items() if k != 'sample_quality'}
+  assert not [*findings.frechet_of_runs({'runs': [elbo, unmeasured]})]
+  assert not [*findings.frechet_of_runs({'runs': [geco]})]
+  for name, value in (('network_sha256', 'b'), ('num_samples', 200)):
+    frechet = {**geco['sample_quality']['frechet'], name: value}
+    other = {**geco, 'sample_quality': {'frechet': frechet}}
+    assert not [*findings.frechet_of_runs({'runs': [elbo, other]})]
 
 
 @pytest.mark.parametrize(
