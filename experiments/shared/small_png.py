@@ -48,14 +48,34 @@ def write_small_png(
   Raises:
     UnwritableError: if it cannot be written.
   """
-  info = PngInfo()
-  for keyword, text in texts.items():
-    info.add_text(keyword, text)
   canvas = FigureCanvasAgg(figure)
   canvas.draw()
   image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+  write_in_few_colors(path, image, 48, texts)
+
+
+def write_in_few_colors(
+  path: str | os.PathLike,
+  image: Image.Image,
+  num_colors: int,
+  texts: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+  """Write the image in so many colors.
+
+  Args:
+    path: see `write_png`.
+    image: of mode RGB.
+    num_colors: at most 256.
+    texts: what the file says besides, by keyword.
+
+  Raises:
+    UnwritableError: if it cannot be written.
+  """
+  info = PngInfo()
+  for keyword, text in texts.items():
+    info.add_text(keyword, text)
   content = io.BytesIO()
-  image.quantize(48, dither=Image.Dither.NONE).save(
+  image.quantize(num_colors, dither=Image.Dither.NONE).save(
     content, 'PNG', optimize=True, pnginfo=info
   )
   write_bytes(path, content.getvalue())

@@ -359,3 +359,19 @@ def test_objectives_of_a_row_can_be_run_one_by_one(tmp_path):
   assert saved(['geco', 'annealed']) == ['elbo', 'geco', 'annealed']
   assert saved(['elbo'], short=False) == ['elbo']
   assert saved(['geco'], 'medium') == ['geco']
+
+
+def test_the_legend_names_the_objectives_that_are_drawn():
+  row = made_row()
+  drawn = {run['objective'] for run in row['runs']}
+  assert drawn == {*figure_4.OBJECTIVES}
+
+  def labels(runs):
+    canvas = figure_4_plane.figure({'mnist': {**row, 'runs': runs}})
+    (legend,) = canvas.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+  everything = labels(row['runs'])
+  assert [*map(str.split, everything)][0] == ['ELBO'] and len(everything) == 4
+  some = [run for run in row['runs'] if run['objective'] != 'annealed_beta']
+  assert labels(some) == [text for text in everything if 'beta' not in text]

@@ -4,9 +4,12 @@ import ast
 import resource
 
 from matplotlib.figure import Figure
+import numpy as np
 from PIL import Image
 import pytest
 
+from docs import copy_picture
+from experiments.shared import small_png
 from experiments.shared.small_png import write_png
 from experiments.shared.small_png import write_small_png
 from geco_jax.errors import UserError
@@ -58,3 +61,17 @@ def test_experiments_write_their_figures_by_no_other_function():
     if isinstance(node, ast.Attribute) and node.attr == 'savefig'
   }
   assert by_themselves == {'experiments.shared.small_png'}
+
+
+def test_a_copy_for_the_docs_has_few_colors_and_white_behind(tmp_path):
+  source, copy = tmp_path / 'source.png', tmp_path / 'copy.png'
+  pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 4), np.uint8)
+  pixels[:8, :, 3], pixels[8:, :, 3] = 0, 255
+  Image.fromarray(pixels, 'RGBA').save(source)
+  small_png.write_in_few_colors(
+    copy, copy_picture.opaque(Image.open(source)), 7
+  )
+  written = np.asarray(Image.open(copy).convert('RGB'))
+  assert len(np.unique(written.reshape(-1, 3), axis=0)) <= 7
+  assert np.unique(written[:8]).tolist() == [255]
+  assert written[8:].std() > 0
