@@ -162,6 +162,51 @@ def test_figure_4_in_medium_is_that_of_the_result_file(results):
   ) in text
 
 
+@pytest.mark.parametrize(
+  ('file', 'row', 'title'),
+  [
+    ('figure_4_medium', 'celeb_a', 'CelebA'),
+    ('figure_11', None, 'CIFAR-10'),
+    ('figure_10', None, 'Color-MNIST'),
+    ('figure_4_medium', 'mnist_sum', 'MNIST-sum'),
+    ('figure_4_medium', 'mnist_rotate', 'MNIST-rotate'),
+  ],
+)
+def test_samples_as_numbers_are_those_of_the_files(results, file, row, title):
+  with open(os.path.join(ROOT, 'results', f'{file}.json')) as content:
+    runs = json.load(content)
+  runs = (runs[row] if row else runs)['runs']
+  (elbo,) = (run for run in runs if run['objective'] == 'elbo')
+  fair = sorted(
+    (
+      run
+      for run in runs
+      if [*run['kappas']] == ['re']
+      and run['evaluation']['rmse'] > elbo['evaluation']['rmse']
+    ),
+    key=lambda run: run['kappas']['re'],
+  )
+
+  def distances(name):
+    each = [run['sample_quality']['frechet'][name] for run in (elbo, *fair)]
+    text = ', '.join(f'{distance:.3g}' for distance in each[1:])
+    return each[0], f'{each[0]:.3g} | {text}'
+
+  def nll(run):
+    importance = run['sample_quality']['importance']
+    return '' if importance is None else f'{importance["nll_nats"]:,.0f}'
+
+  floor = elbo['sample_quality']['frechet']['train']
+  kappas = ', '.join(f'{run["kappas"]["re"]:g}' for run in fair)
+  first, others = distances('reconstructions')
+  nlls = ', '.join(map(nll, fair)) if nll(elbo) else ''
+  line = (
+    f'| {title} | {kappas} | {distances("samples")[1]} | {floor:.2g} | '
+    f'{first:.2g} | {others.partition(" | ")[2]} | {nll(elbo)} | {nlls} |'
+  )
+  assert line in results
+
+
 def test_table_2_of_mnists_digits_is_that_of_the_result_file(results):
   with open(os.path.join(ROOT, 'results', 'table_2_medium.json')) as file:
     row = json.load(file)['color_mnist']

@@ -150,8 +150,8 @@ def kl_of_runs(content: Content) -> Iterator[Finding]:
       yield _beside_elbo(run['run'], run['evaluation'], elbo[run['data']])
 
 
-def frechet_of_runs(content: Content) -> Iterator[Finding]:
-  """Yield each run's distances beside the ELBO's, where both were measured."""
+def samples_of_runs(content: Content) -> Iterator[Finding]:
+  """Yield each run's samples and NLL beside the ELBO's, where measured."""
   measured = [run for run in content['runs'] if 'sample_quality' in run]
   elbo = {run['data']: run for run in measured if run['objective'] == 'elbo'}
   for run in measured:
@@ -178,6 +178,15 @@ def frechet_of_runs(content: Content) -> Iterator[Finding]:
       f'{ours["train"]:.2g}',
       below if decides else None,
     )
+    nlls = [r['sample_quality']['importance'] for r in (run, baseline)]
+    if None not in nlls and len({nll['num_images'] for nll in nlls}) == 1:
+      yield Finding(
+        f'{run["run"]}: NLL of {nlls[0]["num_images"]} test images, k = '
+        f'{nlls[0]["num_draws"]}, in nats; under the ELBO',
+        'not in the paper',
+        f'{nlls[0]["nll_nats"]:.0f}; {nlls[1]["nll_nats"]:.0f}',
+        None,
+      )
 
 
 def figure_8(content: Content) -> Iterator[Finding]:

@@ -470,7 +470,7 @@ def run_with_distances(run, objective, samples, **changes):
   return {
     **{'run': run, 'data': 'celeb_a', 'objective': objective, 'kappas': {}},
     'evaluation': {'rmse': 0.03 if objective == 'elbo' else 0.1},
-    'sample_quality': {'frechet': frechet},
+    'sample_quality': {'frechet': frechet, 'importance': None},
     **changes,
   }
 
@@ -481,9 +481,9 @@ def test_distances_of_runs_stand_beside_those_of_the_elbo():
 
   def answers(*others):
     content = {'runs': [elbo, *others]}
-    return [f.holds for f in findings.frechet_of_runs(content)]
+    return [f.holds for f in findings.samples_of_runs(content)]
 
-  (finding,) = findings.frechet_of_runs({'runs': [geco, elbo]})
+  (finding,) = findings.samples_of_runs({'runs': [geco, elbo]})
   assert finding.what.startswith('re: ')
   assert finding.ours == '3, 0.5; 8, 0.5; 0.03'
   assert answers(geco) == [True]
@@ -501,12 +501,29 @@ def test_distances_are_not_compared_that_were_measured_differently():
   elbo = run_with_distances('elbo', 'elbo', 8.0)
   geco = run_with_distances('re', 'geco', 3.0, kappas={'re': 0.1})
   unmeasured = {k: v for k, v in geco.items() if k != 'sample_quality'}
-  assert not [*findings.frechet_of_runs({'runs': [elbo, unmeasured]})]
-  assert not [*findings.frechet_of_runs({'runs': [geco]})]
+  assert not [*findings.samples_of_runs({'runs': [elbo, unmeasured]})]
+  assert not [*findings.samples_of_runs({'runs': [geco]})]
   for name, value in (('network_sha256', 'b'), ('num_samples', 200)):
     frechet = {**geco['sample_quality']['frechet'], name: value}
-    other = {**geco, 'sample_quality': {'frechet': frechet}}
-    assert not [*findings.frechet_of_runs({'runs': [elbo, other]})]
+    other = {**geco, 'sample_quality': {'frechet': frechet, 'importance': None}}
+    assert not [*findings.samples_of_runs({'runs': [elbo, other]})]
+
+
+def test_nlls_of_as_many_images_stand_beside_that_of_the_elbo():
+  runs = [
+    run_with_distances('elbo', 'elbo', 8.0),
+    run_with_distances('re', 'geco', 3.0, kappas={'re': 0.1}),
+  ]
+  for run, nll in zip(runs, (1_234.4, 1_100.6), strict=True):
+    run['sample_quality']['importance'] = {
+      **{'num_images': 100, 'num_draws': 50, 'nll_nats': nll}
+    }
+  _, finding = findings.samples_of_runs({'runs': runs})
+  assert 're: NLL of 100 test images, k = 50' in finding.what
+  assert (finding.ours, finding.holds) == ('1101; 1234', None)
+  runs[0]['sample_quality']['importance']['num_images'] = 90
+  (distance,) = findings.samples_of_runs({'runs': runs})
+  assert 'Frechet' in distance.what
 
 
 @pytest.mark.parametrize(
