@@ -36,9 +36,10 @@ The claims of *Taming VAEs* (Rezende & Viola, 2018) compared with our runs.
 `python -m experiments.results_page` writes this page from the files in
 `results/`, which the commands below wrote (`conv_draw.json`: their evaluations,
 put together): none of our numbers is typed by hand, and each verdict is
-computed from the numbers. Presets are the configs'
-variants; `quick` takes minutes on two CPU cores and is far from the paper's
-models and 2e6 steps. Steps that differ from the preset's were set with
+computed from the numbers. RMSEs, KLs and constraints are those of training
+images; Frechet distances and their NLLs are of test images. Presets are the
+configs' variants; `quick` takes minutes on two CPU cores and is far from the
+paper's models and 2e6 steps. Steps that differ from the preset's were set with
 `--num_steps`, several seeds with `--num_seeds`; ± is the standard deviation
 across seeds. Runs with the multipliers `clipped` used GECO's former default,
 which [docs/multipliers.md](docs/multipliers.md) compares with the current

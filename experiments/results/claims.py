@@ -77,7 +77,8 @@ def _arithmetic(preset: str) -> Claim:
   return Claim(
     'Arithmetic: conditional ConvDRAW on MNIST-sum, '
     f'{"8x8" if quick else "28x28"}{_size(preset)}',
-    'The model is to learn that the target is the sum of its contexts.',
+    'The model is to learn that the target is the sum of its contexts; here '
+    'for 90% of samples.',
     file_name('arithmetic', preset),
     'python -m experiments.arithmetic '
     f'--workdir=runs/{"mnist_sum" if quick else run}',
@@ -118,13 +119,14 @@ _ON_FIGURE_4 = (
     'Not in the paper. With sigma learned, the ELBO is GECO at lambda = '
     '1 / (2 RMSE^2): it rests at that kappa at which GECO has this multiplier, '
     'and GECO at any smaller one must, where both have converged, cost more '
-    'than the ELBO. These ELBOs were stopped while their RMSE was still '
-    'falling.',
+    'than the ELBO. These ELBOs were stopped, none of them at rest as far '
+    'as their logs are kept.',
     figure_4_findings.rest,
   ),
   (
     'the NLL',
-    "In all cases the ELBO's NLL is lower than GECO's. " + _FAIR,
+    "In all cases the ELBO's NLL is lower than GECO's. It is that of p(x|z) at "
+    'sigma = RMSE, and follows from the RMSE nearly alone. ' + _FAIR,
     figure_4_findings.nll,
   ),
   (
@@ -135,7 +137,7 @@ _ON_FIGURE_4 = (
   (
     'the constraints',
     'GECO meets the reconstruction error that was asked. Infeasible runs, with '
-    'a multiplier at more than twice its natural value, do not count, but one '
+    'a multiplier at more than twice 1 / (2 kappa^2), do not count, but one '
     'kappa must be met. Where C / scale is far below 0 the run ended with the '
     'multiplier on its way down.',
     figure_4_findings.met,
@@ -144,7 +146,8 @@ _ON_FIGURE_4 = (
     'against a linear model',
     'Not in the paper: a Gaussian with the covariance of the data needs so '
     'many nats at that kappa, and so does a linear VAE. It knows no contexts, '
-    'so that it is no match for conditional models.',
+    'so that it is no match for conditional models. Infeasible runs, in '
+    'brackets, are not at that kappa and do not count.',
     figure_4_findings.gaussian,
   ),
 )
@@ -218,9 +221,9 @@ CLAIMS = (
     'reconstructions and samples". The distance is in the features of a '
     'classifier (`geco-jax sample_quality`); of MNIST-sum and MNIST-rotate it '
     "is MNIST's (`--network=mnist_cnn`), and samples are given the contexts of "
-    'the test split. What the samples gain the reconstructions lose; both are '
-    'far from the floor, the distance of the training split. One seed, and RE '
-    'alone: FRE is trained in such features.',
+    'the test split. What the samples gain the reconstructions lose; samples '
+    'are far from the floor, the distance of the training split. One seed, and '
+    'RE alone: FRE is trained in such features.',
     figure_4_findings.frechet,
     '--only=celeb_a --network=cifar10_resnet ',
   ),

@@ -158,6 +158,8 @@ def test_a_marginal_kl_within_its_error_bounds_the_ratio():
       name: {
         'marginal_kl_nats': kl,
         'marginal_kl_error_nats': error,
+        'average_kl_nats': kl + 10,
+        'ln_n_nats': 10.7,
         'evaluation': {'rmse': 0.1},
       }
       for name, (kl, error) in kls.items()
@@ -166,12 +168,12 @@ def test_a_marginal_kl_within_its_error_bounds_the_ratio():
     return {'data': 'cifar10', 'steps': 10, **record, **ratio}
 
   for geco in (-0.02, 0.0, 0.019):
-    _, ratio = findings.table_2({'cifar10': row(geco)})
+    *_, ratio = findings.table_2({'cifar10': row(geco)})
     assert (ratio.ours, ratio.holds) == ('> 7270.0', True)
-  _, ratio = findings.table_2({'cifar10': row(14.54)})
+  *_, ratio = findings.table_2({'cifar10': row(14.54)})
   assert (ratio.ours, ratio.holds) == ('10.0', False)
   bound = {**row(-0.02), 'ratio': 10.0}  # It may be more than the paper's 16.
-  _, ratio = findings.table_2({'cifar10': bound})
+  *_, ratio = findings.table_2({'cifar10': bound})
   assert (ratio.ours, ratio.holds) == ('> 10.0', None)
 
 
@@ -329,7 +331,7 @@ def test_a_row_of_figure_4_needs_one_kappa_that_is_met():
 def test_seeds_of_figure_4_are_told_with_their_spread():
   content = {'mnist': row_of_figure_4(seeds=(0, 1, 2))}
   (first, *_) = figure_4_findings.kl(content)
-  assert '3 seeds: ELBO 1800.0 ± 900.0 nats' in first.what
+  assert '3 seeds: ELBO (rest not known) 1800.0 ± 900.0 nats' in first.what
   (finding,) = figure_4_findings.monotone(content)
   assert finding.holds
   assert finding.ours.startswith('100.0 ± 50.0, ')
@@ -352,12 +354,44 @@ def test_samples_of_figure_4_are_compared_where_measured(distances, expected):
       others = {'reconstructions': distance / 2, 'train': 0.25}
       run['sample_quality'] = {'frechet': {'samples': distance, **others}}
   lines = [*figure_4_findings.frechet({'celeb_a': row})]
+  absent = [line.what for line in lines if line.verdict == 'not run']
+  assert absent == [n for n in ROWS if n != 'celeb_a' or not expected]
+  lines = [line for line in lines if line.what not in absent]
   assert verdicts(lines) == expected
   for reconstructions in lines[1:]:
     assert reconstructions.ours.startswith('2.5, ')
     assert reconstructions.ours.endswith('; 0.25')
   row['runs'] = [elbo]
-  assert not [*figure_4_findings.frechet({'celeb_a': row})]
+  lines = [*figure_4_findings.frechet({'celeb_a': row})]
+  assert [line.what for line in lines] == [*ROWS]
+  wanted = 'not measured: `--only=celeb_a --network=NETWORK`'
+  assert wanted in [line.ours for line in lines]
+
+
+def test_infeasible_runs_are_no_match_for_the_gaussian_at_their_kappa():
+  """They are not at that kappa."""
+  row = row_of_figure_4()
+  gecos = [run for run in row['runs'] if run['objective'] == 'geco']
+  rates = {
+    k: 2 * r['evaluation']['kl_nats']
+    for k, r in ((run['kappas']['re'], run) for run in gecos)
+  }
+  row['gaussian'] = {
+    **row['gaussian'],
+    'kappas': [*rates],
+    'rate_nats': [*rates.values()],
+  }
+  (finding,) = figure_4_findings.gaussian({'mnist': row})
+  assert (finding.ours, finding.holds) == (', '.join(['0.50'] * 5), True)
+  (tightest,) = (run for run in gecos if run['kappas']['re'] == min(rates))
+  tightest['evaluation']['kl_nats'] *= 4
+  (finding,) = figure_4_findings.gaussian({'mnist': row})
+  assert finding.holds is False
+  report = tightest['evaluation']['constraints']['re']
+  report['verdict'] = 'infeasible'
+  (finding,) = figure_4_findings.gaussian({'mnist': row})
+  assert finding.ours == ', '.join(['(2.00)', *['0.50'] * 4])
+  assert finding.holds is True
 
 
 def test_rows_of_figure_4_without_an_elbo_or_geco_are_passed_over():
@@ -403,7 +437,9 @@ def test_steps_are_those_of_the_runs_that_are_compared():
   assert annealed['objective'] == 'annealed_beta'
   annealed['steps'] = 24_000
   (finding, *_) = figure_4_findings.kl({'mnist': row})
-  assert finding.what.startswith('mnist, 2000 steps: ELBO 900.0 nats')
+  assert finding.what.startswith(
+    'mnist, 2000 steps: ELBO (rest not known) 900.0 nats'
+  )
 
 
 def test_one_kappa_is_no_fall():
@@ -441,7 +477,7 @@ def test_an_annealed_beta_is_compared_like_the_elbo():
   annealed['rested'] = False
   first, *others = figure_4_findings.annealed({'mnist': row})
   kl = annealed['evaluation']['kl_nats']
-  assert f'annealed beta not at rest, {kl:.1f} nats' in first.what
+  assert f'annealed beta (not at rest) {kl:.1f} nats' in first.what
   ratios = sorted(kl / run['evaluation']['kl_nats'] for run in gecos)
   assert first.ours == ', '.join(f'{ratio:.3g}x' for ratio in ratios)
   assert first.holds is (min(ratios) > 1)
@@ -591,12 +627,21 @@ def test_figure_8_asks_for_ln_7_and_a_filled_prior():
 
 
 def test_table_2_compares_with_the_papers_ratio():
+  def run(kl, error, information, rmse):
+    return {
+      'marginal_kl_nats': kl,
+      'marginal_kl_error_nats': error,
+      'average_kl_nats': kl + information,
+      'ln_n_nats': 11.002,
+      'evaluation': {'rmse': rmse},
+    }
+
   def row(elbo, geco):
     return {
       'data': 'color_mnist',
       'steps': 1_000,
-      'elbo': {'marginal_kl_nats': elbo, 'evaluation': {'rmse': 0.05}},
-      'geco': {'marginal_kl_nats': geco, 'evaluation': {'rmse': 0.17}},
+      'elbo': run(elbo, 0.23, 11.002, 0.05),
+      'geco': run(geco, 0.037, 9.28, 0.17),
       'ratio': elbo / geco,
     }
 
@@ -605,9 +650,24 @@ def test_table_2_compares_with_the_papers_ratio():
     True,
   ]
   lines = [*findings.table_2({'color_mnist': row(200, 20)})]
-  assert lines[0].what.endswith(', at RMSE 0.050 and 0.170')
+  assert ', at RMSE 0.050 and 0.170;' in lines[0].what
+  assert lines[0].ours == '200.0 ± 0.2, 20.00 ± 0.04'
+  assert lines[1].ours == '11.00, 9.28; 11.00'
   assert verdicts(lines) == [True, False]
-  assert (lines[1].paper, lines[1].ours) == ('17.7', '10.0')
+  assert (lines[2].paper, lines[2].ours) == ('17.7', '10.0')
+
+
+@pytest.mark.parametrize(
+  ('value', 'error', 'text'),
+  [
+    (145.433, 0.465, '145.4 ± 0.5'),
+    (0.1229, 0.0161, '0.12 ± 0.02'),
+    (20.0, 3.2, '20 ± 3'),
+    (7.0, 0.0, '7.0 ± 0.0'),
+  ],
+)
+def test_a_value_is_said_to_the_first_digit_of_its_error(value, error, text):
+  assert findings.with_error(value, error) == text
 
 
 @pytest.mark.parametrize('accurate', [True, False])
