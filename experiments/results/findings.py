@@ -347,7 +347,7 @@ def conv_draw(content: Content) -> Iterator[Finding]:
       continue
     verdict = verdicts.read(evaluation, 're')
     yield Finding(
-      f'{config}: RMSE',
+      f'{config}, {evaluation["step"]} steps: RMSE',
       f'{report["kappa"]:g}',
       f'{evaluation["rmse"]:.4f} (C/scale {report["violation"]:+.2%})',
       verdict == verdicts.MET,
