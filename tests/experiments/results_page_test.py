@@ -744,8 +744,9 @@ def test_constraints_that_are_out_of_reach_do_not_count():
 def test_conv_draw_s_runs_have_the_verdict_of_their_evaluation(verdict):
   report = {'kappa': 0.1, 'violation': 0.5, 'verdict': verdict}
   evaluation = {'rmse': 0.12, 'kl_nats': 9.0, 'constraints': {'re': report}}
-  runs = [{'config': 'quick', 'evaluation': evaluation}]
+  runs = [{'config': 'quick', 'evaluation': {**evaluation, 'step': 70}}]
   (finding,) = findings.conv_draw({'runs': runs})
+  assert finding.what == 'quick, 70 steps: RMSE'
   assert (finding.verdict, finding.holds) == (verdict, verdict == 'met')
 
 
