@@ -4,7 +4,7 @@ r"""ConvDRAW on CelebA, 64x64 in gpu and paper, else 32x32 (Figures 4 and 6).
       --workdir=runs/celeb_a
 
 Cost of quick: 12 minutes on two CPU cores. Expect, trained on 5,000 images,
-RMSE 0.100 (kappa 0.1) at a KL of 45.8 nats; test RMSE 0.100. gpu and paper have
+RMSE 0.100 (kappa 0.1) at a KL of 45.1 nats; test RMSE 0.100. gpu and paper have
 not been run.
 
 Variants: quick, medium, gpu, paper; after a comma the objective, if it is not
