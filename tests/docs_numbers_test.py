@@ -35,7 +35,7 @@ def test_the_sweep_on_mnist_is_that_of_the_result_file(results):
 def test_conv_draw_table_is_that_of_the_result_file(results):
   with open(os.path.join(ROOT, 'results', 'conv_draw.json')) as file:
     content = json.load(file)
-  assert len(content['runs']) == 10
+  assert len(content['runs']) == 11
   for run in content['runs']:
     config, evaluation = run['config'], run['evaluation']
     test = evaluation['other_splits']['test']
@@ -49,6 +49,28 @@ def test_conv_draw_table_is_that_of_the_result_file(results):
       assert evaluation['constraints']['re']['holds'], config
   with open(os.path.join(ROOT, 'results', 'arithmetic.json')) as file:
     assert f'{json.load(file)["samples_right"]:.1%}' in results
+
+
+def test_what_more_steps_bring_color_mnist_is_that_of_the_files(results):
+  def numbers(file, name, value):
+    with open(os.path.join(ROOT, 'results', f'{file}.json')) as content:
+      runs = json.load(content)['runs']
+    (run,) = (run for run in runs if run[name] == value)
+    quality = run['sample_quality']
+    return (
+      run['evaluation']['kl_nats'],
+      quality['frechet']['samples'],
+      quality['importance']['nll_nats'],
+    )
+
+  config = 'configs/color_mnist_conv_draw.py:medium'
+  kl, distance, nll = numbers('conv_draw', 'config', config)
+  before = numbers('figure_10', 'run', 'color_mnist_conv_draw_geco_re_0.1')
+  assert (
+    f'kappa 0.1 costs {kl:.1f} nats instead of {before[0]:.1f}, the samples '
+    f'are nearer, in the terms of the table below at {distance:.0f} instead of '
+    f'{before[1]:.0f}, the NLL is {nll:,.0f} nats instead of {before[2]:,.0f}'
+  ) in ' '.join(results.split())
 
 
 @pytest.mark.parametrize('data', ['digits', 'mnist'])
