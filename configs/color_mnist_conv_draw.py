@@ -5,7 +5,8 @@ r"""ConvDRAW on Color-MNIST (Figures 4 and 6); quick: of 8x8 digits.
 
 Cost of quick: 2 minutes on two CPU cores. Expect RMSE 0.100 (kappa 0.1) at a KL
 of 92.9 nats; test RMSE 0.101. medium, of MNIST's digits, takes minutes on an
-H200: RMSE 0.100 at 167.7 nats, after 30,000 steps at 131.6. gpu and paper have not been run.
+H200: RMSE 0.100 at 167.7 nats, after 30,000 steps at 131.6. gpu and paper have
+not been run.
 
 Variants: quick, medium, gpu, paper; after a comma the objective, if it is not
 geco: quick,elbo. `base_config.get_conv_draw_config` says what they are.
