@@ -11,7 +11,7 @@ configs/digits_vae.py, a minute. Data sets can be run one by one: figure_5.json
 keeps those that it has, and the figure shows all of them.
 
 With --until_rest the steps of the ELBO are doubled until it rests or
---max_steps is reached (`shared.rest`), and GECO has as many.
+--max_steps is reached (`shared.rest`), and GECO has as many: a row of its own.
 
 The model can just reach that kappa, and reaches it at the very end: no kappa is
 harder for a multiplier.
@@ -39,6 +39,7 @@ from .shared.small_png import write_png
 
 DATA = ('cifar10', 'mnist', 'digits')
 _DIGITS = 4  # Significant digits of kappa, which is in the run's name.
+_TICKS = (0.01, 0.03, 0.05, 0.1, 0.2)  # RMSEs; those of long runs are small.
 _MAX_POINTS = 200  # Points of a curve; more would not show.
 _COLORS = {'elbo': 'tab:green', 'geco': 'tab:blue'}  # The paper's colors.
 
@@ -116,6 +117,11 @@ def points(
   ]
 
 
+def row_name(data: str, until_rest: bool) -> str:
+  """Return the name of a row, of which those of other seeds begin with it."""
+  return f'{data} until rest' if until_rest else data
+
+
 def variant_of(data: str, preset: str) -> str | None:
   """Return the variant of a data set's config; the digits' has none."""
   return None if data == 'digits' else preset
@@ -148,13 +154,15 @@ def curve(result: Result) -> dict[str, list[float]]:
 
 def table(rows: Mapping[str, Any]) -> str:
   """Return a line per data set: both RMSEs and both KLs."""
+  width = max(16, *map(len, rows))
   lines = [
-    f'{"":<16}  RMSE: ELBO     GECO  difference   KL: ELBO     GECO  GECO/ELBO'
+    f'{"":<{width}}  RMSE: ELBO     GECO  difference   KL: ELBO     GECO  '
+    'GECO/ELBO'
   ]
   for name, row in rows.items():
     elbo, geco = (run['evaluation'] for run in row['runs'])
     lines.append(
-      f'{name:<16} {elbo["rmse"]:>11.4f} {geco["rmse"]:>8.4f} '
+      f'{name:<{width}} {elbo["rmse"]:>11.4f} {geco["rmse"]:>8.4f} '
       f'{geco["rmse"] / elbo["rmse"] - 1:>+11.2%} {elbo["kl_nats"]:>10.1f} '
       f'{geco["kl_nats"]:>8.1f} {geco["kl_nats"] / elbo["kl_nats"]:>10.3f}'
     )
@@ -180,7 +188,8 @@ def figure(rows: Mapping[str, Any]) -> Figure:
     rmse.set(xlabel='iteration', ylabel='RMSE', yscale='log')
     rmse.yaxis.set_major_formatter('{x:g}')
     rmse.yaxis.set_minor_formatter('')
-    rmse.set_yticks([0.03, 0.05, 0.1, 0.2])
+    lowest = min(row['runs'][1]['kappas']['re'] for row in seeds)
+    rmse.set_yticks([t for t in _TICKS if t > lowest or t >= 0.03])
     for axes in (kl, rmse):
       axes.grid(alpha=0.3)
   return canvas
@@ -251,8 +260,10 @@ def main(argv: Sequence[str]) -> None:
         until_rest=flags.FLAGS.until_rest,
         max_steps=flags.FLAGS.max_steps,
       )
-      name = f'{data}, seed {seed}' if seed else data
-      rows = runs.save_row(numbers, name, row)
+      name = row_name(data, flags.FLAGS.until_rest)
+      rows = runs.save_row(
+        numbers, f'{name}, seed {seed}' if seed else name, row
+      )
   print(table(rows))
   path = os.path.join(workdir, 'figure_5.png')
   write_png(path, figure(rows), dpi=110)

@@ -174,7 +174,8 @@ def _figure_5(options: Options) -> Iterator[Row]:
       )
     ]
     flags_ = [f'--data={data}', f'--preset={variant}', *options.rest_flags()]
-    yield _row(options, 'figure_5', data, flags_, points, by_row=True)
+    name = figure_5.row_name(data, options.until_rest)
+    yield _row(options, 'figure_5', name, flags_, points, by_row=True)
 
 
 def _panels(figure: str) -> ListRows:

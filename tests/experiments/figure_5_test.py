@@ -82,6 +82,21 @@ def test_figure_draws_kl_above_rmse_and_the_kappa_that_was_asked():
   ]
 
 
+def test_runs_until_rest_are_a_row_of_their_own_beside_the_others():
+  name = figure_5.row_name('digits', until_rest=True)
+  assert figure_5.row_name('digits', until_rest=False) == 'digits'
+  long = made_row()
+  long['runs'][1]['kappas']['re'] = 0.009
+  rows = {'digits': made_row(), name: long, f'{name}, seed 1': long}
+  canvas = figure_5.figure(rows)
+  titles = [axes.get_title().partition('\n')[0] for axes in canvas.axes]
+  assert [title for title in titles if title] == ['digits', name]
+  errors = canvas.axes[2:]  # Below the KLs.
+  assert [min(axes.get_yticks()) for axes in errors] == [0.03, 0.01]
+  header, *lines = figure_5.table(rows).splitlines()
+  assert {len(line) for line in lines} == {len(header)}
+
+
 def test_a_title_says_plainly_where_no_seed_was_met():
   rows = [made_row(verdict='violated') for _ in range(2)]
   canvas = figure_5.figure({'mnist': rows[0], 'mnist, seed 1': rows[1]})

@@ -223,7 +223,9 @@ def test_figure_5_until_rest_is_planned_up_to_the_cap(monkeypatch):
   assert [p.config.num_steps for p in elbos] == [100, 200, 400]
   assert geco.config.num_steps == 400
   assert geco.name == 'steps_400/cifar10_conv_draw_elbo, then GECO'
-  assert {'--until_rest=True', '--max_steps=400'} <= {*row.commands[0].flags}
+  assert row.name == 'cifar10 until rest'
+  wanted = {'--data=cifar10', '--until_rest=True', '--max_steps=400'}
+  assert wanted <= {*row.commands[0].flags}
   monkeypatch.setattr(
     plan.completion, 'read_evaluation', lambda *_: {'rmse': 0.031416}
   )
