@@ -238,7 +238,8 @@ CLAIMS = (
     'of the same model trained with the ELBO (ConvDRAW on CIFAR-10, until '
     'convergence). A mean over seeds whose 95% interval has 1 in it is a tie. '
     'Runs that are not at rest, in their last fifth of learning, are compared '
-    'at equal steps, not where they would end.',
+    'at equal steps, not where they would end; rows until rest are of '
+    '`--until_rest --data=digits`, whose steps were doubled up to the cap.',
     findings.figure_5,
     '--num_seeds=3 --data=cifar10,mnist,digits ',
   ),
