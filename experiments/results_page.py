@@ -26,6 +26,7 @@ from geco_jax.io.paths import output_path
 from .results.claims import Claim
 from .results.claims import CLAIMS
 from .results.findings import Finding
+from .results.findings import NOT_MEASURED
 from .results.findings import NOT_RUN
 from .results.findings import TIE
 
@@ -116,11 +117,14 @@ def _overview(claims: Sequence[Claim], findings: dict) -> str:
   for claim in claims:
     verdicts = [f.holds for f in findings[claim.title] if f.holds is not None]
     ties = sum(finding.verdict == TIE for finding in findings[claim.title])
-    absent = sum(f.verdict == NOT_RUN for f in findings[claim.title])
+    missing = {
+      word: sum(finding.verdict == word for finding in findings[claim.title])
+      for word in (NOT_RUN, NOT_MEASURED)
+    }
     summary = ', '.join(
       [f'{sum(verdicts)} of {len(verdicts)}'] * bool(verdicts)
       + [f'{ties} tie{"s" if ties > 1 else ""}'] * bool(ties)
-      + [f'{absent} {NOT_RUN}'] * bool(absent)
+      + [f'{number} {word}' for word, number in missing.items() if number]
     )
     if not findings[claim.title]:
       summary = 'not run yet'

@@ -119,8 +119,8 @@ _ON_FIGURE_4 = (
     'Not in the paper. With sigma learned, the ELBO is GECO at lambda = '
     '1 / (2 RMSE^2): it rests at that kappa at which GECO has this multiplier, '
     'and GECO at any smaller one must, where both have converged, cost more '
-    'than the ELBO. These ELBOs were stopped, none of them at rest as far '
-    'as their logs are kept.',
+    'than the ELBO. Whether an ELBO was at rest is said '
+    'beside its KL.',
     figure_4_findings.rest,
   ),
   (

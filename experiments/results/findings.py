@@ -19,6 +19,7 @@ from .paper import PAPER
 
 TIE = 'tie'  # The verdict of a comparison whose interval has equality in it.
 NOT_RUN = 'not run'  # The verdict of a row of a figure that has not been run.
+NOT_MEASURED = 'not measured'  # That of samples that cannot be compared.
 # Constraints that do not look through a network, as the distances do.
 _PIXEL_CONSTRAINTS = {'re', 'pncc'}
 _EQUAL = 0.02  # Largest difference at which two RMSEs are called equal.
@@ -32,7 +33,7 @@ class Finding(NamedTuple):
   paper: str
   ours: str
   holds: bool | None  # None if the number decides nothing.
-  # In place of `holds`: a constraint's verdict, `TIE` or `NOT_RUN`.
+  # In place of `holds`: a constraint's, `TIE`, `NOT_RUN` or `NOT_MEASURED`.
   verdict: str | None = None
 
 
@@ -103,7 +104,11 @@ def figure_5(content: Content) -> Iterator[Finding]:
         f'{elbo["kl_nats"]:.1f}, {geco["kl_nats"]:.1f} ({ratios[-1] - 1:+.1%})',
         ratios[-1] < 1 if len(rows) == 1 else None,
       )
-    if len(rows) > 1:
+    steps = {run['steps'] for row in rows.values() for run in row['runs']}
+    if len(steps) > 1:
+      text = 'seeds of different steps: no mean'
+      yield Finding(data, '', text, None)
+    elif len(rows) > 1:
       yield _mean_ratio(data, ratios)
 
 
@@ -161,6 +166,8 @@ def samples_of_runs(content: Content) -> Iterator[Finding]:
     baseline = elbo[run['data']]
     ours, other = (r['sample_quality']['frechet'] for r in (run, baseline))
     if any(ours[name] != other[name] for name in figure_4_plane.SETTINGS):
+      text = 'by another network, layer or number of samples than the ELBO'
+      yield Finding(run['run'], '', text, None, NOT_MEASURED)
       continue
     below = ours['samples'] < other['samples']
     decides = (
@@ -180,7 +187,8 @@ def samples_of_runs(content: Content) -> Iterator[Finding]:
       below if decides else None,
     )
     nlls = [r['sample_quality']['importance'] for r in (run, baseline)]
-    if None not in nlls and len({nll['num_images'] for nll in nlls}) == 1:
+    sizes = {(n['num_images'], n['num_draws']) for n in nlls if n is not None}
+    if None not in nlls and len(sizes) == 1:
       yield Finding(
         f'{run["run"]}: NLL of {nlls[0]["num_images"]} test images, k = '
         f'{nlls[0]["num_draws"]}, in nats; under the ELBO',
@@ -276,7 +284,10 @@ def table_2(content: Content) -> Iterator[Finding]:
 
 
 def with_error(value: float, error: float) -> str:
-  """Return a value to the first digit of its standard error, and that."""
+  """Return a value and its standard error, to the first decimal of that.
+
+  Errors of 1 or more have none.
+  """
   digits = max(-math.floor(math.log10(error)), 0) if error > 0 else 1
   return f'{value:.{digits}f} ± {error:.{digits}f}'
 

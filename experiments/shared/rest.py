@@ -142,7 +142,7 @@ def train_until_rest(
 
   Raises:
     UserError: if there is GECO without the ELBO, whose steps it takes, a config
-      is refused, or a run failed.
+      is refused, or a run failed or has lost its log.
   """
   objectives = dict.fromkeys(run.objective for run in row_runs)
   if 'geco' in objectives and 'elbo' not in objectives:
@@ -158,6 +158,12 @@ def train_until_rest(
     folder = os.path.join(workdir, below) if below else workdir
     trained = runs.train_all(some, folder, preset, steps, data_dir, changes)
     trained = judged(trained)
+    for result in trained:
+      if result.run.objective in _BASELINES and result.rested is None:
+        raise UserError(
+          f'{result.folder} has lost its log, which says whether it rests; '
+          'delete it to train it again'
+        )
     results.update({result.run.name: result for result in trained})
     return all(result.rested for result in trained)
 

@@ -1,5 +1,6 @@
 """RESULTS.md is what its command makes of results/, verdicts included."""
 
+import copy
 import importlib.util
 import json
 import os
@@ -354,7 +355,7 @@ def test_samples_of_figure_4_are_compared_where_measured(distances, expected):
       others = {'reconstructions': distance / 2, 'train': 0.25}
       run['sample_quality'] = {'frechet': {'samples': distance, **others}}
   lines = [*figure_4_findings.frechet({'celeb_a': row})]
-  absent = [line.what for line in lines if line.verdict == 'not run']
+  absent = [line.what for line in lines if line.verdict == 'not measured']
   assert absent == [n for n in ROWS if n != 'celeb_a' or not expected]
   lines = [line for line in lines if line.what not in absent]
   assert verdicts(lines) == expected
@@ -364,7 +365,7 @@ def test_samples_of_figure_4_are_compared_where_measured(distances, expected):
   row['runs'] = [elbo]
   lines = [*figure_4_findings.frechet({'celeb_a': row})]
   assert [line.what for line in lines] == [*ROWS]
-  wanted = 'not measured: `--only=celeb_a --network=NETWORK`'
+  wanted = '`--only=celeb_a --network=NETWORK`'
   assert wanted in [line.ours for line in lines]
 
 
@@ -470,6 +471,25 @@ def test_rows_of_figure_4_that_lack_are_named():
   assert (line.ours, line.holds, line.verdict) == (missing, None, 'not run')
 
 
+def test_seeds_of_figure_5_of_different_steps_have_no_mean():
+  def row(seed, steps):
+    run = {
+      'seed': seed,
+      'steps': steps,
+      'evaluation': {'rmse': 0.03, 'kl_nats': 100.0},
+    }
+    return {'runs': [run, run]}
+
+  name = 'digits until rest'
+  rows = {name: row(0, 400), f'{name}, seed 1': row(1, 800)}
+  *_, last = findings.figure_5(rows)
+  assert (last.what, last.ours) == (name, 'seeds of different steps: no mean')
+  assert last.holds is None
+  rows[f'{name}, seed 1'] = row(1, 400)
+  *_, last = findings.figure_5(rows)
+  assert '2 seeds' in last.what
+
+
 def test_an_annealed_beta_is_compared_like_the_elbo():
   row = row_of_figure_4()
   _, annealed, *gecos = row['runs']
@@ -542,7 +562,8 @@ def test_distances_are_not_compared_that_were_measured_differently():
   for name, value in (('network_sha256', 'b'), ('num_samples', 200)):
     frechet = {**geco['sample_quality']['frechet'], name: value}
     other = {**geco, 'sample_quality': {'frechet': frechet, 'importance': None}}
-    assert not [*findings.samples_of_runs({'runs': [elbo, other]})]
+    (finding,) = findings.samples_of_runs({'runs': [elbo, other]})
+    assert (finding.verdict, finding.holds) == ('not measured', None)
 
 
 def test_nlls_of_as_many_images_stand_beside_that_of_the_elbo():
@@ -557,9 +578,11 @@ def test_nlls_of_as_many_images_stand_beside_that_of_the_elbo():
   _, finding = findings.samples_of_runs({'runs': runs})
   assert 're: NLL of 100 test images, k = 50' in finding.what
   assert (finding.ours, finding.holds) == ('1101; 1234', None)
-  runs[0]['sample_quality']['importance']['num_images'] = 90
-  (distance,) = findings.samples_of_runs({'runs': runs})
-  assert 'Frechet' in distance.what
+  for name, value in (('num_images', 90), ('num_draws', 5_000)):
+    changed = copy.deepcopy(runs)
+    changed[0]['sample_quality']['importance'][name] = value
+    (distance,) = findings.samples_of_runs({'runs': changed})
+    assert 'Frechet' in distance.what
 
 
 @pytest.mark.parametrize(

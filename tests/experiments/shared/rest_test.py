@@ -281,3 +281,13 @@ def test_a_run_that_is_not_finished_does_not_rest_whatever_its_log_says(
   monkeypatch.setattr(rest, 'read_metrics', lambda _: log)
   points = rest.points(RUNS, str(tmp_path), None, 100, {}, 400)
   assert len(points) == 3 * 3 + 1
+
+
+def test_a_baseline_that_has_lost_its_log_is_named(trained, monkeypatch):
+  monkeypatch.setattr(rest, 'read_metrics', lambda _: {})
+  folder = f'w/{RUNS[0].name}'
+  with pytest.raises(UserError, match=f'{folder} has lost its log, which says'):
+    rest.train_until_rest(RUNS, 'w', num_steps=100)
+  assert set(trained.values()) == {100}  # Nothing longer begins.
+  result = runs.Result(RUNS[0], *[None] * 5, folder=folder)
+  assert rest.is_at_rest(result) is None

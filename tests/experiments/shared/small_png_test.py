@@ -9,7 +9,6 @@ from PIL import Image
 import pytest
 
 from docs import copy_picture
-from experiments.shared import small_png
 from experiments.shared.small_png import write_png
 from experiments.shared.small_png import write_small_png
 from geco_jax.errors import UserError
@@ -64,14 +63,27 @@ def test_experiments_write_their_figures_by_no_other_function():
 
 
 def test_a_copy_for_the_docs_has_few_colors_and_white_behind(tmp_path):
-  source, copy = tmp_path / 'source.png', tmp_path / 'copy.png'
+  source, path = tmp_path / 'source.png', tmp_path / 'copy.png'
   pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 4), np.uint8)
   pixels[:8, :, 3], pixels[8:, :, 3] = 0, 255
   Image.fromarray(pixels, 'RGBA').save(source)
-  small_png.write_in_few_colors(
-    copy, copy_picture.opaque(Image.open(source)), 7
-  )
-  written = np.asarray(Image.open(copy).convert('RGB'))
+  copy_picture.copy(str(source), str(path), 7)
+  written = np.asarray(Image.open(path).convert('RGB'))
   assert len(np.unique(written.reshape(-1, 3), axis=0)) <= 7
   assert np.unique(written[:8]).tolist() == [255]
   assert written[8:].std() > 0
+
+
+def test_what_cannot_be_copied_is_a_sentence_and_leaves_nothing(tmp_path):
+  path = tmp_path / 'copy.png'
+  (tmp_path / 'text.png').write_text('no picture')
+  deep = np.arange(64, dtype=np.uint16).reshape(8, 8)
+  Image.fromarray(deep).save(tmp_path / 'deep.png')
+  for name, reason in (
+    ('absent.png', 'cannot be read as a PNG'),
+    ('text.png', 'cannot be read as a PNG'),
+    ('deep.png', 'has more than 8 bits'),
+  ):
+    with pytest.raises(UserError, match=f'{name} {reason}'):
+      copy_picture.copy(str(tmp_path / name), str(path), 7)
+  assert not path.exists()
