@@ -20,7 +20,7 @@ from geco_jax import cli
 from geco_jax.errors import UserError
 from tests.import_graph import ROOT
 
-_MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA')  # Of 8 bits at most.
+_MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA')  # Eight bits at most.
 
 
 def copy(source: str, path: str, num_colors: int) -> None:
