@@ -42,9 +42,8 @@ images; Frechet distances and their NLLs are of test images. Presets are the
 configs' variants; `quick` takes minutes on two CPU cores and is far from the
 paper's models and 2e6 steps. Steps that differ from the preset's were set with
 `--num_steps`, several seeds with `--num_seeds`; ± is the standard deviation
-across seeds. Runs with the multipliers `clipped` used GECO's former default,
-which [docs/multipliers.md](docs/multipliers.md) compares with the current
-default, `geco`. Tables and pictures are in [docs/results.md](docs/results.md).
+across seeds. Tables and pictures are in [docs/results.md](docs/results.md),
+comparisons of multipliers in [docs/multipliers.md](docs/multipliers.md).
 """
 
 
