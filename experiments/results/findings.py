@@ -146,20 +146,17 @@ def constraints_of_runs(content: Content) -> Iterator[Finding]:
 
 def kl_of_runs(content: Content) -> Iterator[Finding]:
   """Yield each constrained run's KL beside the ELBO's."""
-  elbo = {
-    run['data']: run['evaluation']
-    for run in content['runs']
-    if run['objective'] == 'elbo'
-  }
+  elbo = _elbo_by_data(content['runs'])
   for run in content['runs']:
     if run['kappas'] and run['data'] in elbo:
-      yield _beside_elbo(run['run'], run['evaluation'], elbo[run['data']])
+      baseline = elbo[run['data']]['evaluation']
+      yield _beside_elbo(run['run'], run['evaluation'], baseline)
 
 
 def samples_of_runs(content: Content) -> Iterator[Finding]:
   """Yield each run's samples and NLL beside the ELBO's, where measured."""
   measured = [run for run in content['runs'] if 'sample_quality' in run]
-  elbo = {run['data']: run for run in measured if run['objective'] == 'elbo'}
+  elbo = _elbo_by_data(measured)
   for run in measured:
     if run['objective'] == 'elbo' or run['data'] not in elbo:
       continue
@@ -196,6 +193,11 @@ def samples_of_runs(content: Content) -> Iterator[Finding]:
         f'{nlls[0]["nll_nats"]:.0f}; {nlls[1]["nll_nats"]:.0f}',
         None,
       )
+
+
+def _elbo_by_data(runs: Sequence[Content]) -> dict[str, Content]:
+  """Return the run of the ELBO on each data set."""
+  return {run['data']: run for run in runs if run['objective'] == 'elbo'}
 
 
 def figure_8(content: Content) -> Iterator[Finding]:
